@@ -1,0 +1,73 @@
+"""tellapart: teach a computer to tell your pictures apart.
+
+    import tellapart as ta
+    run = ta.train("photos/")
+    print(run.metrics["test"]["accuracy"], run.report)
+    ta.load("runs/photos/model.safetensors").predict("cat.jpg")
+
+Importing this package is quick and brings no torch: the names below are resolved on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tellapart.classifier import Classifier, load
+    from tellapart.data.audit import Audit, audit
+    from tellapart.data.samples import Samples
+    from tellapart.data.sources import load_source
+    from tellapart.errors import TellapartError
+    from tellapart.pipeline import Run, train
+    from tellapart.prediction import Prediction
+    from tellapart.recipe import Recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Audit": "tellapart.data.audit",
+    "Classifier": "tellapart.classifier",
+    "Prediction": "tellapart.prediction",
+    "Recipe": "tellapart.recipe",
+    "Run": "tellapart.pipeline",
+    "Samples": "tellapart.data.samples",
+    "TellapartError": "tellapart.errors",
+    "audit": "tellapart.data.audit",
+    "load": "tellapart.classifier",
+    "load_source": "tellapart.data.sources",
+    "train": "tellapart.pipeline",
+}
+_NEED_TRAIN_EXTRA = ("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2")
+
+__all__ = [
+    "Audit",
+    "Classifier",
+    "Prediction",
+    "Recipe",
+    "Run",
+    "Samples",
+    "TellapartError",
+    "audit",
+    "load",
+    "load_source",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tellapart' has no attribute '{name}'")
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _NEED_TRAIN_EXTRA:
+            raise
+        from tellapart.errors import MissingExtra
+
+        raise MissingExtra(
+            f"tellapart.{name} needs the package '{error.name}', which is not installed: run "
+            "`pip install 'tellapart[train]'`."
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

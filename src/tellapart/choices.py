@@ -1,0 +1,138 @@
+"""What the data decides when the recipe does not: each choice is made here, and said aloud."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from tellapart.data.audit import Audit
+from tellapart.data.split import Splits
+from tellapart.errors import BadRecipe, UnknownModel
+from tellapart.models import entry
+from tellapart.progress import Progress
+from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRecipe
+from tellapart.training.optimise import default_rate
+
+_SMALL = 64  # pictures with a shorter median side than this are no photographs
+_FINE_TUNING_RATE = 1e-3
+
+
+def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) -> Recipe:
+    """Return the recipe with nothing left open, and tell the user what was chosen and why."""
+    model, pretrained = _model(recipe, found, progress)
+    preprocess = _preprocess(recipe.preprocess, model, pretrained, found, progress)
+    augment = _augment(recipe.augment, found, progress)
+    training = _training(recipe.training, pretrained, len(splits.train))
+    resolved = replace(
+        recipe, model=model, pretrained=pretrained, preprocess=preprocess, augment=augment, training=training
+    )
+    lowest = entry(model).min_size
+    if (preprocess.size or lowest) < lowest:
+        raise UnknownModel(
+            f"{model} takes pictures from {lowest} pixels, not {preprocess.size}: set preprocess.size={lowest}."
+        )
+    return resolved
+
+
+def short_side(found: Audit) -> int:
+    """Return the median of the pictures' shorter sides, in pixels."""
+    rows = found.readable
+    return int(np.median(np.minimum(found.heights[rows], found.widths[rows])))
+
+
+def long_side(found: Audit) -> int:
+    """Return the median of the pictures' longer sides, in pixels."""
+    rows = found.readable
+    return int(np.median(np.maximum(found.heights[rows], found.widths[rows])))
+
+
+def _model(recipe: Recipe, found: Audit, progress: Progress) -> tuple[str, bool]:
+    small = short_side(found) < _SMALL
+    name = recipe.model or ("small_resnet" if small else "efficientnet_lite0")
+    has_weights = entry(name).pretrained is not None
+    pretrained = has_weights if recipe.pretrained is None else recipe.pretrained
+    if pretrained and not has_weights:
+        raise BadRecipe(f"{name} has no published weights: set pretrained=false, or choose efficientnet_lite0.")
+    kind = "fine-tuned from ImageNet weights" if pretrained else "trained from scratch"
+    reason = "" if recipe.model else f", because the pictures are {'under' if small else 'at least'} {_SMALL} pixels"
+    progress.say(f"Network: {name}, {kind}{reason}.")
+    return name, pretrained
+
+
+def _preprocess(
+    recipe: PreprocessRecipe, model: str, pretrained: bool, found: Audit, progress: Progress
+) -> PreprocessRecipe:
+    grey = bool(found.grey[found.readable].all())
+    if pretrained and recipe.channels == 1:
+        raise BadRecipe(f"The published weights of {model} need preprocess.channels=3; grey pictures work as they are.")
+    channels = recipe.channels or (3 if pretrained or not grey else 1)
+    resize, reason = (recipe.resize, "as told") if recipe.resize else _resize(found)
+    size = recipe.size or _size(model, pretrained, found)
+    progress.say(f"Resize: {resize} to {size} x {size}, {reason}; {'grey' if channels == 1 else 'colour'}.")
+    return PreprocessRecipe(resize, size, channels)
+
+
+def _resize(found: Audit) -> tuple[str, str]:
+    """Choose by the aspect ratios: what is lost or bent should be little, and the same for all pictures."""
+    rows = found.readable
+    aspect = found.widths[rows] / found.heights[rows]
+    low, middle, high = np.quantile(aspect, [0.05, 0.5, 0.95])
+    elongated = max(high, 1 / low)
+    if high / low <= 1.25 and max(middle, 1 / middle) <= 2:
+        return "squash", f"because nearly all have the same shape ({middle:.2f} times as wide as high)"
+    if elongated <= 1.6:
+        return "crop", f"because shapes differ and little is lost at the edges (up to {elongated:.2f} to 1)"
+    return "pad", f"because shapes differ widely (up to {elongated:.2f} to 1)"
+
+
+def _size(model: str, pretrained: bool, found: Audit) -> int:
+    side, meant = long_side(found), entry(model).size
+    if pretrained:
+        return int(np.clip(32 * round(side / 32), 128, meant))
+    return int(np.clip(side, max(24, entry(model).min_size), max(64, meant)))
+
+
+def _augment(recipe: AugmentRecipe, found: Audit, progress: Progress) -> AugmentRecipe:
+    """Mirror photographs and coloured pictures; grey and small ones may be signs, whose mirror image is another."""
+    sign = bool(found.grey[found.readable].all()) and short_side(found) < _SMALL
+    chosen = {
+        "flip": not sign,
+        "rotation": 12.0 if sign else 10.0,
+        "zoom": 0.12 if sign else 0.2,
+        "shift": 0.08,
+        "shear": 0.15 if sign else 0.05,
+        "brightness": 0.0 if sign else 0.1,
+        "contrast": 0.0 if sign else 0.2,
+    }
+    values = {name: value if getattr(recipe, name) is None else getattr(recipe, name) for name, value in chosen.items()}
+    if recipe.flip is None:
+        progress.say(
+            "Mirrored copies: no, these look like signs or characters."
+            if sign
+            else "Mirrored copies: yes (augment.flip=false where left and right matter)."
+        )
+    return AugmentRecipe(**values)
+
+
+def _training(recipe: TrainingRecipe, pretrained: bool, pictures: int) -> TrainingRecipe:
+    epochs = None
+    if recipe.budget is None:
+        few, many, steps = (6, 16, 4_000) if pretrained else (12, 40, 60_000)
+        epochs = recipe.epochs or int(np.clip(round(steps / pictures), few, many))
+    largest = 32 if pretrained else 64
+    batch_size = recipe.batch_size or int(np.clip(pictures // 10, 4, largest))
+    rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else default_rate(recipe.optimizer))
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bfloat16" if _fast_bfloat16() else "float32"
+    return replace(recipe, epochs=epochs, batch_size=batch_size, learning_rate=rate, precision=precision)
+
+
+def _fast_bfloat16() -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available():
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

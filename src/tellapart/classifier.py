@@ -1,0 +1,276 @@
+"""`Classifier`: network, preprocess, temperature and class names in one file; loading it runs no code.
+
+Format, version 1: a safetensors file (8 bytes of header length, a JSON header, the weights). The header's metadata
+holds `tellapart`, a JSON document of all that is not weights, and `checksum`, the SHA-256 over the rest of the header
+and the weights. Each defect has an error of its own: cut short, edited, of another version, no classifier at all.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tellapart.data.decode import Picture, from_array, read_picture
+from tellapart.data.parallel import map_in_order
+from tellapart.errors import (
+    BadClassifierFile,
+    CutClassifierFile,
+    EditedClassifierFile,
+    TellapartError,
+    UnknownModel,
+    UnreadableImage,
+    WrongVersionClassifierFile,
+    did_you_mean,
+    printable,
+)
+from tellapart.files import write_atomic
+from tellapart.inference import BATCH, default_device, logits, softmax
+from tellapart.models import MODELS, create, entry
+from tellapart.models.network import Network
+from tellapart.models.pretrained import imagenet_classes, load_weights
+from tellapart.prediction import Prediction, Unreadable, best
+from tellapart.preprocess import Preprocess, PreprocessSettings
+
+FORMAT_VERSION = 1
+PictureLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
+_MAX_HEADER = 100 * 2**20
+_PACKAGES = ("tellapart", "torch", "numpy", "pillow", "simplejpeg")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What `tellapart.models.create` needs to build the network again."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    arguments: dict[str, int | float | bool] = field(default_factory=dict)
+
+    def build(self) -> Network:
+        """Return the network with fresh weights."""
+        return create(self.name, self.num_classes, self.in_channels, **self.arguments)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Tells pictures apart: pixels (H, W, 3) of any size -> calibrated probabilities (K).
+
+    facts: test metrics, data fingerprint, recipe and package versions, as in the file's JSON document.
+    """
+
+    architecture: Architecture
+    network: Network
+    preprocess: PreprocessSettings
+    classes: tuple[str, ...]
+    temperature: float = 1.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def probabilities(self, pictures: Sequence[PictureLike]) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of pictures: paths, arrays (H, W[, 3]) uint8 or PIL images.
+
+        Raises `UnreadableImage` for the first that cannot be read.
+        """
+        if not len(pictures):
+            return np.zeros((0, len(self.classes)), np.float32)
+        preprocess = Preprocess(self.preprocess)
+        resized = map_in_order(lambda picture: preprocess.resize(to_picture(picture)), pictures)
+        return self.of_pixels(np.stack(list(resized)))
+
+    def of_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of pictures already resized by the preprocess, (N, S, S, 3)."""
+        device = next(self.network.parameters()).device
+        return softmax(logits(self.network, Preprocess(self.preprocess).to(device), pixels), self.temperature)
+
+    def predict(self, picture: PictureLike) -> Prediction:
+        """Return what one picture shows; raises `UnreadableImage`."""
+        name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "picture"
+        return best(name, self.probabilities([picture])[0], self.classes)
+
+    def predict_many(self, pictures: Iterable[PictureLike]) -> Iterator[Prediction | Unreadable]:
+        """Yield a prediction for each picture in order; one that cannot be read yields `Unreadable` in its place."""
+        preprocess = Preprocess(self.preprocess)
+
+        def resized(item: tuple[int, PictureLike]) -> tuple[str, Picture | Unreadable]:
+            number, picture = item
+            name = printable(os.fspath(picture)) if isinstance(picture, (str, os.PathLike)) else f"picture[{number}]"
+            try:
+                return name, preprocess.resize(to_picture(picture))
+            except UnreadableImage as error:
+                return name, Unreadable(name, error.reason)
+
+        batch: list[tuple[str, Picture | Unreadable]] = []
+        for item in map_in_order(resized, enumerate(pictures)):
+            batch.append(item)
+            if len(batch) == BATCH:
+                yield from self._predict_batch(batch)
+                batch = []
+        yield from self._predict_batch(batch)
+
+    def _predict_batch(self, batch: list[tuple[str, Picture | Unreadable]]) -> Iterator[Prediction | Unreadable]:
+        pixels = [content for _, content in batch if not isinstance(content, Unreadable)]
+        probabilities = iter(self.of_pixels(np.stack(pixels)) if pixels else [])
+        for name, content in batch:
+            yield content if isinstance(content, Unreadable) else best(name, next(probabilities), self.classes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the classifier as one file, as a whole or not at all; raises `CannotSave`."""
+        write_atomic(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the classifier's file."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        document = json.dumps(self.document(), ensure_ascii=False)
+        plain = safetensors.torch.save(weights, {"tellapart": document})
+        header, data = _parts(plain, "the new file")
+        return safetensors.torch.save(weights, {"tellapart": document, "checksum": _checksum(header, data)})
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document: everything but the weights."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "architecture": vars(self.architecture),
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_json(),
+            "temperature": self.temperature,
+            **self.facts,
+        }
+
+
+def to_picture(picture: PictureLike) -> Picture:
+    """Return the pixels (H, W, 3) of a path, an array or a PIL image; raises `UnreadableImage`."""
+    if isinstance(picture, Image.Image):
+        return from_array(np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB")))
+    if isinstance(picture, np.ndarray):
+        return from_array(picture)
+    return read_picture(picture)
+
+
+def load(model: str | os.PathLike[str]) -> Classifier:
+    """Return the classifier in a file, or a network with published weights by its name.
+
+    Raises `BadClassifierFile`, or the class below it that names the defect, or `UnknownModel`.
+    """
+    path = Path(model)
+    if path.is_file():
+        return load_file(path)
+    name = os.fspath(model)
+    if name in MODELS:
+        return load_pretrained(name)
+    if path.is_dir() and (path / "model.safetensors").is_file():
+        return load_file(path / "model.safetensors")
+    hint = did_you_mean(name, MODELS)
+    raise UnknownModel(
+        f"There is no file and no published model '{printable(name)}': expected a classifier file (.safetensors), a "
+        f"run's folder, or one of {', '.join(n for n, e in MODELS.items() if e.pretrained)}.{hint}"
+    )
+
+
+def load_pretrained(name: str) -> Classifier:
+    """Return a network with its published weights, telling the classes that it was trained on."""
+    pretrained = entry(name).pretrained
+    if pretrained is None:
+        raise UnknownModel(f"The model '{name}' has no published weights: train it first with `tellapart train`.")
+    classes = imagenet_classes()
+    architecture = Architecture(name, len(classes), pretrained.preprocess.channels)
+    network = architecture.build()
+    network.load_state_dict(load_weights(pretrained))
+    network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Classifier(architecture, network.eval(), pretrained.preprocess, classes, facts={"source": pretrained.source})
+
+
+def load_file(path: Path) -> Classifier:
+    """Read a classifier file; raises the subclass of `BadClassifierFile` for its defect."""
+    name = printable(str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadClassifierFile(f"Cannot read {name}: {error.strerror}.") from error
+    header, data = _parts(content, name)
+    metadata = header["__metadata__"]
+    document = _document(metadata, name)
+    if metadata.get("checksum") != _checksum(header, data):
+        raise EditedClassifierFile(
+            f"{name} was changed after it was saved (its checksum does not match): use the original file."
+        )
+    try:
+        return _from_document(document, safetensors.torch.load(content))
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError, TellapartError) as error:
+        raise BadClassifierFile(f"{name} does not describe a classifier that this release can build: {error}.") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that a classifier's numbers depend on."""
+    return {package: version(package) for package in _PACKAGES}
+
+
+def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -> Classifier:
+    architecture = Architecture(**document["architecture"])
+    network = architecture.build()
+    network.load_state_dict(weights)
+    network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    known = ("format_version", "architecture", "classes", "preprocess", "temperature")
+    classes = tuple(document["classes"])
+    if len(classes) != architecture.num_classes:
+        raise ValueError(f"{len(classes)} class names for {architecture.num_classes} outputs")
+    return Classifier(
+        architecture,
+        network.eval(),
+        PreprocessSettings.from_json(document["preprocess"]),
+        classes,
+        float(document["temperature"]),
+        {key: value for key, value in document.items() if key not in known},
+    )
+
+
+def _parts(content: bytes, name: str) -> tuple[dict[str, Any], memoryview]:
+    """Return the header and the weights' bytes; raises `BadClassifierFile` or `CutClassifierFile`."""
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 16 or length > _MAX_HEADER or content[8:9] != b"{":
+        raise BadClassifierFile(f"{name} is not a classifier file: expected a .safetensors file saved by tellapart.")
+    if len(content) < 8 + length:
+        raise CutClassifierFile(f"{name} is cut short inside its header: copy it again.")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        header["__metadata__"].get("tellapart")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadClassifierFile(f"{name} has a damaged header: it is not a file saved by tellapart.") from error
+    data = memoryview(content)[8 + length :]
+    if len(data) < max(ends, default=0):
+        raise CutClassifierFile(
+            f"{name} is cut short: its header speaks of {max(ends):,} bytes of weights and {len(data):,} are there."
+        )
+    return header, data
+
+
+def _document(metadata: dict[str, str], name: str) -> dict[str, Any]:
+    if "tellapart" not in metadata:
+        raise BadClassifierFile(f"{name} holds weights without a tellapart classifier's description.")
+    try:
+        document: dict[str, Any] = json.loads(metadata["tellapart"])
+        found = document["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EditedClassifierFile(f"{name} has a damaged description: use the original file.") from error
+    if found != FORMAT_VERSION:
+        raise WrongVersionClassifierFile(
+            f"{name} is in format version {found}, and this release reads version {FORMAT_VERSION}: "
+            "update tellapart, or save the file anew with the release that wrote it."
+        )
+    return document
+
+
+def _checksum(header: dict[str, Any], data: memoryview) -> str:
+    metadata = {key: value for key, value in header["__metadata__"].items() if key != "checksum"}
+    digest = hashlib.sha256(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
+    digest.update(data)
+    return digest.hexdigest()

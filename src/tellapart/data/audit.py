@@ -1,0 +1,209 @@
+"""What is in the data, before anything is learned from it: damaged files, copies, contradictions, imbalance."""
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.data.decode import Picture
+from tellapart.data.duplicates import Pair, clusters, near_duplicates, thumbnail
+from tellapart.data.parallel import map_in_order
+from tellapart.data.samples import Samples, Skipped
+from tellapart.errors import TooManyUnreadable, UnreadableImage
+from tellapart.progress import Progress
+
+_DIM = 32  # a picture whose brightest pixel is below this uses an eighth of the range
+_IMBALANCED = 10  # times as many pictures in the largest class as in the smallest
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit found; rows are those of the `Samples` it looked at.
+
+    heights, widths: (N,) pixels, 0 where unreadable. copies: groups of rows with the same decoded pixels. near: pairs
+    that show the same picture, changed. fingerprint: SHA-256 over the pixels and labels of the readable rows.
+    """
+
+    samples: Samples
+    unreadable: tuple[tuple[int, str], ...]
+    copies: tuple[tuple[int, ...], ...]
+    near: tuple[Pair, ...]
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    grey: NDArray[np.bool_]
+    dim: NDArray[np.bool_]
+    fingerprint: str
+
+    @property
+    def readable(self) -> NDArray[np.int64]:
+        """The rows that can be decoded."""
+        return np.flatnonzero(self.heights > 0)
+
+    @property
+    def conflicts(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of rows with the same pixels and different labels."""
+        labels = self.samples.labels
+        return tuple(group for group in self.copies if len({int(labels[row]) for row in group}) > 1)
+
+    @property
+    def near_conflicts(self) -> tuple[Pair, ...]:
+        """Near duplicates with different labels."""
+        labels = self.samples.labels
+        return tuple(pair for pair in self.near if labels[pair.first] != labels[pair.second])
+
+    def same_picture(self) -> NDArray[np.int64]:
+        """Return for each row (N,) the smallest row that shows the same picture, copies and near duplicates alike."""
+        pairs = [(group[0], row) for group in self.copies for row in group[1:]]
+        pairs += [(pair.first, pair.second) for pair in self.near]
+        return clusters(len(self.samples), pairs)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return the readable pictures of each class (K,)."""
+        return np.bincount(self.samples.labels[self.readable], minlength=len(self.samples.classes))
+
+    def excluded(self) -> list[Skipped]:
+        """Return all that training leaves out, with reasons: no picture, unreadable, contradictory."""
+        left_out = list(self.samples.skipped)
+        left_out += [Skipped(self.samples.pictures.name(row), reason) for row, reason in self.unreadable]
+        for group in self.conflicts:
+            names = sorted({self.samples.label_name(row) for row in group})
+            reason = f"the same picture is labelled {' and '.join(repr(n) for n in names)}"
+            left_out += [Skipped(self.samples.pictures.name(row), reason) for row in group]
+        return left_out
+
+    def usable(self) -> NDArray[np.int64]:
+        """Return the rows that training may use: readable, and not labelled in two ways."""
+        contradictory = [row for group in self.conflicts for row in group]
+        return np.setdiff1d(self.readable, np.array(contradictory, np.int64))
+
+    def warnings(self) -> list[str]:
+        """Return one sentence for each thing that a person should look at."""
+        samples, counts = self.samples, self.counts()
+        found = []
+        if samples.skipped:
+            found.append(f"{len(samples.skipped)} files are not pictures in class folders and are left out.")
+        if self.unreadable:
+            found.append(f"{len(self.unreadable)} pictures cannot be read and are left out.")
+        if self.conflicts:
+            found.append(f"{len(self.conflicts)} pictures carry two labels and are left out.")
+        if self.near_conflicts:
+            found.append(f"{len(self.near_conflicts)} pairs of near duplicates carry different labels.")
+        if self.copies or self.near:
+            found.append("Duplicates are kept in the same part of the split.")
+        if counts.min() * _IMBALANCED < counts.max():
+            small, large = samples.classes[int(counts.argmin())], samples.classes[int(counts.argmax())]
+            found.append(
+                f"The classes are unbalanced: {counts.max()} pictures of '{large}' and {counts.min()} of '{small}'."
+            )
+        if self.dim.any():
+            found.append(
+                f"{int(self.dim.sum())} pictures use less than an eighth of the range of brightness, as 12-bit scans "
+                "saved in 16 bits do: stretch them first."
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that was found, for programs."""
+        name, readable = self.samples.pictures.name, self.readable
+        return {
+            "source": self.samples.title,
+            "pictures": len(self.samples),
+            "classes": dict(zip(self.samples.classes, self.counts().tolist(), strict=True)),
+            "skipped": [{"path": s.name, "reason": s.reason} for s in self.samples.skipped],
+            "unreadable": [{"path": name(row), "reason": reason} for row, reason in self.unreadable],
+            "duplicates": [[name(row) for row in group] for group in self.copies],
+            "near_duplicates": [
+                {"paths": [name(p.first), name(p.second)], "residual": round(p.residual, 5)} for p in self.near
+            ],
+            "label_conflicts": [[name(row) for row in group] for group in self.conflicts]
+            + [[name(p.first), name(p.second)] for p in self.near_conflicts],
+            "sizes": {
+                "width": _spread(self.widths[readable]),
+                "height": _spread(self.heights[readable]),
+            },
+            "grey": int(self.grey.sum()),
+            "fingerprint": self.fingerprint,
+            "warnings": self.warnings(),
+        }
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one decoded picture leaves behind."""
+
+    height: int
+    width: int
+    digest: bytes
+    thumb: NDArray[np.uint8]
+    grey: bool
+    dim: bool
+
+
+def audit(samples: Samples, progress: Progress | None = None) -> Audit:
+    """Decode every picture once and return what was found."""
+    count = len(samples)
+    heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
+    grey, dim = np.zeros(count, bool), np.zeros(count, bool)
+    thumbs = np.zeros((count, 32, 32), np.uint8)
+    unreadable: list[tuple[int, str]] = []
+    same: dict[bytes, list[int]] = defaultdict(list)
+    with (progress or Progress()).bar("Looking at every picture", count) as advance:
+        for row, look in enumerate(map_in_order(lambda r: _look(samples, r), range(count))):
+            if isinstance(look, str):
+                unreadable.append((row, look))
+            else:
+                heights[row], widths[row], grey[row], dim[row] = look.height, look.width, look.grey, look.dim
+                thumbs[row] = look.thumb
+                same[look.digest].append(row)
+            advance(1, "")
+    copies = tuple(tuple(rows) for rows in same.values() if len(rows) > 1)
+    # Of exact copies one stands for all, so that they do not crowd out other look-alikes.
+    first = np.array(sorted(rows[0] for rows in same.values()), np.int64)
+    near = tuple(Pair(int(first[p.first]), int(first[p.second]), p.residual) for p in near_duplicates(thumbs[first]))
+    print_of = _fingerprint(samples, same)
+    return Audit(samples, tuple(unreadable), copies, near, heights, widths, grey, dim, print_of)
+
+
+def check_readable(found: Audit, allowed: float) -> None:
+    """Raise `TooManyUnreadable` if the share of unreadable pictures is above `allowed`."""
+    share = len(found.unreadable) / max(1, len(found.samples))
+    if share > allowed:
+        row, reason = found.unreadable[0]
+        raise TooManyUnreadable(
+            f"{len(found.unreadable)} of {len(found.samples)} pictures ({share:.1%}) cannot be read, more than the "
+            f"{allowed:.1%} allowed; the first is {found.samples.pictures.name(row)} ({reason}). Mend or remove them, or "
+            f"allow more with --set data.max_unreadable={min(1.0, round(share + 0.005, 2)):g}."
+        )
+
+
+def _look(samples: Samples, row: int) -> _Look | str:
+    try:
+        picture = samples.pictures.picture(row)
+    except UnreadableImage as error:
+        return error.reason
+    return _Look(
+        picture.shape[0], picture.shape[1], _digest(picture), thumbnail(picture), _is_grey(picture), picture.max() < _DIM
+    )
+
+
+def _digest(picture: Picture) -> bytes:
+    return hashlib.blake2b(picture.tobytes(), digest_size=16, salt=f"{picture.shape[0]}x".encode()[:16]).digest()
+
+
+def _is_grey(picture: Picture) -> bool:
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _fingerprint(samples: Samples, same: dict[bytes, list[int]]) -> str:
+    lines = sorted(d.hex() + " " + samples.label_name(row) for d, rows in same.items() for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _spread(values: NDArray[np.int32]) -> dict[str, int]:
+    if not len(values):
+        return {"min": 0, "median": 0, "max": 0}
+    return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}

@@ -1,0 +1,203 @@
+"""Near duplicates: resized, recompressed, slightly cropped or brightened copies of the same picture.
+
+Each picture is kept as a 32 x 32 grey thumbnail. Two thumbnails are compared after the one is laid over the other as
+well as a small crop can explain, so the residual (1 - correlation, blind to brightness and contrast) of a copy is close
+to 0. What residual means "a copy" depends on the data: two photographs are never alike by chance, two handwritten
+ones are. So a pair counts as a copy only if it is far closer than either picture is to its other look-alikes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tellapart.data.decode import Picture
+
+Thumbnails = NDArray[np.uint8]  # (N, 32, 32)
+_SIDE = 32
+_INNER = np.linspace(0.09, 0.91, 24, dtype=np.float32)  # where the first thumbnail is sampled; the rest may be cropped
+_CANDIDATES = 8  # look-alikes examined for each picture
+_COARSE = 0.55  # least correlation of 8 x 8 thumbnails of a candidate
+_PROMISING = 0.12  # residual before fine alignment
+_ALWAYS = 0.0012  # a residual below this is a copy whatever the data
+_NEVER = 0.03  # a residual above this is not
+_RATIO = 0.08  # and in between it must be this much smaller than that of the next look-alikes
+_NEXT = 5  # which look-alike is the yardstick, those below _ALWAYS not counted
+_BLOCK = 2000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows, first < second, that show the same picture, and how much they differ (0 is not at all)."""
+
+    first: int
+    second: int
+    residual: float
+
+
+def thumbnail(picture: Picture) -> NDArray[np.uint8]:
+    """Return the 32 x 32 grey thumbnail of a picture (H, W, 3)."""
+    grey = Image.fromarray(picture).convert("L")
+    return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+
+
+def near_duplicates(thumbnails: Thumbnails) -> list[Pair]:
+    """Return the pairs of rows that show the same picture, sorted.
+
+    The look-alikes of each picture are found by comparing all with all at 8 x 8, N^2 x 64 multiplications.
+    """
+    if len(thumbnails) < 2:
+        return []
+    first, second = _candidates(thumbnails)
+    residual = np.ones(len(first), np.float32)
+    for start in range(0, len(first), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        residual[block] = _residuals(thumbnails[first[block]], thumbnails[second[block]])
+    yardstick = _yardsticks(len(thumbnails), first, second, residual)
+    limit = np.minimum(_RATIO * np.minimum(yardstick[first], yardstick[second]), _NEVER)
+    copies = np.flatnonzero(residual < np.maximum(limit, _ALWAYS))
+    return [Pair(int(first[i]), int(second[i]), float(residual[i])) for i in copies]
+
+
+def clusters(count: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return for each of `count` rows the smallest row that it is connected to by `pairs`."""
+    parent = list(range(count))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for a, b in pairs:
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    return np.array([root(row) for row in range(count)], np.int64)
+
+
+def _candidates(thumbnails: Thumbnails) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pairs (first < second, each once) of rows that look alike at 8 x 8."""
+    count = len(thumbnails)
+    coarse = thumbnails.reshape(count, 8, 4, 8, 4).mean(axis=(2, 4), dtype=np.float32).reshape(count, 64)
+    coarse = _standardised(coarse)
+    keep = min(_CANDIDATES, count - 1)
+    found: list[NDArray[np.int64]] = []
+    for start in range(0, count, _BLOCK):
+        likeness = coarse[start : start + _BLOCK] @ coarse.T
+        rows = np.arange(len(likeness))
+        likeness[rows, start + rows] = -2.0  # a picture is not its own look-alike
+        nearest = np.argpartition(-likeness, keep - 1, axis=1)[:, :keep]
+        row, place = np.nonzero(np.take_along_axis(likeness, nearest, axis=1) > _COARSE)
+        found.append(np.stack([start + row, nearest[row, place]], axis=1))
+    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _yardsticks(
+    count: int, first: NDArray[np.int64], second: NDArray[np.int64], residual: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return for each row the residual of its `_NEXT`-th look-alike; a row with fewer has none close by."""
+    row = np.concatenate([first, second])
+    value = np.concatenate([residual, residual])
+    row, value = row[value > _ALWAYS], value[value > _ALWAYS]
+    order = np.lexsort((value, row))
+    row, value = row[order], value[order]
+    begin = np.searchsorted(row, np.arange(count))
+    place = begin + _NEXT - 1
+    has = place < np.searchsorted(row, np.arange(count), side="right")
+    yardstick = np.full(count, 1.0, np.float32)
+    yardstick[has] = value[place[has]]
+    return yardstick
+
+
+def _residuals(first: Thumbnails, second: Thumbnails) -> NDArray[np.float32]:
+    """Return 1 - correlation (n,) of each pair after the best alignment by a small crop of either."""
+    a, b = first.astype(np.float32), second.astype(np.float32)
+    warp, residual = _best_crop(a, b)
+    promising = np.flatnonzero(residual < _PROMISING)
+    if len(promising):
+        refined = _refine(a[promising], b[promising], warp[promising])
+        residual[promising] = np.minimum(residual[promising], refined)
+    return residual
+
+
+def _sample(images: NDArray[np.float32], warp: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sample images (n, 32, 32) at scale * _INNER + shift on each axis; warp is (n, 4): sy, ty, sx, tx. -> (n, 576)."""
+    rows = _weights(warp[:, 0], warp[:, 1])  # n 24 32
+    columns = _weights(warp[:, 2], warp[:, 3])
+    sampled: NDArray[np.float32] = rows @ images @ columns.transpose(0, 2, 1)
+    return sampled.reshape(len(images), -1)
+
+
+def _weights(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the linear interpolation matrices (n, 24, 32) of positions in 0..1."""
+    position = (scale[:, None] * _INNER + shift[:, None]).clip(0, 1) * _SIDE - 0.5
+    distance = np.abs(position.clip(0, _SIDE - 1)[:, :, None] - np.arange(_SIDE, dtype=np.float32))
+    return np.maximum(0, 1 - distance)
+
+
+def _axis_crops() -> NDArray[np.float32]:
+    """Return (scale, shift) of an axis when the second picture is a crop of the first, or the first of the second."""
+    crops = [(1.0, 0.0)]
+    for cut in (0.06,):
+        for before in (0.0, 0.5, 1.0):
+            crops.append((1 - cut, cut * before))
+            crops.append((1 / (1 - cut), -cut * before / (1 - cut)))
+    return np.array(crops, np.float32)
+
+
+def _best_crop(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Try crops on each axis; return the best warp (n, 4) of b onto a and its residual (n,)."""
+    crops = _axis_crops()
+    identity = np.tile(np.array([1, 0, 1, 0], np.float32), (len(a), 1))
+    target = _standardised(_sample(a, identity)).reshape(len(a), 24, 24)
+    weights = _weights(crops[:, 0], crops[:, 1])  # c 24 32
+    best = np.full(len(a), np.inf, np.float32)
+    warp = identity.copy()
+    for i, rows in enumerate(weights):
+        half = rows @ b  # n 24 32
+        for j, columns in enumerate(weights):
+            moved = _standardised((half @ columns.T).reshape(len(b), -1)).reshape(target.shape)
+            residual = 1 - np.einsum("nij,nij->n", target, moved)
+            better = residual < best
+            best[better] = residual[better]
+            warp[better] = (*crops[i], *crops[j])
+    return warp, best
+
+
+def _refine(a: NDArray[np.float32], b: NDArray[np.float32], warp: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Align b to a by Gauss-Newton over scale and shift of each axis; return the least residual (n,).
+
+    Lucas and Kanade 1981, "An iterative image registration technique", with gain and offset taken out by standardising.
+    """
+    identity = np.tile(np.array([1, 0, 1, 0], np.float32), (len(a), 1))
+    target = _standardised(_sample(a, identity))
+    step = np.float32(0.01)
+    best = np.full(len(a), np.inf, np.float32)
+    warp = warp.copy()
+    for _ in range(6):
+        moved = _standardised(_sample(b, warp))
+        error = target - moved
+        best = np.minimum(best, (error**2).sum(axis=1) / 2)  # = 1 - correlation of standardised vectors
+        slopes = []
+        for k in range(4):
+            nudged = warp.copy()
+            nudged[:, k] += step
+            slopes.append((_standardised(_sample(b, nudged)) - moved) / step)
+        jacobian = np.stack(slopes, axis=2)  # n 576 4
+        normal = jacobian.transpose(0, 2, 1) @ jacobian + 1e-3 * np.eye(4, dtype=np.float32)
+        update = np.linalg.solve(normal, jacobian.transpose(0, 2, 1) @ error[:, :, None])[:, :, 0]
+        warp += update.clip(-0.04, 0.04)
+        warp[:, 0::2] = warp[:, 0::2].clip(0.88, 1.13)
+        warp[:, 1::2] = warp[:, 1::2].clip(-0.13, 0.13)
+    moved = _standardised(_sample(b, warp))
+    return np.minimum(best, ((target - moved) ** 2).sum(axis=1) / 2)
+
+
+def _standardised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of zero mean and unit length; flat rows become 0, so that they are like nothing."""
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    length = np.sqrt((centred**2).sum(axis=1, keepdims=True))
+    result: NDArray[np.float32] = np.where(length > 1.0, centred / np.maximum(length, 1.0), 0.0).astype(np.float32)
+    return result

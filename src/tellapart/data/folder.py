@@ -1,0 +1,115 @@
+"""A tree of class folders, or the same already divided into train/, val/ and test/."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tellapart.data.decode import has_picture_magic, is_picture_name
+from tellapart.data.samples import Files, Samples, Skipped, build_samples, is_split_name, split_index
+from tellapart.errors import BadSource, printable
+
+_JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"})
+
+
+def load_folder(root: Path) -> Samples:
+    """Read a tree of class folders; the class is the name of the first folder, the pictures may lie deeper.
+
+    Raises `BadSource` when the folder is empty, mixes classes and splits, or cannot be listed.
+    """
+    title = printable(str(root))
+    names: list[str] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    skipped: list[Skipped] = []
+    divided = _is_divided(root)
+    for split, folder in _parts(root) if divided else [("", root)]:
+        for entry in _entries(folder):
+            if not entry.is_dir():
+                skipped.append(Skipped(_relative(entry.path, root), "it is not inside a class folder"))
+                continue
+            for path in _walk(entry.path):
+                relative = _relative(path, root)
+                if _looks_like_picture(path):
+                    names.append(relative)
+                    labels.append(entry.name)
+                    splits.append(split)
+                else:
+                    skipped.append(Skipped(printable(relative), "it is not a picture, by name and by content"))
+    if not names:
+        raise BadSource(
+            f"{title} holds no pictures in class folders: expected {title}/<class>/<picture>, "
+            f"found {len(skipped)} other files."
+        )
+    samples = build_samples(title, Files(root, tuple(names)), labels, splits if divided else None)
+    return replace(samples, skipped=tuple(skipped))
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Return all files below a folder that look like pictures, sorted; raises `BadSource` if it cannot be listed."""
+    return [Path(path) for path in _walk(str(folder)) if _looks_like_picture(path)]
+
+
+def _is_divided(root: Path) -> bool:
+    """Whether the top folders are train/, val/, test/ and not classes."""
+    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    named = [name for name in folders if is_split_name(name)]
+    trains = [name for name in named if split_index(name) == 0]
+    if not trains or (len(named) < 2 and len(folders) > 1):
+        return False  # one class may well be called "train", or "test"
+    if len(named) < len(folders):
+        other = next(name for name in folders if name not in named)
+        raise BadSource(
+            f"{printable(str(root))} mixes split folders ({', '.join(named)}) with other folders ('{printable(other)}'): "
+            "expected either train/, val/ and test/ alone, or class folders alone."
+        )
+    # A lone train/ counts as a split only if it holds class folders.
+    return len(named) > 1 or any(entry.is_dir() for entry in _entries(root / trains[0]))
+
+
+def _parts(root: Path) -> list[tuple[str, Path]]:
+    parts = [(entry.name, Path(entry.path)) for entry in _entries(root) if entry.is_dir()]
+    seen: dict[int, str] = {}
+    for name, _ in parts:
+        other = seen.setdefault(split_index(name), name)
+        if other != name:
+            raise BadSource(f"{printable(str(root))} has two folders for one split, '{other}' and '{name}': keep one.")
+    return parts
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadSource(f"Cannot list the folder {printable(str(folder))}: {reason}.") from error
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _JUNK]
+
+
+def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    here = os.path.realpath(folder)
+    if here in above:  # a link back to a folder that we are in
+        return
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry.path, above | {here})
+        else:
+            yield entry.path
+
+
+def _looks_like_picture(path: str) -> bool:
+    """By name, so that a damaged picture is reported and not passed over; else by its first bytes."""
+    if is_picture_name(path):
+        return True
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return has_picture_magic(file.read(16))
+    except OSError:
+        return False
+
+
+def _relative(path: str, root: Path) -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/")

@@ -1,0 +1,205 @@
+"""`Samples` -> `Splits`: stratified, seeded, and honest: no group and no picture stands in two parts."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.data.audit import Audit
+from tellapart.data.duplicates import clusters
+from tellapart.data.manifest import write_manifest
+from tellapart.data.samples import PARTS, TEST, TRAIN, VALIDATION, Files, Samples, Skipped
+from tellapart.errors import CannotSplit, LeakedSplit
+from tellapart.recipe import DataRecipe
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of the training, validation and test parts, the rule that made them, and rows dropped as leaks."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    rule: str
+    dropped: tuple[Skipped, ...] = ()
+
+    def parts(self) -> tuple[Rows, Rows, Rows]:
+        """Return train, validation and test, in the order of `PARTS`."""
+        return self.train, self.validation, self.test
+
+
+def make_splits(found: Audit, settings: DataRecipe, seed: int) -> Splits:
+    """Divide the usable rows; a given split is kept, after it was checked for leaks, and completed.
+
+    A group, and a cluster of duplicates, always goes to one part as a whole. Raises `CannotSplit` when a class has too
+    few independent pictures, and `LeakedSplit` when a given split has one picture or group in two parts.
+    """
+    samples, rows = found.samples, found.usable()
+    units = _units(found)
+    if not samples.has_preset:
+        shares = (1 - settings.validation - settings.test, settings.validation, settings.test)
+        if shares[0] <= 0:
+            raise CannotSplit("data.validation and data.test together must leave a share for training: lower them.")
+        parts = _stratified(samples, rows, units, shares, seed)
+        rule = f"stratified {shares[0]:.0%} / {shares[1]:.0%} / {shares[2]:.0%}, seed {seed}"
+        return Splits(*_by_part(rows, parts), rule)
+    return _complete_preset(found, settings, seed, units)
+
+
+def write_splits(path: Path, samples: Samples, splits: Splits) -> None:
+    """Save the split as a manifest that `tellapart train` takes; paths are relative to it."""
+    rows = []
+    for part, members in zip(PARTS, splits.parts(), strict=True):
+        for row in members.tolist():
+            record = {"path": _reference(samples, row, path.parent), "label": samples.label_name(row), "split": part}
+            if samples.groups is not None:
+                record["group"] = samples.group_names[samples.groups[row]]
+            rows.append((row, record))
+    columns = ["path", "label", *(["group"] if samples.groups is not None else []), "split"]
+    write_manifest(path, [record for _, record in sorted(rows, key=lambda item: item[0])], columns)
+
+
+def _reference(samples: Samples, row: int, folder: Path) -> str:
+    if not isinstance(samples.pictures, Files):
+        return samples.pictures.name(row)
+    target = samples.pictures.path(row).absolute()
+    try:
+        return os.path.relpath(target, folder.absolute())
+    except ValueError:  # another drive
+        return str(target)
+
+
+def _units(found: Audit) -> NDArray[np.int64]:
+    """Return for each row the number of the unit that must not be divided: its duplicates and its group."""
+    same = found.same_picture()
+    groups = found.samples.groups
+    if groups is None:
+        return same
+    first_of_group: dict[int, int] = {}
+    pairs = [(row, int(same[row])) for row in range(len(same))]
+    pairs += [(row, first_of_group.setdefault(int(group), row)) for row, group in enumerate(groups)]
+    return clusters(len(same), pairs)
+
+
+def _stratified(
+    samples: Samples, rows: Rows, units: NDArray[np.int64], shares: tuple[float, ...], seed: int
+) -> NDArray[np.int8]:
+    """Return the part of each of `rows`: large units first, each to the part that lacks its classes most."""
+    random = np.random.default_rng(seed)
+    labels = samples.labels[rows]
+    _check_enough(samples, rows, units, sum(share > 0 for share in shares))
+    wanted = _targets(np.bincount(labels, minlength=len(samples.classes)), shares)  # K P
+    parts = np.full(len(rows), -1, np.int8)
+    _, unit, size = np.unique(units[rows], return_inverse=True, return_counts=True)
+    for number in sorted(random.permutation(np.flatnonzero(size > 1)), key=lambda u: -size[u]):
+        members = np.flatnonzero(unit == number)
+        need = np.bincount(labels[members], minlength=len(samples.classes))
+        part = int(np.argmax((wanted * need[:, None]).sum(axis=0)))
+        parts[members] = part
+        wanted[:, part] -= need
+    for label in range(len(samples.classes)):
+        members = random.permutation(np.flatnonzero((labels == label) & (parts < 0)))
+        wanted_here = _targets(np.array([len(members)]), tuple(np.maximum(wanted[label], 0) + 1e-9))[0]
+        parts[members] = np.repeat(np.arange(len(shares)), wanted_here.astype(int))
+    return parts
+
+
+def _targets(counts: NDArray[np.int64], shares: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return whole numbers (K, P) that add up to `counts` (K,), at least one a part where possible.
+
+    What rounding takes from a part in one class is given back in the next, so the parts' totals come out right too.
+    """
+    weights = np.array(shares) / sum(shares)
+    owed = np.zeros(len(weights))
+    rows = []
+    for count in counts:
+        exact = count * weights + owed
+        whole = np.floor(exact.clip(0))
+        while whole.sum() > count:
+            whole[(whole - exact).argmax()] -= 1
+        order = np.argsort(whole - exact, kind="stable")
+        whole[order[: int(count - whole.sum())]] += 1
+        for part in np.flatnonzero((whole == 0) & (weights > 1e-6)):
+            donor = int(whole.argmax())
+            if whole[donor] > 1:
+                whole[donor] -= 1
+                whole[part] += 1
+        owed = exact - whole
+        rows.append(whole)
+    return np.array(rows)
+
+
+def _check_enough(samples: Samples, rows: Rows, units: NDArray[np.int64], parts: int) -> None:
+    for label, name in enumerate(samples.classes):
+        members = rows[samples.labels[rows] == label]
+        independent = len(np.unique(units[members]))
+        if independent < parts:
+            raise CannotSplit(
+                f"Class '{name}' has too few pictures: {len(members)} usable, {independent} of them independent "
+                f"(not copies, not of one group), and at least {parts} are needed, one for each part. Add pictures or "
+                "remove the class."
+            )
+
+
+def _complete_preset(found: Audit, settings: DataRecipe, seed: int, units: NDArray[np.int64]) -> Splits:
+    """Keep a given split; take a missing validation or test part from its training part."""
+    samples, rows = found.samples, found.usable()
+    rows, dropped = _without_leaks(found, rows, units, settings)
+    given = samples.preset[rows].astype(np.int8)
+    if not (given == TRAIN).any():
+        raise CannotSplit(f"{samples.title} has no usable training pictures.")
+    missing = [part for part in (VALIDATION, TEST) if not (given == part).any()]
+    rule = "as given"
+    if missing:
+        wanted = {VALIDATION: settings.validation, TEST: settings.test}
+        taken = [wanted[part] if part in missing else 0.0 for part in (VALIDATION, TEST)]
+        training = np.flatnonzero(given == TRAIN)
+        given[training] = _stratified(samples, rows[training], units, (1 - sum(taken), *taken), seed)
+        names = " and ".join(f"{PARTS[p]} ({wanted[p]:.0%})" for p in missing)
+        rule = f"as given, {names} taken from the training part, stratified, seed {seed}"
+    return Splits(*_by_part(rows, given), rule, dropped)
+
+
+def _without_leaks(
+    found: Audit, rows: Rows, units: NDArray[np.int64], settings: DataRecipe
+) -> tuple[Rows, tuple[Skipped, ...]]:
+    """Find units that stand in two parts of a given split; refuse, or drop all but their most protected part."""
+    samples = found.samples
+    preset = samples.preset
+    highest = np.full(len(samples), -1, np.int8)  # of each unit: test over validation over train
+    np.maximum.at(highest, units[rows], preset[rows])
+    leaking = rows[preset[rows] < highest[units[rows]]]
+    if not len(leaking):
+        return rows, ()
+    witness = {int(units[row]): int(row) for row in rows if preset[row] == highest[units[row]]}
+    name = samples.pictures.name
+    if settings.leaks == "refuse":
+        row = int(leaking[0])
+        other = witness[int(units[row])]
+        raise LeakedSplit(
+            f"{name(other)} in the {PARTS[preset[other]]} part and {name(row)} in the {PARTS[preset[row]]} part "
+            f"{_why(found, row, other)}, so the result would be too good ({len(leaking)} such pictures): remove one of "
+            "each, or let the other parts go first with --set data.leaks=drop."
+        )
+    dropped = tuple(
+        Skipped(name(row), f"it is also in the {PARTS[highest[units[row]]]} part, as {name(witness[int(units[row])])}")
+        for row in leaking.tolist()
+    )
+    return np.setdiff1d(rows, leaking), dropped
+
+
+def _why(found: Audit, row: int, other: int) -> str:
+    groups = found.samples.groups
+    if groups is not None and groups[row] == groups[other]:
+        return f"belong to one group, '{found.samples.group_names[groups[row]]}'"
+    if any(row in group and other in group for group in found.copies):
+        return "are the same picture"
+    return "are near duplicates of each other"
+
+
+def _by_part(rows: Rows, parts: NDArray[np.int8]) -> tuple[Rows, Rows, Rows]:
+    return rows[parts == TRAIN], rows[parts == VALIDATION], rows[parts == TEST]

@@ -1,0 +1,109 @@
+"""One named error per kind of fault.
+
+Every message is one sentence that says what was expected, what was found, and what to do. The command line prints it
+and exits with code 1; a program catches `TellapartError` or one of the classes below.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TellapartError(Exception):
+    """The input or the result is bad; the message says how to mend it."""
+
+
+class MissingExtra(TellapartError):
+    """An optional package that this task needs is not installed."""
+
+
+class UnreadableImage(TellapartError):
+    """A file cannot be turned into a picture."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"Cannot read {name}: {reason}.")
+
+
+class BadSource(TellapartError):
+    """A folder, manifest, array or named set does not hold labelled pictures in a known form."""
+
+
+class BadManifest(BadSource):
+    """A manifest has a missing column, an empty or duplicate path, a missing file or an unknown split."""
+
+
+class DownloadFailed(TellapartError):
+    """A named set could not be fetched, or what came does not match its published checksum."""
+
+
+class UnsafeArchive(TellapartError):
+    """An archive holds a member that does not belong inside the folder it is extracted to."""
+
+
+class TooManyUnreadable(TellapartError):
+    """More pictures than allowed cannot be read."""
+
+
+class CannotSplit(TellapartError):
+    """The pictures cannot be divided honestly into training, validation and test parts."""
+
+
+class LeakedSplit(CannotSplit):
+    """The same picture, or the same group, stands in two parts of a given split."""
+
+
+class BadRecipe(TellapartError):
+    """A recipe has an unknown key, or a value of the wrong type or out of range."""
+
+
+class UnknownModel(TellapartError):
+    """No network of that name, or the network cannot take these pictures."""
+
+
+class BadWeights(TellapartError):
+    """A file of pretrained weights is missing, damaged or not what its name says."""
+
+
+class RunExists(TellapartError):
+    """A run already stands in this folder, and it is not overwritten."""
+
+
+class BadCheckpoint(TellapartError):
+    """No checkpoint of the run can be used, or it belongs to another recipe."""
+
+
+class TrainingDiverged(TellapartError):
+    """The loss is not a finite number; the message names the step."""
+
+
+class CannotSave(TellapartError):
+    """A file could not be written; what stood there before still stands."""
+
+
+class BadClassifierFile(TellapartError):
+    """A file is not a tellapart classifier."""
+
+
+class CutClassifierFile(BadClassifierFile):
+    """A classifier file is shorter than its header says."""
+
+
+class EditedClassifierFile(BadClassifierFile):
+    """A classifier file's content does not match the checksum stored in it."""
+
+
+class WrongVersionClassifierFile(BadClassifierFile):
+    """A classifier file was written in a format version that this release does not read."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name closest to `wrong`, or "" when none is close."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def printable(name: str) -> str:
+    """Return `name` with undecodable bytes and control characters escaped, safe for a terminal or a UTF-8 file."""
+    decoded = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)

@@ -1,0 +1,103 @@
+"""Pictures for the report, as inline SVG and data addresses: the report needs no other file."""
+
+import base64
+import io
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import seaborn
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from tellapart.data.decode import Picture
+
+_INK = "#8a8f98"  # readable on white and on black
+_NAMED = 40  # classes whose names still fit beside a matrix
+
+
+def learning_curves(history: list[dict[str, Any]]) -> str:
+    """Return an SVG of the loss and the accuracies by epoch."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [entry["epoch"] for entry in history]
+    left.plot(epochs, [entry["loss"] for entry in history], label="training loss (smoothed labels)", marker=".")
+    left.plot(epochs, [entry["validation_log_loss"] for entry in history], label="validation log loss", marker=".")
+    right.plot(epochs, [entry["train_accuracy"] for entry in history], label="training (augmented)", marker=".")
+    right.plot(epochs, [entry["validation_accuracy"] for entry in history], label="validation", marker=".")
+    left.set_title("Loss")
+    right.set_title("Accuracy")
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, labelcolor=_INK)
+        _soften(axes)
+    return _svg(figure)
+
+
+def confusion(matrix: NDArray[Any], classes: tuple[str, ...]) -> str:
+    """Return an SVG of the confusion matrix (K, K), shares of each row in colour, counts as numbers where they fit."""
+    count = len(classes)
+    side = min(12.0, max(4.0, 1.6 + 0.42 * count))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
+    names = [_short(name) for name in classes] if count <= _NAMED else False
+    seaborn.heatmap(
+        shares,
+        ax=axes,
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        square=True,
+        annot=matrix if count <= 20 else False,
+        fmt="d",
+        xticklabels=names,
+        yticklabels=names,
+        cbar_kws={"label": "share of the true class", "shrink": 0.8},
+        linewidths=0.5 if count <= _NAMED else 0,
+        rasterized=count > _NAMED,
+    )
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    _soften(axes)
+    bar = axes.collections[0].colorbar
+    if bar is not None:
+        _soften(bar.ax)
+        bar.ax.yaxis.label.set_color(_INK)
+    return _svg(figure)
+
+
+def data_address(picture: Picture, side: int = 160) -> str:
+    """Return a picture, made small, as a data: address."""
+    image = Image.fromarray(picture)
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    smooth = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
+    file = io.BytesIO()
+    image.resize(size, smooth).save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _soften(axes: Any) -> None:
+    axes.tick_params(colors=_INK)
+    for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+        text.set_color(_INK)
+    for spine in axes.spines.values():
+        spine.set_color(_INK)
+
+
+def _short(name: str) -> str:
+    safe = name.replace("$", r"\$")  # matplotlib takes $...$ for mathematics
+    return safe if len(safe) <= 18 else safe[:17] + "…"
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "tellapart"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]

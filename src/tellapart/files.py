@@ -1,0 +1,49 @@
+"""Files written so that a crash, or a full disk, leaves either the old or the new."""
+
+import os
+from pathlib import Path
+
+from tellapart.errors import CannotSave, printable
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace a file's content as one step, on disk when this returns; raises `CannotSave`, the old file untouched."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise cannot_save(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it; raises `CannotSave`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_save(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to disk, where the system can."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_save(path: Path, error: OSError) -> CannotSave:
+    """Return the error that says what could not be written, and why."""
+    reason = (error.strerror or str(error)).lower()
+    return CannotSave(
+        f"Cannot write {printable(str(path))}: {reason}. Free space or choose another folder; what was there before still is."
+    )

@@ -1,0 +1,37 @@
+"""The convolutional network of the beginner's tutorials: three convolutions, two poolings, one hidden layer."""
+
+from torch import Tensor, nn
+
+from tellapart.models.network import Network
+
+
+class SimpleCNN(Network):
+    """conv 32, pool, conv 64, pool, conv 64, dense 64, dense K (TensorFlow, "Convolutional Neural Network", 2019).
+
+    Its dense layer fixes the input size. Convolutions are 3 x 3 without padding, so S is at least 18.
+    """
+
+    head_name = "classifier"
+
+    def __init__(self, num_classes: int, in_channels: int, size: int = 32) -> None:
+        super().__init__()
+        side = ((size - 2) // 2 - 2) // 2 - 2
+        self.features = nn.Sequential(  # N C S S
+            nn.Conv2d(in_channels, 32, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # N 32 S/2 S/2
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # N 64 S/4 S/4
+            nn.Conv2d(64, 64, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * side * side, 64),  # N 64
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(64, num_classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the hidden layer (N, 64)."""
+        features: Tensor = self.features(images)
+        return features

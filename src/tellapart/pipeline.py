@@ -1,0 +1,286 @@
+"""`train(source, recipe) -> Run`: the tour of the whole toolkit on one page."""
+
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tellapart.choices import resolve
+from tellapart.classifier import Architecture, Classifier, load_file, package_versions
+from tellapart.data.audit import Audit, audit, check_readable
+from tellapart.data.cache import resized_pixels
+from tellapart.data.manifest import write_manifest
+from tellapart.data.samples import Samples
+from tellapart.data.sources import Source, load_source
+from tellapart.data.split import Rows, Splits, make_splits, write_splits
+from tellapart.errors import BadCheckpoint, BadRecipe, BadWeights, RunExists, printable
+from tellapart.evaluation.calibration import fit_temperature
+from tellapart.evaluation.evaluate import evaluate
+from tellapart.evaluation.report import Findings, render
+from tellapart.files import cannot_save, make_folder, write_atomic
+from tellapart.inference import default_device, features, logits, softmax
+from tellapart.models import entry
+from tellapart.models.network import Network
+from tellapart.models.pretrained import load_weights
+from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.progress import Progress
+from tellapart.recipe import Recipe
+from tellapart.training.checkpoint import load_checkpoint
+from tellapart.training.fit import History, Part, Trainer, fit_head
+
+_SHORT_NAMES = {"epochs": "training__epochs", "budget": "training__budget"}
+_STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its classifier, figures (as in metrics.json), course of training, and folder."""
+
+    classifier: Classifier
+    metrics: dict[str, Any]
+    history: History
+    directory: Path
+
+    @property
+    def report(self) -> Path:
+        """The page that tells of the run."""
+        return self.directory / "report.html"
+
+
+def train(
+    source: Source,
+    recipe: Recipe | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **values: Any,
+) -> Run:
+    """Audit, split, train, calibrate, test once, and save; return the run.
+
+    source: as for `load_source`. recipe: every knob; `values` replace some of them, as model="resnet18", seed=1,
+    epochs=5, budget="5m" or training__batch_size=32. out: the run's folder, runs/<source> by default. resume: go on
+    with the run in `out` if there is one; without it an existing run is never overwritten.
+
+    Raises a `TellapartError`, its message saying what to do, for any fault of the input.
+    """
+    progress = progress or Progress()
+    recipe = _with_short_names(recipe or Recipe(), values)
+    samples = load_source(source, progress)
+    directory = Path(out) if out is not None else Path("runs") / _folder_name(samples.title)
+    if not resume:
+        _refuse_existing(directory)
+    found = audit(samples, progress)
+    _say_audit(found, progress)
+    check_readable(found, recipe.data.max_unreadable)
+    splits = make_splits(found, recipe.data, recipe.seed)
+    progress.say(
+        f"Split: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test pictures "
+        f"({splits.rule})."
+    )
+    recipe = resolve(recipe, found, splits, progress)
+    if resume and (finished := _finished_run(directory, recipe, found, progress)):
+        return finished
+    _open_run(directory, recipe, found, splits)
+    return _Training(found, splits, recipe, directory, progress).run()
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What every stage after the split needs."""
+
+    found: Audit
+    splits: Splits
+    recipe: Recipe
+    directory: Path
+    progress: Progress
+
+    def run(self) -> Run:
+        torch.manual_seed(self.recipe.seed)
+        device = default_device()
+        architecture, network = self._network()
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        settings = self._preprocess_settings()
+        train, validation = self._part(self.splits.train, settings), self._part(self.splits.validation, settings)
+        if not self.recipe.pretrained:
+            settings = _with_statistics(settings, train)
+        preprocess = Preprocess(settings).to(device)
+        history = self._fit(network, preprocess, train, validation)
+        temperature = fit_temperature(logits(network, preprocess, validation.pixels), validation.labels)
+        classes = self.found.samples.classes
+        classifier = Classifier(architecture, network.eval(), settings, classes, temperature)
+        return self._finish(classifier, validation, history)
+
+    def _network(self) -> tuple[Architecture, Network]:
+        name, size = str(self.recipe.model), self.recipe.preprocess.size or 0
+        channels, classes = self.recipe.preprocess.channels or 3, self.found.samples.classes
+        architecture = Architecture(name, len(classes), channels, dict(entry(name).arguments(size)))
+        network = architecture.build()
+        pretrained = entry(name).pretrained
+        if self.recipe.pretrained and pretrained is not None:
+            # The head is for other classes, so it stays as it was made; everything else must be there.
+            weights = {
+                k: v for k, v in load_weights(pretrained).items() if not k.startswith(network.head_name + ".")
+            }
+            missing, unknown = network.load_state_dict(weights, strict=False)
+            wrong = [k for k in missing if not k.startswith(network.head_name + ".")] + unknown
+            if wrong:
+                raise BadWeights(f"The published weights do not fit {name}: {wrong[0]} is off.")
+        return architecture, network
+
+    def _preprocess_settings(self) -> PreprocessSettings:
+        chosen = self.recipe.preprocess
+        channels = chosen.channels or 3
+        pretrained = entry(str(self.recipe.model)).pretrained if self.recipe.pretrained else None
+        if pretrained is not None:
+            return replace(pretrained.preprocess, resize=chosen.resize, size=chosen.size)  # type: ignore[arg-type]
+        return PreprocessSettings(
+            chosen.resize,  # type: ignore[arg-type]
+            chosen.size or 0,
+            channels,
+            (0.5,) * channels,
+            (0.5,) * channels,
+        )
+
+    def _part(self, rows: Rows, settings: PreprocessSettings) -> Part:
+        resize = Preprocess(settings).resize
+        pixels = resized_pixels(self.found.samples, rows, resize, settings.size, self.progress)
+        return Part(pixels, self.found.samples.labels[rows].astype(np.int64), rows)
+
+    def _fit(self, network: Network, preprocess: Preprocess, train: Part, validation: Part) -> History:
+        fine_tuning = bool(self.recipe.pretrained)
+        trainer = Trainer(
+            preprocess,
+            self.recipe,
+            train,
+            validation,
+            len(self.found.samples.classes),
+            self.directory / "checkpoint",
+            _identity(self.recipe, self.found),
+            self.progress,
+            frozen_norms=fine_tuning,
+            on_epoch=lambda history: _write_history(self.directory, history),
+        )
+        if fine_tuning and self.recipe.training.head_epochs and load_checkpoint(trainer.checkpoints) is None:
+            self.progress.say("Fitting the head on frozen features.")
+            fit_head(trainer, network, features(network, preprocess, train.pixels), train.labels)
+            _, judged = trainer.judge(network)
+            self.progress.say(f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.")
+        return trainer.fit(network).history
+
+    def _finish(self, classifier: Classifier, validation: Part, history: History) -> Run:
+        """Open the test rows, once; write the figures, the report and the classifier."""
+        test = self._part(self.splits.test, classifier.preprocess)
+        probabilities = classifier.of_pixels(test.pixels)
+        metrics = {
+            "validation": evaluate(classifier.of_pixels(validation.pixels), validation.labels, classifier.classes),
+            "test": evaluate(probabilities, test.labels, classifier.classes),
+        }
+        facts = {
+            "title": self.found.samples.title,
+            "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
+            "thresholds": {},
+            "fingerprint": self.found.fingerprint,
+            "recipe": self.recipe.to_table(),
+            "versions": package_versions(),
+        }
+        classifier = replace(classifier, facts=facts)
+        shown = {**facts, "temperature": classifier.temperature, "recipe_toml": self.recipe.to_toml()}
+        title = Path(self.found.samples.title).name or self.found.samples.title
+        page = render(Findings(title, self.found, self.splits, history, metrics, probabilities, shown))
+        write_atomic(self.directory / "report.html", page)
+        write_atomic(self.directory / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False))
+        classifier.save(self.directory / "model.safetensors")  # last: its presence says that the run is finished
+        return Run(classifier, metrics, history, self.directory)
+
+
+def parse_duration(text: str | float) -> float:
+    """Return seconds from "90", "90s", "5m" or "1.5h"; raises `BadRecipe`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
+    if not match:
+        raise BadRecipe(f"A budget is a time such as 90s, 5m or 1h, not '{printable(str(text))}'.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _with_short_names(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    given = {_SHORT_NAMES.get(name, name): value for name, value in values.items() if value is not None}
+    if "training__budget" in given:
+        given["training__budget"] = parse_duration(given["training__budget"])
+    return recipe.with_values(**given) if given else recipe
+
+
+def _folder_name(title: str) -> str:
+    name = Path(title).resolve().name if title not in ("", ".") else Path.cwd().name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+
+
+def _refuse_existing(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunExists(
+            f"{printable(str(directory))} already exists: go on with it by --resume, or choose another folder with --out."
+        )
+
+
+def _open_run(directory: Path, recipe: Recipe, found: Audit, splits: Splits) -> None:
+    """Make the run's folder and write what is known before training."""
+    make_folder(directory)
+    write_atomic(directory / "recipe.toml", recipe.to_toml())
+    try:
+        write_splits(directory / "split.csv", found.samples, splits)
+        excluded = [{"path": s.name, "reason": s.reason} for s in (*found.excluded(), *splits.dropped)]
+        write_manifest(directory / "excluded.csv", excluded, ["path", "reason"])
+    except OSError as error:
+        raise cannot_save(directory, error) from error
+
+
+def _finished_run(directory: Path, recipe: Recipe, found: Audit, progress: Progress) -> Run | None:
+    """Return the run in `directory` if it is complete; raises `BadCheckpoint` if it is another's."""
+    if (directory / "recipe.toml").is_file():
+        saved = (directory / "recipe.toml").read_text(encoding="utf-8")
+        if saved != recipe.to_toml():
+            raise BadCheckpoint(
+                f"The run in {printable(str(directory))} was started with other settings: give the same ones to resume "
+                "it (its recipe.toml has them), or choose another folder with --out."
+            )
+    model = directory / "model.safetensors"
+    if not model.is_file():
+        return None
+    classifier = load_file(model)
+    if classifier.facts.get("fingerprint") != found.fingerprint:
+        raise BadCheckpoint(
+            f"The run in {printable(str(directory))} is finished, and was trained on other pictures: choose another "
+            "folder with --out."
+        )
+    progress.say(f"The run in {printable(str(directory))} is already finished.")
+    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return Run(classifier, metrics, [json.loads(line) for line in lines], directory)
+
+
+def _identity(recipe: Recipe, found: Audit) -> str:
+    """What must be equal for a checkpoint to belong to a run."""
+    return json.dumps([recipe.to_table(), found.fingerprint], sort_keys=True)
+
+
+def _write_history(directory: Path, history: History) -> None:
+    write_atomic(directory / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+
+
+def _with_statistics(settings: PreprocessSettings, train: Part) -> PreprocessSettings:
+    """Return the settings with mean and deviation of the training pictures."""
+    step = math.ceil(len(train.pixels) / _STATISTICS_FROM)
+    scaled = Preprocess(settings).scale(torch.from_numpy(np.array(train.pixels[::step])))  # n C S S
+    mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3)).clamp_min(0.01)
+    return replace(settings, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _say_audit(found: Audit, progress: Progress) -> None:
+    samples: Samples = found.samples
+    progress.say(f"{samples.title}: {len(samples)} pictures of {len(samples.classes)} classes.")
+    for warning in found.warnings():
+        progress.say("Note: " + warning)

@@ -1,0 +1,138 @@
+"""How pixels become the network's input: one definition for training, test, command line and export.
+
+Letters: N pictures, C channels, H and W pixels, S the network's input size.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tellapart.errors import BadRecipe, did_you_mean
+
+Resize = Literal["squash", "crop", "pad"]
+Interpolation = Literal["bilinear", "bicubic"]
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights Pillow uses for grey
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """The JSON form of a `Preprocess`.
+
+    resize: `squash` to a square, `crop` its middle (the short side is resized), or `pad` it with the mean colour.
+    size: side S of the square, in pixels. channels: 1 (grey) or 3 (RGB).
+    mean, std: per channel, of pixels scaled to 0..1. interpolation: always antialiased; weights trained elsewhere may
+    need `bicubic`.
+    """
+
+    resize: Resize
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
+            value = getattr(self, field)
+            if value not in allowed:
+                hint = did_you_mean(str(value), allowed)
+                raise BadRecipe(f"preprocess.{field} must be one of {', '.join(allowed)}, not '{value}'.{hint}")
+        if not 1 <= self.size <= 4096:
+            raise BadRecipe(f"preprocess.size must be from 1 to 4096 pixels, not {self.size}.")
+        if self.channels not in (1, 3):
+            raise BadRecipe(f"preprocess.channels must be 1 or 3, not {self.channels}.")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise BadRecipe(f"preprocess.mean and preprocess.std need {self.channels} numbers each, one a channel.")
+        if not all(s > 0 for s in self.std):
+            raise BadRecipe(f"preprocess.std must be above 0, not {list(self.std)}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON object."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "PreprocessSettings":
+        """Rebuild the settings; raises `BadRecipe` for values out of range."""
+        return PreprocessSettings(
+            resize=values["resize"],
+            size=int(values["size"]),
+            channels=int(values["channels"]),
+            mean=tuple(float(m) for m in values["mean"]),
+            std=tuple(float(s) for s in values["std"]),
+            interpolation=values["interpolation"],
+        )
+
+
+class Preprocess(nn.Module):
+    """uint8 pictures of any size -> the network's normalised float input."""
+
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
+    def __init__(self, settings: PreprocessSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        shape = (1, settings.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(settings.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.std).view(shape), persistent=False)
+        self.register_buffer("luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
+
+    def resize(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring one picture (H, W, 3) to (S, S, 3), both uint8, by antialiased resampling."""
+        size = self.settings.size
+        pixels = torch.from_numpy(np.require(picture, requirements=["C", "W"])).permute(2, 0, 1)[None]  # 1 3 H W, channels last
+        height, width = picture.shape[:2]
+        if self.settings.resize == "squash":
+            return _to_array(self._resample(pixels, size, size))
+        scale = size / (min(height, width) if self.settings.resize == "crop" else max(height, width))
+        inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
+        if self.settings.resize == "crop":
+            # Crop in the source first, so that a long panorama is not blown up to be thrown away.
+            return _to_array(self._resample(_middle_square(pixels), size, size))
+        inner = self._resample(pixels, inner_h, inner_w)
+        top, left = (size - inner_h) // 2, (size - inner_w) // 2
+        padded = self._pad_colour().expand(1, 3, size, size).clone()
+        padded[:, :, top : top + inner_h, left : left + inner_w] = inner
+        return _to_array(padded)
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3) -> float (N, C, S, S) in 0..1, channels last in memory, grey where C is 1."""
+        images = pixels.permute(0, 3, 1, 2).float().div_(255)  # N 3 S S
+        if self.settings.channels == 1:
+            images = (images * self.luma).sum(dim=1, keepdim=True)  # N 1 S S
+        return images
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """float (N, C, S, S) in 0..1 -> zero mean and unit deviation by the settings."""
+        return (images - self.mean) / self.std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3), already resized -> normalised float (N, C, S, S)."""
+        return self.normalise(self.scale(pixels))
+
+    def _resample(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        if pixels.shape[-2:] == (height, width):
+            return pixels
+        return F.interpolate(pixels, size=(height, width), mode=self.settings.interpolation, antialias=True)
+
+    def _pad_colour(self) -> Tensor:
+        mean = self.mean.flatten().expand(3) if self.settings.channels == 1 else self.mean.flatten()
+        return (mean * 255).round().clamp(0, 255).to(torch.uint8).view(1, 3, 1, 1).cpu()
+
+
+def _middle_square(pixels: Tensor) -> Tensor:
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[:, :, top : top + side, left : left + side]
+
+
+def _to_array(pixels: Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = pixels[0].permute(1, 2, 0).contiguous().numpy()
+    return array

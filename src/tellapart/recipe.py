@@ -1,0 +1,189 @@
+"""`Recipe`: every knob of a run, as frozen dataclasses and as TOML.
+
+A value of None (in TOML: a missing key) is chosen from the data, and the choice stands in the run's `recipe.toml`.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tellapart.errors import BadRecipe, did_you_mean, printable
+
+
+def _number(default: float | None, low: float, high: float) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _choice(default: str | None, *choices: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Shares of the split, and what to do with doubtful pictures.
+
+    leaks: what to do when a given split holds one picture in two parts: `refuse`, or `drop` the training side's copy.
+    max_unreadable: the share of pictures that may be unreadable.
+    """
+
+    validation: float = _number(0.15, 0.01, 0.8)
+    test: float = _number(0.15, 0.01, 0.8)
+    leaks: str = _choice("refuse", "refuse", "drop")
+    max_unreadable: float = _number(0.01, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PreprocessRecipe:
+    """How pictures are brought to the network's square; see `tellapart.preprocess`."""
+
+    resize: str | None = _choice(None, "squash", "crop", "pad")
+    size: int | None = _number(None, 8, 1024)
+    channels: int | None = _number(None, 1, 3)
+
+
+@dataclass(frozen=True)
+class AugmentRecipe:
+    """How far a training picture may be changed; 0 turns a change off.
+
+    flip: mirror left and right in half of the cases. rotation: degrees, either way. zoom: 0.1 is from 1/1.1 to 1.1.
+    shift: share of the side, either way. shear: tangent of the slant. brightness, contrast: share, either way.
+    """
+
+    flip: bool | None = None
+    rotation: float | None = _number(None, 0, 180)
+    zoom: float | None = _number(None, 0, 2)
+    shift: float | None = _number(None, 0, 0.5)
+    shear: float | None = _number(None, 0, 1)
+    brightness: float | None = _number(None, 0, 1)
+    contrast: float | None = _number(None, 0, 1)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Optimiser, schedule and when to stop.
+
+    budget: seconds that training may take; it replaces `epochs`. learning_rate: the schedule's peak. backbone_rate: the
+    backbone's share of it when fine-tuning. head_epochs: passes over frozen features before that. ema: decay of the
+    average of the weights, 0 for none. monitor: what "best" and "no better" mean, on validation. patience: epochs
+    without a better one before stopping, 0 for never. precision: auto is bfloat16 where the processor has it.
+    """
+
+    epochs: int | None = _number(None, 1, 100_000)
+    budget: float | None = _number(None, 1, 10_000_000)
+    batch_size: int | None = _number(None, 2, 4096)
+    optimizer: str = _choice("adamw", "adam", "adamw", "sgd")
+    learning_rate: float | None = _number(None, 1e-7, 10)
+    weight_decay: float = _number(0.05, 0, 1)
+    schedule: str = _choice("one-cycle", "one-cycle", "cosine")
+    label_smoothing: float = _number(0.1, 0, 0.9)
+    ema: float = _number(0.99, 0, 0.99999)
+    monitor: str = _choice("accuracy", "accuracy", "macro_f1", "log_loss")
+    patience: int = _number(0, 0, 10_000)
+    head_epochs: int = _number(60, 0, 10_000)
+    backbone_rate: float = _number(0.3, 0, 1)
+    precision: str = _choice("auto", "auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every knob of a run. model: a name of `tellapart models`. pretrained: start from published weights."""
+
+    model: str | None = None
+    pretrained: bool | None = None
+    seed: int = _number(0, 0, 2**31 - 1)
+    data: DataRecipe = DataRecipe()
+    preprocess: PreprocessRecipe = PreprocessRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+
+    def with_values(self, **values: Any) -> "Recipe":
+        """Return a copy with some values replaced, named as in `training__epochs=5`; each is checked."""
+        table = self.to_table()
+        for name, value in values.items():
+            section, _, key = name.rpartition("__")
+            (table.setdefault(section, {}) if section else table)[key] = value
+        return from_table(table)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the recipe as nested dicts, without the values that are None."""
+        return _without_none(dataclasses.asdict(self))
+
+    def to_toml(self) -> str:
+        """Return the recipe as TOML."""
+        return tomli_w.dumps(self.to_table())
+
+
+def from_table(table: dict[str, Any]) -> Recipe:
+    """Build a recipe from nested dicts; raises `BadRecipe` for an unknown key or a bad value."""
+    recipe: Recipe = _build(Recipe, table, "")
+    return recipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from a TOML file; raises `BadRecipe`."""
+    try:
+        return from_table(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadRecipe(f"Cannot read the recipe {printable(str(path))}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadRecipe(f"{printable(str(path))} is not TOML: {error}.") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Turn `training.epochs=5` into ("training__epochs", 5); a value that is not TOML counts as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadRecipe(f"Expected key=value, as in training.epochs=5, found '{printable(text)}'.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return key.strip().replace(".", "__"), parsed
+
+
+def _build(kind: type, table: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise BadRecipe(
+                f"Unknown key '{printable(prefix + key)}' in the recipe: expected one of "
+                f"{', '.join(prefix + f for f in fields)}.{did_you_mean(key, fields)}"
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise BadRecipe(f"{prefix}{key} in the recipe must be a table of keys, not {value!r}.")
+            values[key] = _build(typing.cast(type, hints[key]), value, f"{prefix}{key}.")
+        else:
+            values[key] = _checked(f"{prefix}{key}", value, hints[key], fields[key].metadata)
+    return kind(**values)
+
+
+def _checked(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> Any:
+    kinds = [k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None)]
+    kind = kinds[0]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BadRecipe(f"{name} must be of type {_type_name(kind)}, not {value!r}.")
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise BadRecipe(f"{name} must be one of {', '.join(choices)}, not '{value}'.{did_you_mean(value, choices)}")
+    if "low" in metadata and not metadata["low"] <= value <= metadata["high"]:  # also refuses NaN
+        raise BadRecipe(f"{name} must be from {metadata['low']:g} to {metadata['high']:g}, not {value:g}.")
+    return value
+
+
+def _type_name(kind: type) -> str:
+    return {float: "number", int: "whole number", bool: "true or false", str: "text"}[kind]
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
