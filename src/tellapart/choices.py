@@ -1,6 +1,7 @@
 """What the data decides when the recipe does not: each choice is made here, and said aloud."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) ->
     model, pretrained = _model(recipe, found, progress)
     preprocess = _preprocess(recipe.preprocess, model, pretrained, found, progress)
     augment = _augment(recipe.augment, found, progress)
-    training = _training(recipe.training, pretrained, len(splits.train))
+    training = _training(recipe.training, model, pretrained, len(splits.train))
     resolved = replace(
         recipe, model=model, pretrained=pretrained, preprocess=preprocess, augment=augment, training=training
     )
@@ -88,14 +89,14 @@ def _resize(found: Audit) -> tuple[str, str]:
 def _size(model: str, pretrained: bool, found: Audit) -> int:
     side, meant = long_side(found), entry(model).size
     if pretrained:
-        return int(np.clip(32 * round(side / 32), 128, meant))
+        return int(np.clip(32 * round(side / 32), 160, meant))
     return int(np.clip(side, max(24, entry(model).min_size), max(64, meant)))
 
 
 def _augment(recipe: AugmentRecipe, found: Audit, progress: Progress) -> AugmentRecipe:
     """Mirror photographs and coloured pictures; grey and small ones may be signs, whose mirror image is another."""
     sign = bool(found.grey[found.readable].all()) and short_side(found) < _SMALL
-    chosen = {
+    chosen: dict[str, Any] = {
         "flip": not sign,
         "rotation": 12.0 if sign else 10.0,
         "zoom": 0.12 if sign else 0.2,
@@ -111,27 +112,27 @@ def _augment(recipe: AugmentRecipe, found: Audit, progress: Progress) -> Augment
             if sign
             else "Mirrored copies: yes (augment.flip=false where left and right matter)."
         )
-    return AugmentRecipe(**values)
+    return replace(recipe, **values)
 
 
-def _training(recipe: TrainingRecipe, pretrained: bool, pictures: int) -> TrainingRecipe:
+def _training(recipe: TrainingRecipe, model: str, pretrained: bool, pictures: int) -> TrainingRecipe:
     epochs = None
     if recipe.budget is None:
-        few, many, steps = (6, 16, 4_000) if pretrained else (12, 40, 60_000)
+        few, many, steps = (3, 8, 4_000) if pretrained else (12, 40, 60_000)
         epochs = recipe.epochs or int(np.clip(round(steps / pictures), few, many))
     largest = 32 if pretrained else 64
     batch_size = recipe.batch_size or int(np.clip(pictures // 10, 4, largest))
     rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else default_rate(recipe.optimizer))
     precision = recipe.precision
     if precision == "auto":
-        precision = "bfloat16" if _fast_bfloat16() else "float32"
+        precision = "bfloat16" if entry(model).fast_bfloat16 and _has_bfloat16() else "float32"
     return replace(recipe, epochs=epochs, batch_size=batch_size, learning_rate=rate, precision=precision)
 
 
-def _fast_bfloat16() -> bool:
+def _has_bfloat16() -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.backends.mps.is_available():
         return False
     capabilities = torch.cpu.get_capabilities()

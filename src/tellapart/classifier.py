@@ -118,7 +118,7 @@ class Classifier:
 
     def _predict_batch(self, batch: list[tuple[str, Picture | Unreadable]]) -> Iterator[Prediction | Unreadable]:
         pixels = [content for _, content in batch if not isinstance(content, Unreadable)]
-        probabilities = iter(self.of_pixels(np.stack(pixels)) if pixels else [])
+        probabilities = iter(self.of_pixels(np.stack(pixels)) if pixels else np.zeros((0, 0), np.float32))
         for name, content in batch:
             yield content if isinstance(content, Unreadable) else best(name, next(probabilities), self.classes)
 
@@ -205,7 +205,9 @@ def load_file(path: Path) -> Classifier:
     try:
         return _from_document(document, safetensors.torch.load(content))
     except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError, TellapartError) as error:
-        raise BadClassifierFile(f"{name} does not describe a classifier that this release can build: {error}.") from error
+        raise BadClassifierFile(
+            f"{name} does not describe a classifier that this release can build: {error}."
+        ) from error
 
 
 def package_versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The command line: it parses, calls and prints. What a command needs is imported when it runs, so that help is quick."""
+"""The command line: it parses, calls and prints; what a command needs is imported when it runs, so help is quick."""
 
 import csv
 import glob
@@ -64,7 +64,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -105,7 +107,9 @@ def train(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="Classifier file, run folder, or efficientnet_lite0.")],
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Pictures, folders, or patterns such as '*.jpg'.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Pictures, folders, or patterns such as '*.jpg'.")
+    ],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv_output: Annotated[bool, typer.Option("--csv", help="A CSV table.")] = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes to list for each picture.")] = 5,

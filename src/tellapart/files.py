@@ -45,5 +45,6 @@ def cannot_save(path: Path, error: OSError) -> CannotSave:
     """Return the error that says what could not be written, and why."""
     reason = (error.strerror or str(error)).lower()
     return CannotSave(
-        f"Cannot write {printable(str(path))}: {reason}. Free space or choose another folder; what was there before still is."
+        f"Cannot write {printable(str(path))}: {reason}. Free space or choose another folder; "
+        "what was there before still is."
     )

@@ -1,7 +1,5 @@
 """The one inference loop: every probability, of validation, test, command line and report, comes through it."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,14 +18,20 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+@torch.inference_mode()
 def logits(network: Network, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the logits (N, K), in float32, of resized pictures (N, S, S, 3), with the network in evaluation mode."""
-    return _run(network, preprocess, pixels, network)
-
-
-def features(network: Network, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the features (N, F) before the head."""
-    return _run(network, preprocess, pixels, network.embed)
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    try:
+        outputs: list[Tensor] = []
+        for start in range(0, len(pixels), BATCH):
+            batch = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)  # n S S 3
+            outputs.append(network(preprocess(batch)).float().cpu())
+        return torch.cat(outputs).numpy()
+    finally:
+        network.train(was_training)
 
 
 def softmax(values: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
@@ -36,20 +40,3 @@ def softmax(values: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np
     exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     result: NDArray[np.float32] = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
     return result
-
-
-@torch.inference_mode()
-def _run(
-    network: Network, preprocess: Preprocess, pixels: NDArray[np.uint8], function: Callable[[Tensor], Tensor]
-) -> NDArray[np.float32]:
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    try:
-        outputs: list[Tensor] = []
-        for start in range(0, len(pixels), BATCH):
-            batch = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)  # n S S 3
-            outputs.append(function(preprocess(batch)).float().cpu())
-        return torch.cat(outputs).numpy()
-    finally:
-        network.train(was_training)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tellapart.evaluation.calibration import fit_temperature
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import cannot_save, make_folder, write_atomic
-from tellapart.inference import default_device, features, logits, softmax
+from tellapart.inference import default_device, logits
 from tellapart.models import entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import load_weights
@@ -45,6 +46,11 @@ class Run:
     metrics: dict[str, Any]
     history: History
     directory: Path
+
+    @property
+    def training_seconds(self) -> float:
+        """How long training took, the head and validation included, in seconds."""
+        return float(self.history[-1]["seconds"])
 
     @property
     def report(self) -> Path:
@@ -124,9 +130,7 @@ class _Training:
         pretrained = entry(name).pretrained
         if self.recipe.pretrained and pretrained is not None:
             # The head is for other classes, so it stays as it was made; everything else must be there.
-            weights = {
-                k: v for k, v in load_weights(pretrained).items() if not k.startswith(network.head_name + ".")
-            }
+            weights = {k: v for k, v in load_weights(pretrained).items() if not k.startswith(network.head_name + ".")}
             missing, unknown = network.load_state_dict(weights, strict=False)
             wrong = [k for k in missing if not k.startswith(network.head_name + ".")] + unknown
             if wrong:
@@ -167,10 +171,12 @@ class _Training:
             on_epoch=lambda history: _write_history(self.directory, history),
         )
         if fine_tuning and self.recipe.training.head_epochs and load_checkpoint(trainer.checkpoints) is None:
+            began = time.monotonic()
             self.progress.say("Fitting the head on frozen features.")
-            fit_head(trainer, network, features(network, preprocess, train.pixels), train.labels)
+            fit_head(trainer, network)
             _, judged = trainer.judge(network)
             self.progress.say(f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.")
+            trainer = replace(trainer, spent=time.monotonic() - began)
         return trainer.fit(network).history
 
     def _finish(self, classifier: Classifier, validation: Part, history: History) -> Run:
@@ -222,7 +228,8 @@ def _folder_name(title: str) -> str:
 def _refuse_existing(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunExists(
-            f"{printable(str(directory))} already exists: go on with it by --resume, or choose another folder with --out."
+            f"{printable(str(directory))} already exists: go on with it by --resume, or choose another folder "
+            "with --out."
         )
 
 

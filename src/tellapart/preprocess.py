@@ -86,7 +86,9 @@ class Preprocess(nn.Module):
     def resize(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring one picture (H, W, 3) to (S, S, 3), both uint8, by antialiased resampling."""
         size = self.settings.size
-        pixels = torch.from_numpy(np.require(picture, requirements=["C", "W"])).permute(2, 0, 1)[None]  # 1 3 H W, channels last
+        pixels = torch.from_numpy(np.require(picture, requirements=["C", "W"])).permute(2, 0, 1)[
+            None
+        ]  # 1 3 H W, channels last
         height, width = picture.shape[:2]
         if self.settings.resize == "squash":
             return _to_array(self._resample(pixels, size, size))
@@ -109,7 +111,7 @@ class Preprocess(nn.Module):
         return images
 
     def normalise(self, images: Tensor) -> Tensor:
-        """float (N, C, S, S) in 0..1 -> zero mean and unit deviation by the settings."""
+        """Float (N, C, S, S) in 0..1 -> zero mean and unit deviation by the settings."""
         return (images - self.mean) / self.std
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def shuffled(seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", fig. 15)."""
+    """SplitMix64's finaliser (Steele et al. 2014, "Fast splittable pseudorandom number generators", fig. 15)."""
     z = values + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -69,7 +69,8 @@ class TrainingRecipe:
     """Optimiser, schedule and when to stop.
 
     budget: seconds that training may take; it replaces `epochs`. learning_rate: the schedule's peak. backbone_rate: the
-    backbone's share of it when fine-tuning. head_epochs: passes over frozen features before that. ema: decay of the
+    backbone's share of it when fine-tuning. head_epochs: passes over frozen features before that, of the pictures and
+    head_views changed copies of each. ema: decay of the
     average of the weights, 0 for none. monitor: what "best" and "no better" mean, on validation. patience: epochs
     without a better one before stopping, 0 for never. precision: auto is bfloat16 where the processor has it.
     """
@@ -85,8 +86,9 @@ class TrainingRecipe:
     ema: float = _number(0.99, 0, 0.99999)
     monitor: str = _choice("accuracy", "accuracy", "macro_f1", "log_loss")
     patience: int = _number(0, 0, 10_000)
-    head_epochs: int = _number(60, 0, 10_000)
-    backbone_rate: float = _number(0.3, 0, 1)
+    head_epochs: int = _number(30, 0, 10_000)
+    head_views: int = _number(8, 0, 1000)
+    backbone_rate: float = _number(0.1, 0, 1)
     precision: str = _choice("auto", "auto", "float32", "bfloat16")
 
 
@@ -167,7 +169,9 @@ def _build(kind: type, table: dict[str, Any], prefix: str) -> Any:
 
 
 def _checked(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> Any:
-    kinds = [k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None)]
+    kinds = [
+        k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None)
+    ]
     kind = kinds[0]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -18,7 +18,9 @@ _IDX_IMAGES = re.compile(r"^(?P<part>.*?)-?images[-.]idx3[-.]ubyte(\.gz)?$")
 _CIFAR_ROW = 3 * 32 * 32
 
 
-def from_arrays(images: ArrayLike, labels: ArrayLike, title: str = "arrays", splits: ArrayLike | None = None) -> Samples:
+def from_arrays(
+    images: ArrayLike, labels: ArrayLike, title: str = "arrays", splits: ArrayLike | None = None
+) -> Samples:
     """Make `Samples` from images (N, H, W[, C]) uint8 and labels (N,), of any type that has names.
 
     Raises `BadSource` when the shapes or types are not these.
@@ -26,7 +28,8 @@ def from_arrays(images: ArrayLike, labels: ArrayLike, title: str = "arrays", spl
     pixels, names = np.asarray(images), np.asarray(labels)
     if pixels.dtype != np.uint8:
         raise BadSource(
-            f"{title}: expected images of type uint8 from 0 to 255, found {pixels.dtype}; multiply 0..1 by 255 and round."
+            f"{title}: expected images of type uint8 from 0 to 255, found {pixels.dtype}; "
+            "multiply 0..1 by 255 and round."
         )
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3, 4)):
         raise BadSource(f"{title}: expected images (N, H, W) or (N, H, W, C), found shape {pixels.shape}.")
@@ -67,7 +70,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, header, 4)]
     expected = header + int(np.prod(shape, dtype=object))
     if len(raw) != expected:
-        raise BadSource(f"{title} is cut or damaged: expected {expected:,} bytes for shape {shape}, found {len(raw):,}.")
+        raise BadSource(
+            f"{title} is cut or damaged: expected {expected:,} bytes for shape {shape}, found {len(raw):,}."
+        )
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
@@ -86,7 +91,8 @@ def load_idx(files: Sequence[tuple[str, Path]], title: str, classes: Sequence[st
         pictures, labels = read_idx(path), read_idx(labels_path)
         if pictures.ndim != 3 or labels.shape != pictures.shape[:1]:
             raise BadSource(
-                f"{printable(str(path))} has shape {pictures.shape} and its labels {labels.shape}: expected one label each."
+                f"{printable(str(path))} has shape {pictures.shape} and its labels {labels.shape}: "
+                "expected one label each."
             )
         images.append(pictures)
         names += [classes[k] if k < len(classes) else str(k) for k in labels.tolist()]
@@ -97,7 +103,9 @@ def load_idx(files: Sequence[tuple[str, Path]], title: str, classes: Sequence[st
 
 def is_cifar(folder: Path) -> bool:
     """Return whether the folder holds the binary version of CIFAR-10 or CIFAR-100."""
-    return (folder / "test_batch.bin").is_file() or ((folder / "train.bin").is_file() and (folder / "test.bin").is_file())
+    return (folder / "test_batch.bin").is_file() or (
+        (folder / "train.bin").is_file() and (folder / "test.bin").is_file()
+    )
 
 
 def load_cifar(folder: Path, title: str) -> Samples:

@@ -174,8 +174,8 @@ def check_readable(found: Audit, allowed: float) -> None:
         row, reason = found.unreadable[0]
         raise TooManyUnreadable(
             f"{len(found.unreadable)} of {len(found.samples)} pictures ({share:.1%}) cannot be read, more than the "
-            f"{allowed:.1%} allowed; the first is {found.samples.pictures.name(row)} ({reason}). Mend or remove them, or "
-            f"allow more with --set data.max_unreadable={min(1.0, round(share + 0.005, 2)):g}."
+            f"{allowed:.1%} allowed; the first is {found.samples.pictures.name(row)} ({reason}). Mend or remove them, "
+            f"or allow more with --set data.max_unreadable={min(1.0, round(share + 0.005, 2)):g}."
         )
 
 
@@ -185,7 +185,12 @@ def _look(samples: Samples, row: int) -> _Look | str:
     except UnreadableImage as error:
         return error.reason
     return _Look(
-        picture.shape[0], picture.shape[1], _digest(picture), thumbnail(picture), _is_grey(picture), picture.max() < _DIM
+        picture.shape[0],
+        picture.shape[1],
+        _digest(picture),
+        thumbnail(picture),
+        _is_grey(picture),
+        picture.max() < _DIM,
     )
 
 

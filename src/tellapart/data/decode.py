@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tellapart.errors import UnreadableImage, printable
 
@@ -24,7 +24,8 @@ MAX_PIXELS = 89_000_000  # a quarter of a gigabyte as RGB, and below the size at
 MAX_BYTES = 512 * 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .pgm .ppm .pbm .pnm .heic .heif .avif".split()
+    # HEIC and AVIF are not decoded, but they are pictures, and are reported as such.
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .pgm .ppm .pbm .pnm .heic .heif .avif".split()  # noqa: SIM905
 )
 _ORIENTATION = 0x0112  # the EXIF tag
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
@@ -93,7 +94,7 @@ def _decode(data: bytes) -> Picture:
         raise _bad(f"{_NOT_DECODED[data[8:12]]} is not supported; convert it to JPEG or PNG")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         if has_picture_magic(data[:16]):
             raise _bad("the file is cut short or damaged in its header") from error
         raise _bad("this is not a JPEG, PNG, WebP, BMP, GIF, TIFF or PNM picture") from error

@@ -1,4 +1,4 @@
-"""Files fetched over https into the cache: resumed after a cut, checked against the published SHA-256, safely extracted."""
+"""Files fetched over https into the cache: resumed after a cut, checked by their SHA-256, safely extracted."""
 
 import hashlib
 import http.client
@@ -115,8 +115,9 @@ def _refuse_plain_http(remote: RemoteFile) -> None:
 def _receive(remote: RemoteFile, partial: Path) -> Iterator[int]:
     """Append what is missing to `partial`, yielding the bytes of each chunk (negative when starting over)."""
     have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310 (scheme checked by fetch)
+    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    # `fetch` has checked that the address is https.
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
         if have and response.status != 206:  # the server sends the whole again
             yield -have
             have = 0

@@ -50,7 +50,7 @@ def near_duplicates(thumbnails: Thumbnails) -> list[Pair]:
     if len(thumbnails) < 2:
         return []
     first, second = _candidates(thumbnails)
-    residual = np.ones(len(first), np.float32)
+    residual: NDArray[np.float32] = np.ones(len(first), np.float32)
     for start in range(0, len(first), _BLOCK):
         block = slice(start, start + _BLOCK)
         residual[block] = _residuals(thumbnails[first[block]], thumbnails[second[block]])
@@ -79,8 +79,8 @@ def clusters(count: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
 def _candidates(thumbnails: Thumbnails) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pairs (first < second, each once) of rows that look alike at 8 x 8."""
     count = len(thumbnails)
-    coarse = thumbnails.reshape(count, 8, 4, 8, 4).mean(axis=(2, 4), dtype=np.float32).reshape(count, 64)
-    coarse = _standardised(coarse)
+    blocks = thumbnails.reshape(count, 8, 4, 8, 4).astype(np.float32)
+    coarse = _standardised(blocks.mean(axis=(2, 4)).reshape(count, 64))
     keep = min(_CANDIDATES, count - 1)
     found: list[NDArray[np.int64]] = []
     for start in range(0, count, _BLOCK):
@@ -134,7 +134,8 @@ def _weights(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[
     """Return the linear interpolation matrices (n, 24, 32) of positions in 0..1."""
     position = (scale[:, None] * _INNER + shift[:, None]).clip(0, 1) * _SIDE - 0.5
     distance = np.abs(position.clip(0, _SIDE - 1)[:, :, None] - np.arange(_SIDE, dtype=np.float32))
-    return np.maximum(0, 1 - distance)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - distance)
+    return weights
 
 
 def _axis_crops() -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ def _is_divided(root: Path) -> bool:
     if len(named) < len(folders):
         other = next(name for name in folders if name not in named)
         raise BadSource(
-            f"{printable(str(root))} mixes split folders ({', '.join(named)}) with other folders ('{printable(other)}'): "
+            f"{printable(str(root))} mixes split folders ({', '.join(named)}) with others ('{printable(other)}'): "
             "expected either train/, val/ and test/ alone, or class folders alone."
         )
     # A lone train/ counts as a split only if it holds class folders.

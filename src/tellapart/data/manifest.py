@@ -58,7 +58,8 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise BadManifest(
-                f"Row {number} of {printable(str(path))} has {len(row)} values: expected {len(header)}, as in its header."
+                f"Row {number} of {printable(str(path))} has {len(row)} values: "
+                f"expected {len(header)}, as in its header."
             )
     return {name: [row[i].strip() for row in rows[1:]] for i, name in enumerate(header)}
 

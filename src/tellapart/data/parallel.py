@@ -17,7 +17,7 @@ def workers() -> int:
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield function(item) for each item, in order; decoding releases the interpreter lock, so threads run in parallel."""
+    """Yield function(item) for each item, in order; decoding releases the interpreter lock, so threads do help."""
     count = workers()
     window: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(count) as pool:

@@ -115,7 +115,7 @@ class Samples:
 
     def label_name(self, row: int) -> str:
         """Return the class name of one row."""
-        return self.classes[self.labels[row]]
+        return self.classes[int(self.labels[row])]
 
     def counts(self) -> NDArray[np.int64]:
         """Return the pictures of each class (K,)."""

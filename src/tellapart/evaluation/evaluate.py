@@ -16,9 +16,7 @@ from tellapart.metrics import (
 )
 
 
-def evaluate(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]
-) -> dict[str, Any]:
+def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, Any]:
     """Return headline figures with 95 % intervals, the figures of each class, and the confusion matrix.
 
     probabilities: (N, K). labels: (N,). A class without a picture has support 0 and figures of 0.
@@ -28,7 +26,7 @@ def evaluate(
     figures: dict[str, Any] = {"pictures": len(labels), "accuracy": accuracy(probabilities, labels).to_json()}
     if count > 5:
         figures["top5_accuracy"] = top_k_accuracy(probabilities, labels, 5).to_json()
-    figures |= {name: e.to_json() for name, e in averaged(probabilities, labels, count).items()}
+    figures |= {name: e.to_json() for name, e in averaged(matrix).items()}
     figures["log_loss"] = log_loss(probabilities, labels).to_json()
     figures["classes"] = _by_class(matrix, classes)
     figures["confusion_matrix"] = matrix.tolist()

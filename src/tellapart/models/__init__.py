@@ -19,7 +19,7 @@ class ModelEntry:
     """A network of the registry.
 
     size: the side it is meant for, in pixels. min_size: the smallest it takes. arguments: further arguments of `build`
-    that depend on the input's side.
+    that depend on the input's side. fast_bfloat16: depthwise convolutions are slower in bfloat16 on processors.
     """
 
     build: Callable[..., Network]
@@ -28,13 +28,14 @@ class ModelEntry:
     min_size: int
     pretrained: Pretrained | None = None
     arguments: Callable[[int], dict[str, int | bool]] = lambda size: {}
+    fast_bfloat16: bool = True
 
 
 MODELS: dict[str, ModelEntry] = {
     "simple_cnn": ModelEntry(SimpleCNN, 2019, 32, 18, arguments=lambda size: {"size": size}),
     "small_resnet": ModelEntry(SmallResNet, 2018, 32, 8),
     "resnet18": ModelEntry(resnet18, 2015, 224, 8, arguments=lambda size: {"small_stem": size < 64}),
-    "efficientnet_lite0": ModelEntry(efficientnet_lite0, 2020, 224, 32, LITE0_IMAGENET),
+    "efficientnet_lite0": ModelEntry(efficientnet_lite0, 2020, 224, 32, LITE0_IMAGENET, fast_bfloat16=False),
 }
 
 

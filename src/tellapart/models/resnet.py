@@ -74,5 +74,3 @@ class ResNet(Network):
 def resnet18(num_classes: int, in_channels: int, small_stem: bool = False) -> ResNet:
     """The 18-layer network of table 1, 11.7 million parameters for 1,000 classes."""
     return ResNet(num_classes, in_channels, (2, 2, 2, 2), (64, 128, 256, 512), small_stem)
-
-

