@@ -1,8 +1,8 @@
 """`Classifier`: network, preprocess, temperature and class names in one file; loading it runs no code.
 
 Format, version 1: a safetensors file (8 bytes of header length, a JSON header, the weights). The header's metadata
-holds `tellapart`, a JSON document of all that is not weights, and `checksum`, the SHA-256 over the rest of the header
-and the weights. Each defect has an error of its own: cut short, edited, of another version, no classifier at all.
+holds `tellapart`, a JSON document of all that is not weights; its `checksum` is the SHA-256 over the rest of it, the
+table of weights and the weights. The same classifier always gives the same bytes. Each defect has an error of its own: cut short, edited, of another version, no classifier at all.
 """
 
 import hashlib
@@ -129,10 +129,10 @@ class Classifier:
     def to_bytes(self) -> bytes:
         """Return the content of the classifier's file."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        document = json.dumps(self.document(), ensure_ascii=False)
-        plain = safetensors.torch.save(weights, {"tellapart": document})
-        header, data = _parts(plain, "the new file")
-        return safetensors.torch.save(weights, {"tellapart": document, "checksum": _checksum(header, data)})
+        document = self.document()
+        table, data = _parts(safetensors.torch.save(weights), "the new file")
+        document["checksum"] = _checksum(document, table, data)
+        return safetensors.torch.save(weights, {"tellapart": json.dumps(document, ensure_ascii=False)})
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document: everything but the weights."""
@@ -195,10 +195,9 @@ def load_file(path: Path) -> Classifier:
         content = path.read_bytes()
     except OSError as error:
         raise BadClassifierFile(f"Cannot read {name}: {error.strerror}.") from error
-    header, data = _parts(content, name)
-    metadata = header["__metadata__"]
-    document = _document(metadata, name)
-    if metadata.get("checksum") != _checksum(header, data):
+    table, data = _parts(content, name)
+    document = _document(table.pop("__metadata__", {}), name)
+    if document.pop("checksum", None) != _checksum(document, table, data):
         raise EditedClassifierFile(
             f"{name} was changed after it was saved (its checksum does not match): use the original file."
         )
@@ -235,16 +234,16 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
 
 
 def _parts(content: bytes, name: str) -> tuple[dict[str, Any], memoryview]:
-    """Return the header and the weights' bytes; raises `BadClassifierFile` or `CutClassifierFile`."""
+    """Return the header (metadata and table of weights) and the weights' bytes; raises `BadClassifierFile`, or below."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 16 or length > _MAX_HEADER or content[8:9] != b"{":
         raise BadClassifierFile(f"{name} is not a classifier file: expected a .safetensors file saved by tellapart.")
     if len(content) < 8 + length:
         raise CutClassifierFile(f"{name} is cut short inside its header: copy it again.")
     try:
-        header = json.loads(content[8 : 8 + length])
+        header: dict[str, Any] = json.loads(content[8 : 8 + length])
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        header["__metadata__"].get("tellapart")
+        header.get("__metadata__", {}).get("tellapart")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadClassifierFile(f"{name} has a damaged header: it is not a file saved by tellapart.") from error
     data = memoryview(content)[8 + length :]
@@ -271,8 +270,7 @@ def _document(metadata: dict[str, str], name: str) -> dict[str, Any]:
     return document
 
 
-def _checksum(header: dict[str, Any], data: memoryview) -> str:
-    metadata = {key: value for key, value in header["__metadata__"].items() if key != "checksum"}
-    digest = hashlib.sha256(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
+def _checksum(document: dict[str, Any], table: dict[str, Any], data: memoryview) -> str:
+    digest = hashlib.sha256(json.dumps([document, table], sort_keys=True).encode())
     digest.update(data)
     return digest.hexdigest()

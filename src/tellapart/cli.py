@@ -256,7 +256,8 @@ def _print_run(run: "Run") -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # Into a file or a pipe a row stays one line, however long.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 4096)
 
 
 def _plain(text: str) -> Any:

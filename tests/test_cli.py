@@ -1,0 +1,375 @@
+"""The command line as a person meets it: good runs, and one clear sentence for every kind of bad input."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from folders import checksums, digit_folder, package, run_cli
+from tellapart.data.named import load_digits
+from tellapart.files import write_atomic
+
+QUICK = ["--epochs", "1", "--set", "preprocess.size=16"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of pictures, and a run trained on it by the command line in a process of its own."""
+    root = tmp_path_factory.mktemp("cli")
+    digit_folder(root / "pictures", 3, 12)
+    command = [sys.executable, "-W", "error", "-m", "tellapart", "train", "pictures", "--json", *QUICK]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return root, json.loads(result.stdout), result.stderr
+
+
+def test_train_writes_the_run_and_tells_what_it_does(trained):
+    root, printed, messages = trained
+    run = root / "runs" / "pictures"
+    expected = "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html split.csv"
+    assert sorted(p.name for p in run.iterdir()) == expected.split()
+    assert printed["metrics"] == json.loads((run / "metrics.json").read_text())
+    assert {"value", "low", "high"} == printed["metrics"]["test"]["accuracy"].keys()
+    for said in ("Network: small_resnet", "Resize: squash to 16 x 16", "Split:", "Epoch 1/1"):
+        assert said in messages
+    with open(run / "split.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 36
+    assert all((run / row["path"]).is_file() for row in rows)
+
+
+def test_the_saved_split_trains_again(trained, tmp_path, capsys):
+    root, printed, _ = trained
+    code, out, err = run_cli(
+        capsys, "train", root / "runs/pictures/split.csv", "--out", tmp_path / "again", "--json", *QUICK
+    )
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["test"]["confusion_matrix"] == printed["metrics"]["test"]["confusion_matrix"]
+
+
+def test_predict_prints_json_csv_and_a_table(trained, tmp_path, capsys):
+    root, _, _ = trained
+    model = root / "runs/pictures/model.safetensors"
+    folder = shutil.copytree(root / "pictures" / "digit 1", tmp_path / "some <b> pictures")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nxx")
+    code, out, err = run_cli(capsys, "predict", model, folder, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert "1 of the files cannot be read" in err
+    assert len(lines) == 13
+    assert [line["path"] for line in lines if "error" in line] == [str(folder / "broken.png")]
+    good = next(line for line in lines if "label" in line)
+    assert good.keys() == {"path", "label", "index", "probability", "top"}
+    assert good["top"][0] == [good["label"], good["probability"]]
+    code, out, _ = run_cli(capsys, "predict", model, str(folder / "0*.png"), "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert len(rows) == 12
+    assert rows[0]["label"].startswith("digit ")
+    code, out, _ = run_cli(capsys, "predict", model, folder / "broken.png", next(folder.glob("0*.png")))
+    assert code == 1
+    assert "cut short" in out
+    assert "digit" in out
+
+
+def test_imagenet_names_without_training(capsys):
+    photos = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
+    code, out, _ = run_cli(capsys, "predict", "efficientnet_lite0", "--json", *photos)
+    lines = [json.loads(line) for line in out.splitlines()]
+    right = [line["index"] == int(p.stem.split("_")[-1]) for line, p in zip(lines, photos, strict=True)]
+    assert code == 0
+    assert sum(right) >= 18
+
+
+def test_audit_for_people_and_programs(tmp_path, capsys):
+    digit_folder(tmp_path, 2, 5)
+    first = sorted((tmp_path / "digit 0").iterdir())[0]
+    shutil.copy(first, tmp_path / "digit 1" / "copy.png")
+    (tmp_path / "digit 1" / "notes.txt").write_text("hello")
+    (tmp_path / "digit 1" / "empty.jpg").touch()
+    code, out, _ = run_cli(capsys, "audit", tmp_path)
+    assert code == 0
+    for said in ("One picture under two labels (1)", "notes.txt: it is not a picture", "empty.jpg: the file is empty"):
+        assert said in out
+    code, out, _ = run_cli(capsys, "audit", tmp_path, "--json")
+    found = json.loads(out)
+    assert found["classes"] == {"digit 0": 5, "digit 1": 6}
+    assert found["label_conflicts"] == [[f"digit 0/{first.name}", "digit 1/copy.png"]]
+
+
+def no_such_folder(root):
+    return [root / "nothing"], "no folder, file or known set"
+
+
+def empty_folder(root):
+    (root / "empty").mkdir()
+    return [root / "empty"], "holds no pictures"
+
+
+def one_class(root):
+    return [digit_folder(root / "one", 1, 9)], "only one class, 'digit 0'"
+
+
+def too_few(root):
+    folder = digit_folder(root / "few", 3, 9)
+    for path in sorted((folder / "digit 2").iterdir())[2:]:
+        path.unlink()
+    return [folder], "Class 'digit 2' has too few pictures"
+
+
+def class_only_in_validation(root):
+    digit_folder(root / "tree" / "train", 2, 6)
+    digit_folder(root / "tree" / "val", 3, 6)
+    return [root / "tree"], "Class 'digit 2' is in the validation part"
+
+
+def manifest(root, text):
+    digit_folder(root / "m", 2, 8)
+    rows = [f"digit {k}/{p.name},digit {k}" for k in (0, 1) for p in sorted((root / "m" / f"digit {k}").iterdir())]
+    (root / "m" / "list.csv").write_text(text.replace("ROWS", "\n".join(rows)))
+    return root / "m" / "list.csv"
+
+
+def manifest_without_column(root):
+    return [manifest(root, "file,label\nROWS\n")], "has no column 'path'"
+
+
+def manifest_missing_file(root):
+    return [manifest(root, "path,label\nROWS\ngone.png,digit 0\n")], "Row 18 of"
+
+
+def manifest_duplicate(root):
+    path = manifest(root, "path,label\nROWS\n")
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("digit 0/", "./digit 0/") + "\n")
+    return [path], "name the same file"
+
+
+def manifest_unknown_split(root):
+    path = manifest(root, "path,label\nROWS\n")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0] + ",split"] + [line + ",tran" for line in lines[1:]]))
+    return [path], "Did you mean 'train'"
+
+
+def too_many_unreadable(root):
+    folder = digit_folder(root / "bad", 2, 10)
+    (folder / "digit 0" / "zero.png").touch()
+    return [folder], "1 of 21 pictures (4.8%) cannot be read"
+
+
+def header_of_60000_pixels(root):
+    folder = digit_folder(root / "bomb", 2, 10)
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    (folder / "digit 0" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b""))
+    return [folder], "more than 89,000,000 pixels"
+
+
+def misspelt_key(root):
+    (root / "recipe.toml").write_text("[training]\nepoch = 3\n")
+    return [digit_folder(root / "p", 2, 6), "--recipe", root / "recipe.toml"], "Did you mean 'epochs'"
+
+
+def misspelt_setting(root):
+    return [digit_folder(root / "p", 2, 6), "--set", "training.optimiser=adam"], "Did you mean 'optimizer'"
+
+
+def bad_budget(root):
+    return [digit_folder(root / "p", 2, 6), "--budget", "soon"], "a time such as 90s, 5m or 1h"
+
+
+def unknown_model(root):
+    return [digit_folder(root / "p", 2, 6), "--model", "resnet81"], "Did you mean 'resnet18'"
+
+
+def leaked_test_picture(root):
+    """A photograph, and a smaller, recompressed, slightly cropped and brightened copy of it in the test part."""
+    photos = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
+    for number, path in enumerate(photos):
+        part = ("train", "train", "val", "test")[number // 2 % 4]
+        target = root / "leak" / part / "ab"[number % 2]
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    image = Image.open(photos[0]).convert("RGB")
+    width, height = image.size
+    copy = image.crop((int(0.02 * width), 0, width, int(0.97 * height))).resize((300, 300))
+    copy.point(lambda v: min(255, int(v * 1.1))).save(root / "leak/test/a/another name.jpg", quality=70)
+    return [root / "leak"], f"test/a/another name.jpg in the test part and train/a/{photos[0].name} in the train part"
+
+
+BAD = [
+    no_such_folder,
+    empty_folder,
+    one_class,
+    too_few,
+    class_only_in_validation,
+    manifest_without_column,
+    manifest_missing_file,
+    manifest_duplicate,
+    manifest_unknown_split,
+    too_many_unreadable,
+    header_of_60000_pixels,
+    misspelt_key,
+    misspelt_setting,
+    bad_budget,
+    unknown_model,
+    leaked_test_picture,
+]
+
+
+@pytest.mark.parametrize("make", BAD, ids=lambda f: f.__name__)
+def test_bad_input_gives_one_sentence_and_changes_nothing(make, tmp_path, capsys, monkeypatch):
+    arguments, sentence = make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = checksums(tmp_path)
+    code, out, err = run_cli(capsys, "train", *arguments)
+    assert code == 1
+    assert out == ""
+    error = err.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert sentence in error
+    assert "Traceback" not in err
+    assert checksums(tmp_path) == before
+
+
+def test_odd_but_good_pictures_are_used(tmp_path, capsys):
+    """CMYK, 16-bit, palette, alpha, animated, rotated, 1 x 1 and misnamed pictures all train."""
+    folder = digit_folder(tmp_path / "odd", 2, 12)
+    image = Image.fromarray(load_digits().pictures.picture(0)).resize((16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.convert("CMYK").save(folder / "digit 0" / "cmyk.jpg")
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(folder / "digit 0" / "deep.png")
+    image.quantize().save(folder / "digit 0" / "palette.png")
+    image.convert("RGBA").save(folder / "digit 0" / "alpha.webp", lossless=True)
+    image.save(folder / "digit 0" / "moving.gif", save_all=True, append_images=[image.rotate(90)])
+    image.save(folder / "digit 0" / "turned.jpg", exif=exif)
+    image.save(folder / "digit 0" / "really a png.jpg", "PNG")
+    Image.new("RGB", (1, 1)).save(folder / "digit 1" / "dot.png")
+    before = checksums(folder)
+    code, out, err = run_cli(capsys, "train", folder, "--out", tmp_path / "run", "--json", *QUICK)
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["test"]["pictures"] > 0
+    assert (tmp_path / "run" / "excluded.csv").read_text() == "path,reason\n"
+    assert checksums(folder) == before
+
+
+def test_excluded_files_are_listed_with_reasons(tmp_path, capsys):
+    folder = digit_folder(tmp_path / "pictures", 2, 12)
+    (folder / "digit 0" / 'zero, "quoted".png').touch()
+    (folder / os.fsdecode(b"digit 1/not utf-8 \xff.png")).write_bytes(b"junk")
+    (folder / "stray.png").touch()
+    code, _, err = run_cli(
+        capsys, "train", folder, "--out", tmp_path / "run", *QUICK, "--set", "data.max_unreadable=0.2"
+    )
+    assert code == 0, err
+    with open(tmp_path / "run" / "excluded.csv", newline="", encoding="utf-8") as file:
+        rows = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows == {
+        "stray.png": "it is not inside a class folder",
+        'digit 0/zero, "quoted".png': "the file is empty",
+        "digit 1/not utf-8 \\udcff.png": "this is not a JPEG, PNG, WebP, BMP, GIF, TIFF or PNM picture",
+    }
+
+
+def test_a_full_disk_while_saving_is_one_sentence(tmp_path, capsys, monkeypatch):
+    folder = digit_folder(tmp_path / "pictures", 2, 12)
+
+    def full(path, content):
+        if path.name == "report.html":
+            monkeypatch.setattr(
+                "os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            )
+        return write_atomic(path, content)
+
+    monkeypatch.setattr("tellapart.pipeline.write_atomic", full)
+    code, _, err = run_cli(capsys, "train", folder, "--out", tmp_path / "run", *QUICK)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("Error: Cannot write")
+    monkeypatch.undo()
+    code, _, err = run_cli(capsys, "train", folder, "--out", tmp_path / "run", "--resume", *QUICK)
+    assert code == 0, err
+    assert "Going on after epoch 1" in err
+
+
+def test_wrong_usage_has_exit_code_2(capsys):
+    assert run_cli(capsys, "train")[0] == 2
+    assert run_cli(capsys, "train", "digits", "--epochs", "0")[0] == 2
+    assert run_cli(capsys, "--help")[0] == 0
+
+
+def test_importing_tellapart_brings_no_torch():
+    code = "import sys, tellapart; tellapart.audit; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def bad_files(folder: Path, random: np.random.Generator) -> int:
+    """Mix random bad files into a folder of pictures; return how many."""
+    good = sorted(folder.rglob("*.png"))
+    count = int(random.integers(1, 5))
+    for number in range(count):
+        target = random.choice(good).parent / f"bad {number}"
+        data = bytearray(random.choice(good).read_bytes())
+        kind = random.integers(0, 8)
+        if kind == 0:
+            target.with_suffix(".jpg").touch()
+        elif kind == 1:
+            target.with_suffix(".png").write_bytes(data[: random.integers(0, len(data))])
+        elif kind == 2:
+            data[random.integers(0, len(data))] ^= int(random.integers(1, 256))
+            target.with_suffix(".png").write_bytes(data)
+        elif kind == 3:
+            target.with_suffix(".webp").write_bytes(random.bytes(500))
+        elif kind == 4:
+            target.with_suffix(".png").mkdir()
+        elif kind == 5:
+            target.with_suffix(".png").symlink_to("nowhere")
+        elif kind == 6:
+            os.mkfifo(target.with_suffix(".png"))
+        else:
+            (target.parent / f"new\nline {number} <script>.png").write_bytes(b"<script>")
+    return count
+
+
+def train_with_bad_files(seed, root, capsys):
+    random = np.random.default_rng(seed)
+    folder = digit_folder(root / "pictures", 2, 10)
+    bad_files(folder, random)
+    before = checksums(folder)
+    allowed = random.choice(["0.01", "0.5"])
+    code, _, err = run_cli(
+        capsys, "train", folder, "--out", root / "run", *QUICK, "--set", f"data.max_unreadable={allowed}"
+    )
+    assert "Traceback" not in err
+    assert code in (0, 1)
+    if code:
+        assert err.splitlines()[-1].startswith("Error: ")
+        assert not (root / "run").exists()
+    else:
+        assert (root / "run" / "report.html").is_file()
+    assert checksums(folder) == before
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_bad_files(seed, tmp_path, capsys):
+    train_with_bad_files(seed, tmp_path / "x", capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 100))
+def test_more_random_bad_files(seed, tmp_path, capsys):
+    train_with_bad_files(seed, tmp_path / "x", capsys)

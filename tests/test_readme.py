@@ -1,0 +1,45 @@
+"""What README and docs show is true."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from tellapart.cli import app
+from tellapart.recipe import Recipe, from_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_commands_named_in_the_documents_exist():
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"^tellapart (\w+)", text, re.M)) <= known
+        for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            assert (path.parent / link).exists(), link
+
+
+def test_every_key_of_the_recipe_is_documented():
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    for section, values in Recipe().to_table().items():
+        for key in values if isinstance(values, dict) else [section]:
+            assert f"{key}`" in text, key
+
+
+def test_layers_name_every_module():
+    lint = (ROOT / ".importlinter").read_text(encoding="utf-8")
+    modules = {p.stem for p in (ROOT / "src/tellapart").glob("*.py")} - {"__init__", "__main__"}
+    assert {m for m in modules if not re.search(rf"\b{m}\b", lint)} == set()
+
+
+def test_recipe_defaults_build_from_their_own_toml():
+    assert from_table(tomllib.loads(Recipe().to_toml())) == Recipe()
