@@ -50,7 +50,7 @@ def test_report_opens_from_disk_and_asks_for_nothing(run, browser, width, tmp_pa
     assert problems == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     text = page.inner_text("body")
-    assert f"{run.metrics['test']['accuracy']['value']:.1%}".replace("%", " %") in text
+    assert f"{run.metrics['test']['accuracy']['value']:.1%}".replace("%", "\N{NO-BREAK SPACE}%") in text
     assert HOSTILE in text
     assert page.locator("img:not([alt])").count() == 0
     assert page.locator("img[src=x]").count() == 0

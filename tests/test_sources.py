@@ -1,5 +1,6 @@
 """Every kind of source: what is read from it, and the sentence when it is none."""
 
+import contextlib
 import csv
 import gzip
 import os
@@ -102,7 +103,7 @@ def test_a_class_may_be_called_train(make_tree, small_pictures):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (["train/a", "train/b", "test/a", "other"], "mixes split folders .* 'other'"),
+        (["train/a", "train/b", "test/a", "other"], r"mixes split folders .*\('other'\)"),
         (["train/a", "train/b", "val/a", "valid/b"], "two folders for one split"),
         (["train/cat", "train/dog", "test/cats"], "Class 'cats' is in the test part .* Did you mean 'cat'"),
         (["cat"], "only one class, 'cat'"),
@@ -193,7 +194,7 @@ def test_numbers_in_parquet_are_names(pictures):
         (lambda rows: [{"file": r["path"], "label": r["label"]} for r in rows], "has no column 'path'"),
         (
             lambda rows: [{"path": r["path"], "labels": r["label"]} for r in rows],
-            "column 'label'.* Did you mean 'labels'",
+            "no column 'label'.*mean 'labels'",
         ),
         (lambda rows: [*rows[:2], {**rows[2], "path": ""}], "Row 4 of .* has no path"),
         (lambda rows: [*rows[:2], {**rows[2], "label": " "}], "Row 4 of .* has no label"),
@@ -205,7 +206,7 @@ def test_numbers_in_parquet_are_names(pictures):
         ),
         (
             lambda rows: [{**r, "split": "trian"} for r in rows],
-            "Row 2 of .* Unknown split 'trian'.* Did you mean 'train'",
+            "Row 2 of .* Unknown split 'trian'.*mean 'train'",
         ),
         (lambda rows: [{**r, "split": ""} for r in rows], "Row 2 of .* has no split"),
         (lambda rows: [{**r, "group": "g" if i else ""} for i, r in enumerate(rows)], "Row 2 of .* has no group"),
@@ -322,10 +323,8 @@ def test_damaged_npz_files_are_read_or_refused_and_nothing_else(npz, data):
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
         damaged[place] = data.draw(st.integers(0, 255))
     path.write_bytes(damaged[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
-    try:
+    with contextlib.suppress(BadSource):
         assert len(load_source(path).classes) == 2
-    except BadSource:
-        pass
 
 
 def idx(array):

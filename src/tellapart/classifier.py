@@ -2,7 +2,8 @@
 
 Format, version 1: a safetensors file (8 bytes of header length, a JSON header, the weights). The header's metadata
 holds `tellapart`, a JSON document of all that is not weights; its `checksum` is the SHA-256 over the rest of it, the
-table of weights and the weights. The same classifier always gives the same bytes. Each defect has an error of its own: cut short, edited, of another version, no classifier at all.
+table of weights and the weights. The same classifier always gives the same bytes. Each defect has an error of its own:
+cut short, edited, of another version, no classifier at all.
 """
 
 import hashlib
@@ -234,7 +235,7 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
 
 
 def _parts(content: bytes, name: str) -> tuple[dict[str, Any], memoryview]:
-    """Return the header (metadata and table of weights) and the weights' bytes; raises `BadClassifierFile`, or below."""
+    """Return the header and the weights' bytes; raises `BadClassifierFile` or `CutClassifierFile`."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 16 or length > _MAX_HEADER or content[8:9] != b"{":
         raise BadClassifierFile(f"{name} is not a classifier file: expected a .safetensors file saved by tellapart.")

@@ -50,7 +50,7 @@ def render(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda value: f"{value:.1%}".replace("%", " %")
+    environment.filters["percent"] = _percent
     environment.filters["interval"] = _interval
     mistakes, wrong = worst_mistakes(findings)
     matrix = np.array(findings.metrics["test"]["confusion_matrix"])
@@ -104,5 +104,9 @@ def most_confused(matrix: NDArray[np.int64], classes: tuple[str, ...], count: in
     return [(classes[t], classes[p], int(off[t, p])) for t, p in pairs if off[t, p] > 0]
 
 
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
 def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})".replace("%", " %")
+    return f"{_percent(figure['value'])} ({_percent(figure['low'])} to {_percent(figure['high'])})"

@@ -1,0 +1,204 @@
+"""The audit finds copies, changed copies, contradictions and damage, and nothing that is not there."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import encode
+from tellapart.data.audit import audit, check_readable
+from tellapart.data.decode import decode, read_picture
+from tellapart.data.sources import load_source
+from tellapart.errors import TooManyUnreadable
+
+
+def crop(image, share):
+    width, height = image.size
+    return image.crop((int(width * share), int(height * share / 2), width, height - int(height * share / 2)))
+
+
+CHANGES = {
+    "resized": lambda image: image.resize((image.width * 2 // 3, image.height * 2 // 3)),
+    "enlarged": lambda image: image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC),
+    "squashed": lambda image: image.resize((image.width, image.height * 3 // 4)),
+    "recompressed": lambda image: Image.fromarray(decode(encode(image, "JPEG", quality=25))),
+    "cropped": lambda image: crop(image, 0.04),
+    "brightened": lambda image: image.point(lambda v: min(255, int(v * 1.15 + 8))),
+    "darkened": lambda image: image.point(lambda v: int(v * 0.7)),
+    "grey": lambda image: image.convert("L"),
+    "all at once": lambda image: crop(image, 0.02).resize((180, 190)).point(lambda v: int(v * 0.85)),
+}
+
+
+def pairs_among(pictures, labels=None):
+    """Audit pictures of any size, as files would be; return {(first, second)} of all that show the same."""
+    found = audit(Memory.samples(pictures, labels))
+    pairs = {(p.first, p.second) for p in found.near}
+    return pairs | {(a, b) for group in found.copies for a in group for b in group if a < b}
+
+
+class Memory:
+    """Pictures of different sizes in memory."""
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def picture(self, row):
+        return self.pictures[row]
+
+    def name(self, row):
+        return f"memory[{row}]"
+
+    @classmethod
+    def samples(cls, pictures, labels=None):
+        from tellapart.data.samples import build_samples
+
+        return build_samples("memory", cls(pictures), labels or ["ab"[i % 2] for i in range(len(pictures))])
+
+
+@pytest.fixture(scope="module")
+def originals(photos, faces):
+    """20 photographs and one face of each of 40 people."""
+    portraits = sorted({path.parent: path for path in faces}.values())
+    assert (len(photos), len(portraits)) == (20, 40)
+    return [read_picture(path) for path in [*photos, *portraits]]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_are_found_and_nothing_else(originals, change):
+    count = len(originals)
+    changed = [np.array(CHANGES[change](Image.fromarray(p)).convert("RGB")) for p in originals]
+    found = pairs_among(originals + changed)
+    expected = {(row, row + count) for row in range(count)}
+    missed, wrong = expected - found, found - expected
+    assert len(missed) <= 1, sorted(missed)
+    assert len(wrong) <= 1, sorted(wrong)
+
+
+def test_different_pictures_are_not_taken_for_copies(photos, small_pictures, written_digits):
+    for paths in (photos, small_pictures, written_digits):
+        assert pairs_among([read_picture(path) for path in paths]) == set()
+
+
+def test_digits_hold_almost_no_copies():
+    found = audit(load_source("digits"))
+    assert len(found.near) + len(found.copies) <= 3
+    assert found.grey.all()
+    assert found.counts().sum() == 1797
+    assert found.warnings() == [] or found.copies or found.near
+
+
+def test_mirrored_and_turned_pictures_are_others(originals):
+    photographs = originals[:20]
+    assert pairs_among(photographs + [p[:, ::-1] for p in photographs] + [p[::-1] for p in photographs]) == set()
+
+
+def test_flat_pictures_are_like_nothing():
+    flat = [np.full((40, 50, 3), value, np.uint8) for value in (0, 60, 61, 120, 255)]
+    assert pairs_among(flat) == set()
+
+
+@pytest.fixture
+def mixed(make_tree, small_pictures):
+    """Exact copies in other formats, one of them under another label, and files that are no pictures."""
+    root = make_tree({"cat": small_pictures[:4], "dog": small_pictures[4:8]})
+    same = Image.fromarray(read_picture(small_pictures[0]))
+    same.save(root / "cat" / "zz_same.bmp")
+    same.save(root / "cat" / "zz_same.tiff", compression="tiff_lzw")
+    Image.fromarray(read_picture(small_pictures[1])).save(root / "dog" / "zz_other.ppm")
+    (root / "dog" / "zz_cut.png").write_bytes(small_pictures[9].read_bytes()[:500])
+    (root / "dog" / "zz_empty.jpg").write_bytes(b"")
+    (root / "dog" / "zz_notes.txt").write_text("hello")
+    return root
+
+
+def test_copies_conflicts_and_damage_are_found(mixed):
+    samples = load_source(mixed)
+    found = audit(samples)
+    name = samples.pictures.name
+    copies = [{name(row).partition("_")[2][:7] for row in group} for group in found.copies]
+    assert sorted(map(len, found.copies)) == [2, 3]
+    assert {"cifar10", "same.bm", "same.ti"} in copies
+    assert [{samples.label_name(row) for row in group} for group in found.conflicts] == [{"cat", "dog"}]
+    assert [name(row) for row, _ in found.unreadable] == ["dog/zz_cut.png", "dog/zz_empty.jpg"]
+    assert found.near == ()
+    assert found.counts().tolist() == [6, 5]
+    assert not found.grey.any()
+    same = found.same_picture()
+    assert len(np.unique(same[found.readable])) == len(found.readable) - 3
+    for group in found.copies:
+        assert set(same[list(group)]) == {min(group)}
+
+
+def test_what_is_left_out_is_all_told(mixed):
+    found = audit(load_source(mixed))
+    left_out = {s.name: s.reason for s in found.excluded()}
+    assert len(left_out) == 5
+    assert left_out["dog/zz_empty.jpg"] == "the file is empty"
+    assert left_out["dog/zz_notes.txt"] == "it is not a picture, by name and by content"
+    assert left_out["dog/zz_other.ppm"] == "the same picture is labelled 'cat' and 'dog'"
+    assert len(found.usable()) + len(left_out) == len(found.samples) + len(found.samples.skipped)
+    assert not set(left_out) & {found.samples.pictures.name(row) for row in found.usable()}
+    table = json.loads(json.dumps(found.to_json()))
+    assert {s["path"] for s in table["unreadable"]} == {"dog/zz_cut.png", "dog/zz_empty.jpg"}
+    assert table["classes"] == {"cat": 6, "dog": 5}
+    assert table["sizes"]["width"] == {"min": 32, "median": 32, "max": 32}
+    assert len(table["warnings"]) == 4
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [(0.0, True), (0.15, True), (0.16, False), (1.0, False)])
+def test_too_many_unreadable_pictures_stop_the_run(mixed, allowed, refused):
+    found = audit(load_source(mixed))  # 2 of 13
+    if refused:
+        with pytest.raises(TooManyUnreadable, match=r"2 of 13 .*dog/zz_cut.png .*data.max_unreadable=0.16"):
+            check_readable(found, allowed)
+    else:
+        check_readable(found, allowed)
+
+
+def test_nothing_readable_is_told_and_not_a_crash(make_tree, small_pictures):
+    root = make_tree({"cat": [], "dog": []})
+    for name in ("cat/a.jpg", "dog/b.jpg"):
+        (root / name).write_bytes(b"")
+    found = audit(load_source(root))
+    assert len(found.unreadable) == 2
+    assert found.usable().tolist() == []
+    assert found.to_json()["sizes"]["height"]["max"] == 0
+    assert found.warnings() == ["2 pictures cannot be read and are left out."]
+
+
+def test_the_fingerprint_is_of_pixels_and_labels_alone(mixed, make_tree, tmp_path, small_pictures):
+    def fingerprint(root, labels=("cat", "dog"), suffix="png"):
+        for row, path in enumerate(small_pictures[:4]):
+            (root / labels[row % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(read_picture(path)).save(root / labels[row % 2] / f"{9 - row}.{suffix}")
+        return audit(load_source(root)).fingerprint
+
+    first = fingerprint(tmp_path / "1")
+    assert first == fingerprint(tmp_path / "2", suffix="bmp")
+    assert first != fingerprint(tmp_path / "3", labels=("dog", "cat"))
+    assert first != audit(load_source(mixed)).fingerprint
+
+
+def test_grey_dim_and_unbalanced_pictures_are_told(written_digits, small_pictures):
+    grey = [read_picture(path) for path in written_digits[:12]]
+    dim = [read_picture(path) // 10 for path in small_pictures[:1]]
+    found = audit(Memory.samples(grey + dim, ["a"] * 12 + ["b"]))
+    assert found.grey.tolist() == [True] * 12 + [False]
+    assert found.dim.tolist() == [False] * 12 + [True]
+    assert [w.partition(":")[0] for w in found.warnings()] == [
+        "The classes are unbalanced",
+        "1 pictures use less than an eighth of the range of brightness, as 12-bit scans saved in 16 bits do",
+    ]
+
+
+def test_near_duplicates_with_two_labels_are_told(originals):
+    small = np.array(Image.fromarray(originals[0]).resize((300, 300)))
+    found = audit(Memory.samples([*originals[:6], small], ["a", "b", "a", "b", "a", "b", "b"]))
+    assert [(p.first, p.second) for p in found.near_conflicts] == [(0, 6)]
+    assert found.usable().tolist() == list(range(7))
+    assert any("near duplicates carry different labels" in w for w in found.warnings())
