@@ -41,7 +41,7 @@ def wilson(successes: int, trials: int) -> Estimate:
     share, z2 = successes / trials, _Z**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return Estimate(share, float(max(0.0, centre - half)), float(min(1.0, centre + half)))
+    return Estimate(share, float(np.clip(centre - half, 0, share)), float(np.clip(centre + half, share, 1)))
 
 
 def confusion_matrix(predicted: Labels, labels: Labels, count: int) -> NDArray[np.int64]:

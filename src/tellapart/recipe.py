@@ -4,6 +4,7 @@ A value of None (in TOML: a missing key) is chosen from the data, and the choice
 """
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -109,7 +110,10 @@ class Recipe:
         table = self.to_table()
         for name, value in values.items():
             section, _, key = name.rpartition("__")
-            (table.setdefault(section, {}) if section else table)[key] = value
+            place = table.setdefault(section, {}) if section else table
+            if not isinstance(place, dict):
+                raise BadRecipe(f"{printable(section)} in the recipe is a value and has no keys below it.")
+            place[key] = value
         return from_table(table)
 
     def to_table(self) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def load_recipe(path: Path) -> Recipe:
 def parse_assignment(text: str) -> tuple[str, Any]:
     """Turn `training.epochs=5` into ("training__epochs", 5); a value that is not TOML counts as a string."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or "\n" in text:
         raise BadRecipe(f"Expected key=value, as in training.epochs=5, found '{printable(text)}'.")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
@@ -174,14 +178,14 @@ def _checked(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any
     ]
     kind = kinds[0]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**53 else math.inf * (1 if value > 0 else -1)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BadRecipe(f"{name} must be of type {_type_name(kind)}, not {value!r}.")
     choices = metadata.get("choices")
     if choices and value not in choices:
         raise BadRecipe(f"{name} must be one of {', '.join(choices)}, not '{value}'.{did_you_mean(value, choices)}")
     if "low" in metadata and not metadata["low"] <= value <= metadata["high"]:  # also refuses NaN
-        raise BadRecipe(f"{name} must be from {metadata['low']:g} to {metadata['high']:g}, not {value:g}.")
+        raise BadRecipe(f"{name} must be from {metadata['low']:g} to {metadata['high']:g}, not {value!r}.")
     return value
 
 

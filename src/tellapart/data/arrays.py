@@ -25,7 +25,10 @@ def from_arrays(
 
     Raises `BadSource` when the shapes or types are not these.
     """
-    pixels, names = np.asarray(images), np.asarray(labels)
+    try:
+        pixels, names = np.asarray(images), np.asarray(labels)
+    except ValueError as error:
+        raise BadSource(f"{title}: expected images of one shape and a label for each: {error}.") from error
     if pixels.dtype != np.uint8:
         raise BadSource(
             f"{title}: expected images of type uint8 from 0 to 255, found {pixels.dtype}; "
@@ -35,9 +38,13 @@ def from_arrays(
         raise BadSource(f"{title}: expected images (N, H, W) or (N, H, W, C), found shape {pixels.shape}.")
     if names.shape != pixels.shape[:1]:
         raise BadSource(f"{title}: expected one label for each of {len(pixels)} images, found shape {names.shape}.")
+    if not len(names):
+        raise BadSource(f"{title} holds no pictures.")
     if names.dtype.kind == "f":
         raise BadSource(f"{title}: expected labels that are whole numbers or names, found {names.dtype}.")
-    parts = None if splits is None else [str(s) for s in np.asarray(splits)]
+    parts = None if splits is None else [str(s) for s in np.asarray(splits).ravel()]
+    if parts is not None and len(parts) != len(names):
+        raise BadSource(f"{title}: expected one split for each of {len(names)} images, found {len(parts)}.")
     return build_samples(title, Arrays(pixels, title), [str(n) for n in names.tolist()], parts)
 
 
@@ -45,9 +52,12 @@ def load_npz(path: Path) -> Samples:
     """Read a .npz file with `images`, `labels` and perhaps `split`; object arrays (pickles) are refused."""
     title = printable(str(path))
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw:
+            file = np.load(raw, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             arrays = {name: file[name] for name in file.files if name in ("images", "labels", "split")}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise BadSource(f"{title} is not a .npz file of plain arrays: {error}.") from error
     if not {"images", "labels"} <= arrays.keys():
         raise BadSource(f"{title} must hold the arrays 'images' and 'labels', found {sorted(arrays) or 'neither'}.")
@@ -66,6 +76,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise BadSource(f"Cannot read {title}: {error}.") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise BadSource(f"{title} is not an IDX file of unsigned bytes: its first bytes are {raw[:4].hex()}.")
+    if not 1 <= raw[3] <= 4:
+        raise BadSource(f"{title} is not an IDX file of pictures or labels: it claims {raw[3]} dimensions.")
     header = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, header, 4)]
     expected = header + int(np.prod(shape, dtype=object))

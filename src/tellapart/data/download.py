@@ -1,7 +1,9 @@
 """Files fetched over https into the cache: resumed after a cut, checked by their SHA-256, safely extracted."""
 
+import gzip
 import hashlib
 import http.client
+import lzma
 import os
 import shutil
 import tarfile
@@ -9,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +26,18 @@ _ATTEMPTS = 4
 _TIMEOUT_SECONDS = 30
 _CHUNK = 1 << 18
 _MAX_EXTRACTED = 64 * 2**30
+# What tarfile, zipfile and their decompressors raise on content that is not what it should be.
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -95,8 +110,9 @@ def extract(archive: Path, folder: Path) -> Path:
             with open_member as source, open(target, "xb") as file:
                 shutil.copyfileobj(source, file, _CHUNK)
         os.replace(unfinished, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DownloadFailed(f"{archive.name} is damaged ({error}): delete {archive} and try again.") from error
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DownloadFailed(f"{archive.name} is damaged ({reason}): delete {archive} and try again.") from error
     except FileExistsError as error:
         raise UnsafeArchive(f"{archive.name} holds the same name twice: not extracted.") from error
     except OSError as error:
@@ -168,7 +184,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 if not info.is_dir():
                     yield info.filename, info.file_size, file.open(info)
         return
-    with tarfile.open(archive, "r:*") as tar:
+    with _decompressed(archive) as stream, tarfile.open(fileobj=stream) as tar:
         for member in tar:
             source = tar.extractfile(member) if member.isreg() else None
             if source is not None:
@@ -177,6 +193,18 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 raise UnsafeArchive(
                     f"{archive.name} holds a link or device, '{printable(member.name)}': not extracted."
                 )
+        while stream.read(_CHUNK):  # to the end, where the compression's own checksum stands
+            pass
+
+
+def _decompressed(archive: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+    with open(archive, "rb") as file:
+        head = file.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(archive)
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return lzma.open(archive)
+    return open(archive, "rb")
 
 
 def _safe_parts(archive: Path, name: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A CSV or Parquet file with one row a picture: path,label[,group][,split], paths relative to the file."""
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ def load_manifest(path: Path) -> Samples:
         raise BadManifest(f"{title} has no rows: expected one for each picture.")
     for column in table.keys() & set(COLUMNS):
         _refuse_empty(title, column, table[column])
+        if column != "path":  # a file's name may well begin or end with a space
+            table[column] = [value.strip() for value in table[column]]
     paths = _existing(title, path.parent, table["path"])
     _refuse_duplicates(title, path.parent, paths)
     if "split" in table:
@@ -36,7 +39,9 @@ def load_manifest(path: Path) -> Samples:
 def write_manifest(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:
     """Write rows as CSV, UTF-8; names with undecodable bytes are kept byte for byte."""
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        # The writer does not see that a lone carriage return, which names may hold, needs quotes.
+        odd = any("\r" in value for row in rows for value in row.values())
+        writer = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -49,19 +54,19 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
     first = text.partition("\n")[0]
     delimiter = ";" if ";" in first and "," not in first else ","  # as spreadsheets write it in half of Europe
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter, strict=True) if row]
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise BadManifest(f"{printable(str(path))} is not a CSV file: {error}.") from error
-    if not rows:
+    if not rows or not rows[0]:
         raise BadManifest(f"{printable(str(path))} is empty: expected a header path,label and one row a picture.")
     header = [name.strip().lower() for name in rows[0]]
     for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
+        if row and len(row) != len(header):
             raise BadManifest(
                 f"Row {number} of {printable(str(path))} has {len(row)} values: "
                 f"expected {len(header)}, as in its header."
             )
-    return {name: [row[i].strip() for row in rows[1:]] for i, name in enumerate(header)}
+    return {name: [row[i] for row in rows[1:] if row] for i, name in enumerate(header)}
 
 
 def _read_parquet(path: Path) -> dict[str, list[str]]:
@@ -77,16 +82,18 @@ def _read_parquet(path: Path) -> dict[str, list[str]]:
 
 
 def _refuse_empty(title: str, column: str, values: list[str]) -> None:
-    if "" in values and not (column == "group" and not any(values)):
-        row = values.index("") + 2
+    empty = [not value.strip() for value in values]
+    if any(empty) and not (column == "group" and all(empty)):
+        row = empty.index(True) + 2
         raise BadManifest(f"Row {row} of {title} has no {column}: every row needs one.")
 
 
 def _existing(title: str, folder: Path, names: list[str]) -> list[str]:
     paths = []
     for number, name in enumerate(names, start=2):
-        # A manifest made on Windows may hold backslashes.
-        found = next((n for n in (name, name.replace("\\", "/")) if os.path.isfile(folder / n)), None)
+        # A manifest made by hand may hold spaces around a name, and one made on Windows backslashes.
+        candidates = (name, name.strip(), name.strip().replace("\\", "/"))
+        found = next((candidate for candidate in candidates if _is_file(folder / candidate)), None)
         if found is None:
             raise BadManifest(
                 f"Row {number} of {title} names '{printable(name)}', and there is no such file: "
@@ -94,6 +101,13 @@ def _existing(title: str, folder: Path, names: list[str]) -> list[str]:
             )
         paths.append(found)
     return paths
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL byte
+        return False
 
 
 def _refuse_duplicates(title: str, folder: Path, names: list[str]) -> None:

@@ -92,20 +92,40 @@ def _stratified(
     random = np.random.default_rng(seed)
     labels = samples.labels[rows]
     _check_enough(samples, rows, units, sum(share > 0 for share in shares))
-    wanted = _targets(np.bincount(labels, minlength=len(samples.classes)), shares)  # K P
+    wanted = _targets(np.bincount(labels, minlength=len(samples.classes)), shares)  # K P, still to be placed
+    lacks = np.tile(np.array(shares) > 0, (len(wanted), 1))  # K P, whether a part has nothing of a class yet
     parts = np.full(len(rows), -1, np.int8)
     _, unit, size = np.unique(units[rows], return_inverse=True, return_counts=True)
+    members_of = np.split(np.argsort(unit, kind="stable"), np.cumsum(size)[:-1])
+    left = np.zeros(len(wanted), np.int64)  # units of each class still to be placed
+    for members in members_of:
+        left[np.unique(labels[members])] += 1
     for number in sorted(random.permutation(np.flatnonzero(size > 1)), key=lambda u: -size[u]):
-        members = np.flatnonzero(unit == number)
-        need = np.bincount(labels[members], minlength=len(samples.classes))
-        part = int(np.argmax((wanted * need[:, None]).sum(axis=0)))
+        members = members_of[number]
+        need = np.bincount(labels[members], minlength=len(wanted))
+        classes = np.flatnonzero(need)
+        urgent = classes[left[classes] <= lacks[classes].sum(axis=1)]
+        # A class with no more units than parts that lack it cannot afford a second one in any part.
+        allowed = lacks[urgent].any(axis=0) if len(urgent) else np.array(shares) > 0
+        part = int(np.argmax(np.where(allowed, (wanted * need[:, None]).sum(axis=0), -np.inf)))
         parts[members] = part
         wanted[:, part] -= need
-    for label in range(len(samples.classes)):
+        lacks[classes, part] = False
+        left[classes] -= 1
+    for label in range(len(wanted)):
         members = random.permutation(np.flatnonzero((labels == label) & (parts < 0)))
-        wanted_here = _targets(np.array([len(members)]), tuple(np.maximum(wanted[label], 0) + 1e-9))[0]
-        parts[members] = np.repeat(np.arange(len(shares)), wanted_here.astype(int))
+        given = _share_out(len(members), wanted[label], lacks[label])
+        parts[members] = np.repeat(np.arange(len(shares)), given)
     return parts
+
+
+def _share_out(count: int, wanted: NDArray[np.float64], lacks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many of `count` single pictures each part gets: one where it has none, then what is wanted most."""
+    given = np.zeros(len(wanted), np.int64)
+    given[np.flatnonzero(lacks)[:count]] = 1
+    for _ in range(count - int(given.sum())):
+        given[np.argmax(wanted - given)] += 1
+    return given
 
 
 def _targets(counts: NDArray[np.int64], shares: tuple[float, ...]) -> NDArray[np.float64]:
@@ -117,18 +137,18 @@ def _targets(counts: NDArray[np.int64], shares: tuple[float, ...]) -> NDArray[np
     owed = np.zeros(len(weights))
     rows = []
     for count in counts:
-        exact = count * weights + owed
-        whole = np.floor(exact.clip(0))
+        exact = (count * weights + owed).clip(0)
+        whole = np.floor(exact)
         while whole.sum() > count:
-            whole[(whole - exact).argmax()] -= 1
+            whole[np.where(whole > 0, whole - exact, -np.inf).argmax()] -= 1
         order = np.argsort(whole - exact, kind="stable")
         whole[order[: int(count - whole.sum())]] += 1
-        for part in np.flatnonzero((whole == 0) & (weights > 1e-6)):
+        for part in np.flatnonzero((whole == 0) & (weights > 0)):
             donor = int(whole.argmax())
             if whole[donor] > 1:
                 whole[donor] -= 1
                 whole[part] += 1
-        owed = exact - whole
+        owed = (count * weights + owed) - whole
         rows.append(whole)
     return np.array(rows)
 
