@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from folders import QUICK, digit_folder, package
-from tellapart.classifier import Classifier, load
+from tellapart.classifier import Classifier, load, to_picture
 from tellapart.errors import (
     BadClassifierFile,
     CannotSave,
@@ -54,6 +54,17 @@ def test_paths_arrays_and_pillow_images_are_one(run):
     by_path, by_image, by_array = (run.classifier.predict(p) for p in (path, image, np.asarray(image)))
     assert by_path.top == by_image.top == by_array.top
     assert sum(p for _, p in by_path.top) == pytest.approx(1, abs=1e-5)
+
+
+def test_pillow_images_follow_the_decode_policy(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tall = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8))
+    tall.save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.full((9, 9), 32768, np.uint16)).save(tmp_path / "deep.png")
+    for name in ("turned.png", "deep.png"):
+        image = Image.open(tmp_path / name)
+        assert np.array_equal(to_picture(image), to_picture(tmp_path / name))
 
 
 def test_a_bad_picture_among_good_ones_does_not_shift_the_others(run, tmp_path):

@@ -76,10 +76,23 @@ def test_predict_prints_json_csv_and_a_table(trained, tmp_path, capsys):
     assert code == 0
     assert len(rows) == 12
     assert rows[0]["label"].startswith("digit ")
+    assert 0 < float(rows[0]["probability"]) <= 1
     code, out, _ = run_cli(capsys, "predict", model, folder / "broken.png", next(folder.glob("0*.png")))
     assert code == 1
     assert "cut short" in out
     assert "digit" in out
+
+
+def test_set_reaches_every_key_and_top_lists_as_many(tmp_path, capsys):
+    settings = ["--set", "seed=7", "--set", "model=simple_cnn", "--set", "epochs=1", "--set", "preprocess.size=18"]
+    code, _, err = run_cli(capsys, "train", digit_folder(tmp_path / "p", 7, 8), "--out", tmp_path / "run", *settings)
+    assert code == 0, err
+    recipe = (tmp_path / "run" / "recipe.toml").read_text()
+    assert "seed = 7" in recipe
+    assert 'model = "simple_cnn"' in recipe
+    picture = next((tmp_path / "p").rglob("*.png"))
+    code, out, _ = run_cli(capsys, "predict", tmp_path / "run", picture, "--json", "--top", "7")
+    assert len(json.loads(out)["top"]) == 7
 
 
 def test_imagenet_names_without_training(capsys):
@@ -210,7 +223,40 @@ def leaked_test_picture(root):
     return [root / "leak"], f"test/a/another name.jpg in the test part and train/a/{photos[0].name} in the train part"
 
 
+def parts_with_other_names(root):
+    digit_folder(root / "k" / "training_set", 2, 6)
+    digit_folder(root / "k" / "test_set", 2, 6)
+    return [root / "k"], "look like parts of a split"
+
+
+def empty_class_folder(root):
+    (digit_folder(root / "p", 2, 6) / "bird").mkdir()
+    return [root / "p"], "class folder 'bird'"
+
+
+def run_inside_the_pictures(root):
+    return [digit_folder(root / "p", 2, 6), "--out", root / "p" / "run"], "inside the folder of pictures"
+
+
+def epochs_and_budget(root):
+    return [digit_folder(root / "p", 2, 6), "--epochs", "2", "--budget", "5s"], "either epochs or a budget"
+
+
+def two_channels(root):
+    return [digit_folder(root / "p", 2, 6), "--set", "preprocess.channels=2"], "must be 1 (grey) or 3 (colour)"
+
+
+def name_too_long(root):
+    return ["x" * 300], "no folder, file or known set"
+
+
 BAD = [
+    parts_with_other_names,
+    empty_class_folder,
+    run_inside_the_pictures,
+    epochs_and_budget,
+    two_channels,
+    name_too_long,
     no_such_folder,
     empty_folder,
     one_class,

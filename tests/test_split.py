@@ -28,7 +28,18 @@ def audited(labels, groups=None, copies=(), unreadable=(), splits=None):
     heights = np.ones(count, np.int32)
     heights[list(unreadable)] = 0
     flags = np.zeros(count, bool)
-    return Audit(samples, tuple((r, "bad") for r in unreadable), tuple(copies), (), heights, heights, flags, flags, "")
+    return Audit(
+        samples,
+        tuple((r, "bad") for r in unreadable),
+        tuple(copies),
+        (),
+        heights,
+        heights,
+        flags,
+        flags,
+        np.zeros((count, 16), np.uint8),
+        "",
+    )
 
 
 @st.composite

@@ -62,6 +62,25 @@ def test_a_run_is_never_overwritten_and_resumed_only_with_its_own_settings(folde
         train(folder, out=tmp_path / "run", resume=True, **(QUICK | {"epochs": 3}))
 
 
+def test_a_run_is_not_resumed_on_another_split(tmp_path):
+    root = tmp_path / "tree"
+    for part, first in (("train", 0), ("val", 12), ("test", 16)):
+        for label in (0, 1):
+            source = sorted((digit_folder(tmp_path / f"{part}{label}", 2, 20) / f"digit {label}").iterdir())
+            (root / part / str(label)).mkdir(parents=True)
+            for path in source[first : first + (12 if part == "train" else 4)]:
+                path.rename(root / part / str(label) / path.name)
+    with pytest.raises(Stop):
+        train(root, out=tmp_path / "run", progress=StopAfter(1), **QUICK)
+    one, other = sorted((root / "train/0").iterdir())[0], sorted((root / "test/0").iterdir())[0]
+    one.rename(root / "test/0" / one.name)
+    other.rename(root / "train/0" / other.name)
+    before = (tmp_path / "run" / "split.csv").read_text()
+    with pytest.raises(BadCheckpoint, match="another split"):
+        train(root, out=tmp_path / "run", resume=True, **QUICK)
+    assert (tmp_path / "run" / "split.csv").read_text() == before
+
+
 def test_killed_while_training_a_run_resumes(folder, tmp_path):
     command = [sys.executable, "-m", "tellapart", "train", str(folder), "--out", str(tmp_path / "run"), "--resume"]
     command += ["--epochs", "60", "--set", "preprocess.size=16"]

@@ -64,6 +64,8 @@ def _preprocess(
     recipe: PreprocessRecipe, model: str, pretrained: bool, found: Audit, progress: Progress
 ) -> PreprocessRecipe:
     grey = bool(found.grey[found.readable].all())
+    if recipe.channels not in (None, 1, 3):
+        raise BadRecipe(f"preprocess.channels must be 1 (grey) or 3 (colour), not {recipe.channels}.")
     if pretrained and recipe.channels == 1:
         raise BadRecipe(f"The published weights of {model} need preprocess.channels=3; grey pictures work as they are.")
     channels = recipe.channels or (3 if pretrained or not grey else 1)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tellapart.data.decode import Picture, from_array, read_picture
+from tellapart.data.decode import Picture, from_array, from_image, read_picture
 from tellapart.data.parallel import map_in_order
 from tellapart.errors import (
     BadClassifierFile,
@@ -92,18 +92,18 @@ class Classifier:
         device = next(self.network.parameters()).device
         return softmax(logits(self.network, Preprocess(self.preprocess).to(device), pixels), self.temperature)
 
-    def predict(self, picture: PictureLike) -> Prediction:
-        """Return what one picture shows; raises `UnreadableImage`."""
+    def predict(self, picture: PictureLike, top: int = 5) -> Prediction:
+        """Return what one picture shows, with the `top` best classes; raises `UnreadableImage`."""
         name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "picture"
-        return best(name, self.probabilities([picture])[0], self.classes)
+        return best(name, self.probabilities([picture])[0], self.classes, top)
 
-    def predict_many(self, pictures: Iterable[PictureLike]) -> Iterator[Prediction | Unreadable]:
+    def predict_many(self, pictures: Iterable[PictureLike], top: int = 5) -> Iterator[Prediction | Unreadable]:
         """Yield a prediction for each picture in order; one that cannot be read yields `Unreadable` in its place."""
         preprocess = Preprocess(self.preprocess)
 
         def resized(item: tuple[int, PictureLike]) -> tuple[str, Picture | Unreadable]:
             number, picture = item
-            name = printable(os.fspath(picture)) if isinstance(picture, (str, os.PathLike)) else f"picture[{number}]"
+            name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"picture[{number}]"
             try:
                 return name, preprocess.resize(to_picture(picture))
             except UnreadableImage as error:
@@ -113,15 +113,17 @@ class Classifier:
         for item in map_in_order(resized, enumerate(pictures)):
             batch.append(item)
             if len(batch) == BATCH:
-                yield from self._predict_batch(batch)
+                yield from self._predict_batch(batch, top)
                 batch = []
-        yield from self._predict_batch(batch)
+        yield from self._predict_batch(batch, top)
 
-    def _predict_batch(self, batch: list[tuple[str, Picture | Unreadable]]) -> Iterator[Prediction | Unreadable]:
+    def _predict_batch(
+        self, batch: list[tuple[str, Picture | Unreadable]], top: int
+    ) -> Iterator[Prediction | Unreadable]:
         pixels = [content for _, content in batch if not isinstance(content, Unreadable)]
         probabilities = iter(self.of_pixels(np.stack(pixels)) if pixels else np.zeros((0, 0), np.float32))
         for name, content in batch:
-            yield content if isinstance(content, Unreadable) else best(name, next(probabilities), self.classes)
+            yield content if isinstance(content, Unreadable) else best(name, next(probabilities), self.classes, top)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier as one file, as a whole or not at all; raises `CannotSave`."""
@@ -150,7 +152,7 @@ class Classifier:
 def to_picture(picture: PictureLike) -> Picture:
     """Return the pixels (H, W, 3) of a path, an array or a PIL image; raises `UnreadableImage`."""
     if isinstance(picture, Image.Image):
-        return from_array(np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB")))
+        return from_image(picture)
     if isinstance(picture, np.ndarray):
         return from_array(picture)
     return read_picture(picture)
@@ -162,12 +164,12 @@ def load(model: str | os.PathLike[str]) -> Classifier:
     Raises `BadClassifierFile`, or the class below it that names the defect, or `UnknownModel`.
     """
     path = Path(model)
-    if path.is_file():
+    if os.path.isfile(path):
         return load_file(path)
     name = os.fspath(model)
     if name in MODELS:
         return load_pretrained(name)
-    if path.is_dir() and (path / "model.safetensors").is_file():
+    if os.path.isfile(path / "model.safetensors"):
         return load_file(path / "model.safetensors")
     hint = did_you_mean(name, MODELS)
     raise UnknownModel(
@@ -243,9 +245,9 @@ def _parts(content: bytes, name: str) -> tuple[dict[str, Any], memoryview]:
         raise CutClassifierFile(f"{name} is cut short inside its header: copy it again.")
     try:
         header: dict[str, Any] = json.loads(content[8 : 8 + length])
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        ends = [int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"]
         header.get("__metadata__", {}).get("tellapart")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BadClassifierFile(f"{name} has a damaged header: it is not a file saved by tellapart.") from error
     data = memoryview(content)[8 + length :]
     if len(data) < max(ends, default=0):

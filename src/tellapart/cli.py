@@ -17,6 +17,8 @@ from tellapart.errors import TellapartError, UnreadableImage, printable
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tellapart.data.audit import Audit
     from tellapart.pipeline import Run
     from tellapart.prediction import Prediction, Unreadable
@@ -115,9 +117,11 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to list for each picture.")] = 5,
 ) -> None:
     """Say what pictures show. A file that cannot be read is reported, and the rest are predicted."""
+    if json_output and csv_output:
+        raise typer.BadParameter("give either --json or --csv")
     classifier = tellapart.load(model)
-    results = classifier.predict_many(_pictures(paths))
-    failed = _print_json(results, top) if json_output else _print_rows(results, top, csv_output)
+    results = classifier.predict_many(_pictures(paths), top)
+    failed = _print_json(results) if json_output else _print_csv(results) if csv_output else _print_table(results)
     if failed:
         print(f"{failed} of the files cannot be read.", file=sys.stderr)
         raise typer.Exit(1)
@@ -142,7 +146,8 @@ def _train(
 ) -> "Run":
     from tellapart.recipe import load_recipe, parse_assignment
 
-    values = dict(parse_assignment(text) for text in settings) | given
+    values = dict(parse_assignment(text) for text in settings)
+    values |= {name: value for name, value in given.items() if value is not None}
     base = load_recipe(recipe) if recipe else None
     return tellapart.train(source, base, out=out, resume=resume, progress=TerminalProgress(), **values)
 
@@ -164,43 +169,42 @@ def _pictures(paths: list[str]) -> list[str]:
     return files
 
 
-def _print_json(results: "Any", top: int) -> int:
+def _print_json(results: "Iterable[Prediction | Unreadable]") -> int:
     failed = 0
     for result in results:
-        line = result.to_json()
-        failed += "error" in line
-        if "top" in line:
-            line["top"] = line["top"][:top]
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        failed += hasattr(result, "error")
+        print(json.dumps(result.to_json()), flush=True)
     return failed
 
 
-def _print_rows(results: "Any", top: int, as_csv: bool) -> int:
+def _print_csv(results: "Iterable[Prediction | Unreadable]") -> int:
     failed = 0
-    rows = []
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    writer = csv.DictWriter(sys.stdout, ["path", "label", "index", "probability", "error"], lineterminator="\n")
+    writer.writeheader()
     for result in results:
         failed += hasattr(result, "error")
-        rows.append(_row(result, top))
-    columns = ["path", "label", "probability", "others", "error"]
-    if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-        return failed
-    table = Table(box=None, pad_edge=False)
-    for column in columns[: 5 if failed else 4]:
-        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_plain(cell) for cell in row[: 5 if failed else 4]))
+        writer.writerow({key: value for key, value in result.to_json().items() if key != "top"})
+    return failed
+
+
+def _print_table(results: "Iterable[Prediction | Unreadable]") -> int:
+    failed = 0
+    table = Table("path", "label", box=None, pad_edge=False)
+    table.add_column("probability", justify="right")
+    table.add_column("others, or the reason", overflow="fold")
+    for result in results:
+        failed += hasattr(result, "error")
+        table.add_row(*(_plain(printable(cell)) for cell in _cells(result)))
     _console().print(table)
     return failed
 
 
-def _row(result: "Prediction | Unreadable", top: int) -> list[str]:
+def _cells(result: "Prediction | Unreadable") -> list[str]:
     if hasattr(result, "error"):
-        return [result.path, "", "", "", result.error]
-    others = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:top])
-    return [result.path, result.label, f"{result.probability:.1%}", others, ""]
+        return [result.path, "", "", result.error]
+    others = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:])
+    return [result.path, result.label, f"{result.probability:.1%}", others]
 
 
 def _print_audit(found: "Audit") -> None:

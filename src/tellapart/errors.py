@@ -5,6 +5,7 @@ and exits with code 1; a program catches `TellapartError` or one of the classes 
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -106,4 +107,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 def printable(name: str) -> str:
     """Return `name` with undecodable bytes and control characters escaped, safe for a terminal or a UTF-8 file."""
     decoded = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in decoded
+    )

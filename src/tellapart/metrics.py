@@ -93,16 +93,17 @@ def averaged(matrix: NDArray[np.int64]) -> dict[str, Estimate]:
 
     Classes that were neither true nor predicted are left out of the averages. Intervals are those of matrices drawn
     from the Dirichlet distribution given this one (Goutte and Gaussier 2005, "A probabilistic interpretation of
-    precision, recall and F-score"), with one mistake, spread over all kinds, as the prior: so a perfect score on few
-    pictures does not claim to be certain.
+    precision, recall and F-score"). The prior is one picture a class, right as often as all classes together were:
+    so neither a perfect score nor a total miss on few pictures claims to be certain.
     """
     names = ["balanced_accuracy"]
     names += [f"{kind}_{part}" for kind in ("macro", "weighted") for part in ("precision", "recall", "f1")]
     value = _averages(matrix.astype(float), matrix)
     random = np.random.default_rng(0)
     count = len(matrix)
-    prior = np.full(matrix.shape, 1 / max(1, count * (count - 1)))
-    np.fill_diagonal(prior, 0)
+    wrong = (matrix.sum() - np.trace(matrix) + 1) / (matrix.sum() + 2)
+    prior = np.full(matrix.shape, wrong / max(1, count - 1))
+    np.fill_diagonal(prior, 1 - wrong)
     draws = np.stack(
         [
             _averages(random.standard_gamma(matrix + prior), matrix)

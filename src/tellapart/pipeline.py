@@ -1,7 +1,9 @@
 """`train(source, recipe) -> Run`: the tour of the whole toolkit on one page."""
 
+import hashlib
 import json
 import math
+import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -79,6 +81,7 @@ def train(
     recipe = _with_short_names(recipe or Recipe(), values)
     samples = load_source(source, progress)
     directory = Path(out) if out is not None else Path("runs") / _folder_name(samples.title)
+    _refuse_inside(source, directory)
     if not resume:
         _refuse_existing(directory)
     found = audit(samples, progress)
@@ -90,7 +93,7 @@ def train(
         f"({splits.rule})."
     )
     recipe = resolve(recipe, found, splits, progress)
-    if resume and (finished := _finished_run(directory, recipe, found, progress)):
+    if resume and (finished := _finished_run(directory, recipe, _identity(recipe, found, splits), progress)):
         return finished
     _open_run(directory, recipe, found, splits)
     return _Training(found, splits, recipe, directory, progress).run()
@@ -165,7 +168,7 @@ class _Training:
             validation,
             len(self.found.samples.classes),
             self.directory / "checkpoint",
-            _identity(self.recipe, self.found),
+            _identity(self.recipe, self.found, self.splits),
             self.progress,
             frozen_norms=fine_tuning,
             on_epoch=lambda history: _write_history(self.directory, history),
@@ -192,6 +195,7 @@ class _Training:
             "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
             "thresholds": {},
             "fingerprint": self.found.fingerprint,
+            "identity": _identity(self.recipe, self.found, self.splits),
             "recipe": self.recipe.to_table(),
             "versions": package_versions(),
         }
@@ -215,7 +219,11 @@ def parse_duration(text: str | float) -> float:
 
 def _with_short_names(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     given = {_SHORT_NAMES.get(name, name): value for name, value in values.items() if value is not None}
-    if "training__budget" in given:
+    if {"training__budget", "training__epochs"} <= given.keys():
+        raise BadRecipe("Give either epochs or a budget, not both: each says how long to train.")
+    if "training__epochs" in given:
+        given["training__budget"] = None  # of the recipe
+    elif "training__budget" in given:
         given["training__budget"] = parse_duration(given["training__budget"])
     return recipe.with_values(**given) if given else recipe
 
@@ -225,8 +233,18 @@ def _folder_name(title: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 
+def _refuse_inside(source: Source, directory: Path) -> None:
+    """A run does not write among the user's pictures."""
+    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
+    if is_folder and directory.resolve().is_relative_to(Path(str(source)).resolve()):
+        raise BadRecipe(
+            f"The run's folder {printable(str(directory))} would lie inside the folder of pictures: choose another "
+            "with --out."
+        )
+
+
 def _refuse_existing(directory: Path) -> None:
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if os.path.exists(directory) and (not directory.is_dir() or any(directory.iterdir())):
         raise RunExists(
             f"{printable(str(directory))} already exists: go on with it by --resume, or choose another folder "
             "with --out."
@@ -245,33 +263,50 @@ def _open_run(directory: Path, recipe: Recipe, found: Audit, splits: Splits) -> 
         raise cannot_save(directory, error) from error
 
 
-def _finished_run(directory: Path, recipe: Recipe, found: Audit, progress: Progress) -> Run | None:
-    """Return the run in `directory` if it is complete; raises `BadCheckpoint` if it is another's."""
-    if (directory / "recipe.toml").is_file():
-        saved = (directory / "recipe.toml").read_text(encoding="utf-8")
-        if saved != recipe.to_toml():
-            raise BadCheckpoint(
-                f"The run in {printable(str(directory))} was started with other settings: give the same ones to resume "
-                "it (its recipe.toml has them), or choose another folder with --out."
-            )
+def _finished_run(directory: Path, recipe: Recipe, identity: str, progress: Progress) -> Run | None:
+    """Return the run in `directory` if it is complete; raises `BadCheckpoint` if it is another's, or damaged."""
+    saved_recipe = directory / "recipe.toml"
+    if saved_recipe.is_file() and saved_recipe.read_bytes() != recipe.to_toml().encode():
+        raise BadCheckpoint(
+            f"The run in {printable(str(directory))} was started with other settings: give the same ones to resume "
+            "it (its recipe.toml has them), or choose another folder with --out."
+        )
     model = directory / "model.safetensors"
     if not model.is_file():
+        saved = load_checkpoint(directory / "checkpoint")
+        if saved is not None and saved[1]["identity"] != identity:
+            raise _of_other_data(directory)
         return None
     classifier = load_file(model)
-    if classifier.facts.get("fingerprint") != found.fingerprint:
-        raise BadCheckpoint(
-            f"The run in {printable(str(directory))} is finished, and was trained on other pictures: choose another "
-            "folder with --out."
-        )
+    if classifier.facts.get("identity") != identity:
+        raise _of_other_data(directory)
     progress.say(f"The run in {printable(str(directory))} is already finished.")
-    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-    lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return Run(classifier, metrics, [json.loads(line) for line in lines], directory)
+    try:
+        metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+        lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return Run(classifier, metrics, [json.loads(line) for line in lines], directory)
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(
+            f"The finished run in {printable(str(directory))} lacks its metrics.json or history.jsonl, or they are "
+            "damaged: its model.safetensors can still be used; train anew in another folder for the figures."
+        ) from error
 
 
-def _identity(recipe: Recipe, found: Audit) -> str:
-    """What must be equal for a checkpoint to belong to a run."""
-    return json.dumps([recipe.to_table(), found.fingerprint], sort_keys=True)
+def _of_other_data(directory: Path) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"The run in {printable(str(directory))} was started with other pictures or another split of them: choose "
+        "another folder with --out."
+    )
+
+
+def _identity(recipe: Recipe, found: Audit, splits: Splits) -> str:
+    """Return a hash of all that must be equal for a checkpoint to belong to a run: recipe, pictures, labels, parts."""
+    digest = hashlib.sha256(recipe.to_toml().encode())
+    for rows in splits.parts():
+        # The row numbers count too: they seed the augmentation.
+        for values in (rows, found.digests[rows], found.samples.labels[rows]):
+            digest.update(len(values).to_bytes(8, "big") + values.tobytes())
+    return digest.hexdigest()
 
 
 def _write_history(directory: Path, history: History) -> None:

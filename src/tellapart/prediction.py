@@ -40,8 +40,8 @@ class Unreadable:
         return {"path": self.path, "error": self.error}
 
 
-def best(path: str, probabilities: NDArray[np.float32], classes: tuple[str, ...], count: int = 5) -> Prediction:
-    """Return the prediction for the probabilities (K,) of one picture."""
+def best(path: str, probabilities: NDArray[np.float32], classes: tuple[str, ...], count: int) -> Prediction:
+    """Return the prediction for the probabilities (K,) of one picture, with the `count` best classes."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     top = tuple((classes[k], float(probabilities[k])) for k in order)
     return Prediction(path, top[0][0], int(order[0]), top[0][1], top)

@@ -16,6 +16,7 @@ from tellapart.errors import BadRecipe, did_you_mean
 
 Resize = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic"]
+_PAD = 128
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights Pillow uses for grey
 
 
@@ -23,7 +24,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights Pillow uses for grey
 class PreprocessSettings:
     """The JSON form of a `Preprocess`.
 
-    resize: `squash` to a square, `crop` its middle (the short side is resized), or `pad` it with the mean colour.
+    resize: `squash` to a square, `crop` its middle (the short side is resized), or `pad` it with grey.
     size: side S of the square, in pixels. channels: 1 (grey) or 3 (RGB).
     mean, std: per channel, of pixels scaled to 0..1. interpolation: always antialiased; weights trained elsewhere may
     need `bicubic`.
@@ -92,14 +93,14 @@ class Preprocess(nn.Module):
         height, width = picture.shape[:2]
         if self.settings.resize == "squash":
             return _to_array(self._resample(pixels, size, size))
-        scale = size / (min(height, width) if self.settings.resize == "crop" else max(height, width))
-        inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
         if self.settings.resize == "crop":
             # Crop in the source first, so that a long panorama is not blown up to be thrown away.
             return _to_array(self._resample(_middle_square(pixels), size, size))
+        scale = size / max(height, width)
+        inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
         inner = self._resample(pixels, inner_h, inner_w)
         top, left = (size - inner_h) // 2, (size - inner_w) // 2
-        padded = self._pad_colour().expand(1, 3, size, size).clone()
+        padded = torch.full((1, 3, size, size), _PAD, dtype=torch.uint8)
         padded[:, :, top : top + inner_h, left : left + inner_w] = inner
         return _to_array(padded)
 
@@ -122,10 +123,6 @@ class Preprocess(nn.Module):
         if pixels.shape[-2:] == (height, width):
             return pixels
         return F.interpolate(pixels, size=(height, width), mode=self.settings.interpolation, antialias=True)
-
-    def _pad_colour(self) -> Tensor:
-        mean = self.mean.flatten().expand(3) if self.settings.channels == 1 else self.mean.flatten()
-        return (mean * 255).round().clamp(0, 255).to(torch.uint8).view(1, 3, 1, 1).cpu()
 
 
 def _middle_square(pixels: Tensor) -> Tensor:

@@ -106,14 +106,20 @@ class Recipe:
     training: TrainingRecipe = TrainingRecipe()
 
     def with_values(self, **values: Any) -> "Recipe":
-        """Return a copy with some values replaced, named as in `training__epochs=5`; each is checked."""
+        """Return a copy with some values replaced, named as in `training__epochs=5`; each is checked.
+
+        None leaves a value open.
+        """
         table = self.to_table()
         for name, value in values.items():
             section, _, key = name.rpartition("__")
             place = table.setdefault(section, {}) if section else table
             if not isinstance(place, dict):
                 raise BadRecipe(f"{printable(section)} in the recipe is a value and has no keys below it.")
-            place[key] = value
+            if value is None:
+                place.pop(key, None)
+            else:
+                place[key] = value
         return from_table(table)
 
     def to_table(self) -> dict[str, Any]:

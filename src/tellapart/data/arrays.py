@@ -91,7 +91,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def idx_files(folder: Path) -> list[tuple[str, Path]]:
     """Return (part, images file) for the IDX picture files in a folder, as in train-images-idx3-ubyte.gz."""
     found = ((_IDX_IMAGES.match(path.name), path) for path in sorted(folder.iterdir()))
-    return [(match["part"], path) for match, path in found if match]
+    # Of a file that is there gzipped and not, one counts.
+    return list({match["part"]: (match["part"], path) for match, path in found if match}.values())
 
 
 def load_idx(files: Sequence[tuple[str, Path]], title: str, classes: Sequence[str] = ()) -> Samples:

@@ -24,7 +24,8 @@ class Audit:
     """What the audit found; rows are those of the `Samples` it looked at.
 
     heights, widths: (N,) pixels, 0 where unreadable. copies: groups of rows with the same decoded pixels. near: pairs
-    that show the same picture, changed. fingerprint: SHA-256 over the pixels and labels of the readable rows.
+    that show the same picture, changed. digests: (N, 16) hash of each row's pixels.
+    fingerprint: SHA-256 over the pixels and labels of the readable rows.
     """
 
     samples: Samples
@@ -35,6 +36,7 @@ class Audit:
     widths: NDArray[np.int32]
     grey: NDArray[np.bool_]
     dim: NDArray[np.bool_]
+    digests: NDArray[np.uint8]
     fingerprint: str
 
     @property
@@ -59,6 +61,12 @@ class Audit:
         pairs = [(group[0], row) for group in self.copies for row in group[1:]]
         pairs += [(pair.first, pair.second) for pair in self.near]
         return clusters(len(self.samples), pairs)
+
+    def leaks(self) -> int:
+        """Return how many groups of duplicates stand in more than one part of a given split."""
+        same, preset = self.same_picture()[self.readable], self.samples.preset[self.readable]
+        parts_of = np.unique(np.stack([same, preset.astype(np.int64)]), axis=1)[0]
+        return int((np.unique(parts_of, return_counts=True)[1] > 1).sum())
 
     def counts(self) -> NDArray[np.int64]:
         """Return the readable pictures of each class (K,)."""
@@ -88,11 +96,16 @@ class Audit:
         if self.unreadable:
             found.append(f"{len(self.unreadable)} pictures cannot be read and are left out.")
         if self.conflicts:
-            found.append(f"{len(self.conflicts)} pictures carry two labels and are left out.")
+            found.append(f"{sum(map(len, self.conflicts))} pictures stand under two labels and are left out.")
         if self.near_conflicts:
             found.append(f"{len(self.near_conflicts)} pairs of near duplicates carry different labels.")
-        if self.copies or self.near:
+        if samples.has_preset and (leaks := self.leaks()):
+            found.append(f"{leaks} groups of duplicates stand in more than one part of the given split.")
+        elif self.copies or self.near:
             found.append("Duplicates are kept in the same part of the split.")
+        folded = {name.casefold() for name in samples.classes}
+        if len(folded) < len(samples.classes):
+            found.append("Some class names differ only in capital letters.")
         if counts.min() * _IMBALANCED < counts.max():
             small, large = samples.classes[int(counts.argmin())], samples.classes[int(counts.argmax())]
             found.append(
@@ -147,7 +160,7 @@ def audit(samples: Samples, progress: Progress | None = None) -> Audit:
     count = len(samples)
     heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
     grey, dim = np.zeros(count, bool), np.zeros(count, bool)
-    thumbs = np.zeros((count, 32, 32), np.uint8)
+    thumbs, digests = np.zeros((count, 32, 32), np.uint8), np.zeros((count, 16), np.uint8)
     unreadable: list[tuple[int, str]] = []
     same: dict[bytes, list[int]] = defaultdict(list)
     with (progress or Progress()).bar("Looking at every picture", count) as advance:
@@ -156,7 +169,7 @@ def audit(samples: Samples, progress: Progress | None = None) -> Audit:
                 unreadable.append((row, look))
             else:
                 heights[row], widths[row], grey[row], dim[row] = look.height, look.width, look.grey, look.dim
-                thumbs[row] = look.thumb
+                thumbs[row], digests[row] = look.thumb, np.frombuffer(look.digest, np.uint8)
                 same[look.digest].append(row)
             advance(1, "")
     copies = tuple(tuple(rows) for rows in same.values() if len(rows) > 1)
@@ -164,7 +177,7 @@ def audit(samples: Samples, progress: Progress | None = None) -> Audit:
     first = np.array(sorted(rows[0] for rows in same.values()), np.int64)
     near = tuple(Pair(int(first[p.first]), int(first[p.second]), p.residual) for p in near_duplicates(thumbs[first]))
     print_of = _fingerprint(samples, same)
-    return Audit(samples, tuple(unreadable), copies, near, heights, widths, grey, dim, print_of)
+    return Audit(samples, tuple(unreadable), copies, near, heights, widths, grey, dim, digests, print_of)
 
 
 def check_readable(found: Audit, allowed: float) -> None:

@@ -1,5 +1,6 @@
 """Pictures decoded and resized once, kept for all epochs: in memory, or in a memory map on disk when they are many."""
 
+import os
 import tempfile
 from collections.abc import Callable
 
@@ -36,6 +37,8 @@ def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
         # The file has no name any more, so nothing is left behind however the process ends.
         with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, needed)  # a full disk is an error now, not a crash later
             file.truncate(needed)
             return np.memmap(file, np.uint8, "r+", shape=shape)
     except OSError as error:

@@ -87,6 +87,16 @@ def from_array(array: NDArray[np.generic], name: str = "picture") -> Picture:
     return np.repeat(array, 3, axis=2).astype(np.uint8) if array.shape[2] == 1 else array.astype(np.uint8, copy=False)
 
 
+def from_image(image: Image.Image, name: str = "picture") -> Picture:
+    """Turn a Pillow image into a picture by the same policy as its file; raises `UnreadableImage`."""
+    try:
+        return _decode_with_pillow(image)
+    except UnreadableImage as error:
+        raise UnreadableImage(name, error.reason) from error
+    except Exception as error:
+        raise UnreadableImage(name, _one_line(error)) from error
+
+
 def _decode(data: bytes) -> Picture:
     if not data:
         raise _bad("the file is empty")
@@ -101,7 +111,7 @@ def _decode(data: bytes) -> Picture:
     with image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise _bad(f"{width:,} x {height:,} pixels are more than the limit of {MAX_PIXELS:,}")
+            raise _too_large(image)
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             orientation = image.getexif().get(_ORIENTATION, 1)
             return _upright(_decode_jpeg(data, image), orientation)
@@ -123,6 +133,8 @@ def _decode_jpeg(data: bytes, image: Image.Image) -> Picture:
 
 
 def _decode_with_pillow(image: Image.Image) -> Picture:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(image)
     image.seek(0)
     image.load()
     # Read after load(): for TIFF Pillow has then turned the picture itself and dropped the tag.
@@ -185,6 +197,10 @@ def _check_png(data: bytes) -> None:
         if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise _bad("a checksum inside the PNG does not match its content")
         position = end + 4
+
+
+def _too_large(image: Image.Image) -> UnreadableImage:
+    return _bad(f"{image.width:,} x {image.height:,} pixels are more than the limit of {MAX_PIXELS:,}")
 
 
 def _bad(reason: str) -> UnreadableImage:

@@ -20,6 +20,7 @@ from typing import IO
 import platformdirs
 
 from tellapart.errors import CannotSave, DownloadFailed, UnsafeArchive, printable
+from tellapart.files import make_folder
 from tellapart.progress import Progress
 
 _ATTEMPTS = 4
@@ -66,10 +67,12 @@ def fetch(remote: RemoteFile, folder: Path, progress: Progress) -> Path:
     Raises `DownloadFailed` when the server cannot be reached, keeps breaking off, or sends something else.
     """
     target = folder / remote.name
-    if target.is_file() and target.stat().st_size == remote.size:
-        return target
+    if target.is_file():
+        if _digest(target) == remote.sha256:
+            return target
+        raise DownloadFailed(f"{target} is not the published file (its checksum differs): delete it and try again.")
     _refuse_plain_http(remote)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     partial = target.with_name(target.name + ".part")
     progress.say(f"Downloading {remote.url} ({remote.size / 1e6:,.1f} MB) to {folder}")
     with progress.bar(remote.name, remote.size) as advance:
@@ -165,14 +168,18 @@ def _verify(remote: RemoteFile, partial: Path) -> None:
             f"{remote.url} broke off {_ATTEMPTS} times, at {found:,} of {remote.size:,} bytes: run the same command "
             "again to go on from there."
         )
-    with open(partial, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _digest(partial)
     if digest != remote.sha256:
         partial.unlink()
         raise DownloadFailed(
             f"What {remote.url} sent does not match its published checksum (expected SHA-256 {remote.sha256[:16]}…, "
             f"found {digest[:16]}…): it was deleted; try again, and if it happens again the file was changed."
         )
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -23,11 +23,15 @@ def load_folder(root: Path) -> Samples:
     splits: list[str] = []
     skipped: list[Skipped] = []
     divided = _is_divided(root)
+    if not divided:
+        _refuse_disguised_parts(root)
+    folders: set[str] = set()
     for split, folder in _parts(root) if divided else [("", root)]:
         for entry in _entries(folder):
             if not entry.is_dir():
                 skipped.append(Skipped(_relative(entry.path, root), "it is not inside a class folder"))
                 continue
+            folders.add(entry.name)
             for path in _walk(entry.path):
                 relative = _relative(path, root)
                 if _looks_like_picture(path):
@@ -40,6 +44,11 @@ def load_folder(root: Path) -> Samples:
         raise BadSource(
             f"{title} holds no pictures in class folders: expected {title}/<class>/<picture>, "
             f"found {len(skipped)} other files."
+        )
+    empty = sorted(folders - set(labels))
+    if empty:
+        raise BadSource(
+            f"The class folder '{printable(empty[0])}' of {title} holds no pictures: add some, or remove the folder."
         )
     samples = build_samples(title, Files(root, tuple(names)), labels, splits if divided else None)
     return replace(samples, skipped=tuple(skipped))
@@ -65,6 +74,21 @@ def _is_divided(root: Path) -> bool:
         )
     # A lone train/ counts as a split only if it holds class folders.
     return len(named) > 1 or any(entry.is_dir() for entry in _entries(root / trains[0]))
+
+
+def _refuse_disguised_parts(root: Path) -> None:
+    """Refuse folders such as training_set/ and test_set/, which would be taken for two classes."""
+    inside = [_entries(entry.path) for entry in _entries(root) if entry.is_dir()]
+    names = [frozenset(entry.name for entry in entries if entry.is_dir()) for entries in inside]
+    if len(names) >= 2 and len(names[0]) >= 2 and len(set(names)) == 1 and all(map(_only_folders, inside)):
+        raise BadSource(
+            f"The folders of {printable(str(root))} all hold the same folders ({', '.join(sorted(names[0])[:3])}), "
+            "so they look like parts of a split and not like classes: name them train, val and test."
+        )
+
+
+def _only_folders(entries: list[os.DirEntry[str]]) -> bool:
+    return all(entry.is_dir() for entry in entries)
 
 
 def _parts(root: Path) -> list[tuple[str, Path]]:

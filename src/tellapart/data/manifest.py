@@ -23,6 +23,8 @@ def load_manifest(path: Path) -> Samples:
             raise BadManifest(f"{title} has no column '{column}': expected {', '.join(COLUMNS)}.{hint}")
     if not table["path"]:
         raise BadManifest(f"{title} has no rows: expected one for each picture.")
+    if "group" in table and not any(value.strip() for value in table["group"]):
+        del table["group"]  # a column that nobody filled
     for column in table.keys() & set(COLUMNS):
         _refuse_empty(title, column, table[column])
         if column != "path":  # a file's name may well begin or end with a space
@@ -83,7 +85,7 @@ def _read_parquet(path: Path) -> dict[str, list[str]]:
 
 def _refuse_empty(title: str, column: str, values: list[str]) -> None:
     empty = [not value.strip() for value in values]
-    if any(empty) and not (column == "group" and all(empty)):
+    if any(empty):
         row = empty.index(True) + 2
         raise BadManifest(f"Row {row} of {title} has no {column}: every row needs one.")
 

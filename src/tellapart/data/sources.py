@@ -31,9 +31,9 @@ def load_source(source: Source, progress: Progress | None = None) -> Samples:
         return from_arrays(*source)
     path = Path(source)
     name = str(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _load_directory(path)
-    if path.exists():
+    if os.path.exists(path):
         return _load_file(path)
     if name == "digits" or name in NAMED_SETS:
         return load_named(name, progress or Progress())

@@ -41,13 +41,17 @@ def make_splits(found: Audit, settings: DataRecipe, seed: int) -> Splits:
     samples, rows = found.samples, found.usable()
     units = _units(found)
     if not samples.has_preset:
-        shares = (1 - settings.validation - settings.test, settings.validation, settings.test)
-        if shares[0] <= 0:
-            raise CannotSplit("data.validation and data.test together must leave a share for training: lower them.")
+        shares = (_training_share(settings.validation + settings.test), settings.validation, settings.test)
         parts = _stratified(samples, rows, units, shares, seed)
         rule = f"stratified {shares[0]:.0%} / {shares[1]:.0%} / {shares[2]:.0%}, seed {seed}"
         return Splits(*_by_part(rows, parts), rule)
     return _complete_preset(found, settings, seed, units)
+
+
+def _training_share(others: float) -> float:
+    if others > 0.99:
+        raise CannotSplit("data.validation and data.test together must leave a share for training: lower them.")
+    return 1 - others
 
 
 def write_splits(path: Path, samples: Samples, splits: Splits) -> None:
@@ -178,7 +182,7 @@ def _complete_preset(found: Audit, settings: DataRecipe, seed: int, units: NDArr
         wanted = {VALIDATION: settings.validation, TEST: settings.test}
         taken = [wanted[part] if part in missing else 0.0 for part in (VALIDATION, TEST)]
         training = np.flatnonzero(given == TRAIN)
-        given[training] = _stratified(samples, rows[training], units, (1 - sum(taken), *taken), seed)
+        given[training] = _stratified(samples, rows[training], units, (_training_share(sum(taken)), *taken), seed)
         names = " and ".join(f"{PARTS[p]} ({wanted[p]:.0%})" for p in missing)
         rule = f"as given, {names} taken from the training part, stratified, seed {seed}"
     return Splits(*_by_part(rows, given), rule, dropped)

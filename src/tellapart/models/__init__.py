@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
 from tellapart.errors import UnknownModel, did_you_mean
 from tellapart.models.efficientnet_lite import efficientnet_lite0
 from tellapart.models.network import Network
@@ -23,7 +21,6 @@ class ModelEntry:
     """
 
     build: Callable[..., Network]
-    year: int
     size: int
     min_size: int
     pretrained: Pretrained | None = None
@@ -32,10 +29,10 @@ class ModelEntry:
 
 
 MODELS: dict[str, ModelEntry] = {
-    "simple_cnn": ModelEntry(SimpleCNN, 2019, 32, 18, arguments=lambda size: {"size": size}),
-    "small_resnet": ModelEntry(SmallResNet, 2018, 32, 8),
-    "resnet18": ModelEntry(resnet18, 2015, 224, 8, arguments=lambda size: {"small_stem": size < 64}),
-    "efficientnet_lite0": ModelEntry(efficientnet_lite0, 2020, 224, 32, LITE0_IMAGENET, fast_bfloat16=False),
+    "simple_cnn": ModelEntry(SimpleCNN, 32, 18, arguments=lambda size: {"size": size}),
+    "small_resnet": ModelEntry(SmallResNet, 32, 8),
+    "resnet18": ModelEntry(resnet18, 224, 8, arguments=lambda size: {"small_stem": size < 64}),
+    "efficientnet_lite0": ModelEntry(efficientnet_lite0, 224, 32, LITE0_IMAGENET, fast_bfloat16=False),
 }
 
 
@@ -55,8 +52,3 @@ def create(name: str, num_classes: int = 1000, in_channels: int = 3, **arguments
     num_classes: K. in_channels: C. arguments: those of the builder, as `width=24` of small_resnet.
     """
     return entry(name).build(num_classes, in_channels, **arguments)
-
-
-def parameters(network: nn.Module) -> int:
-    """Return the number of trainable numbers in a network."""
-    return sum(p.numel() for p in network.parameters())

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tellapart.augment import augment
-from tellapart.errors import TrainingDiverged
+from tellapart.errors import BadCheckpoint, TrainingDiverged
 from tellapart.inference import logits, softmax
 from tellapart.metrics import confusion_matrix, precision_recall_f1, row_log_loss
 from tellapart.models.network import Network
@@ -63,6 +63,7 @@ class State:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    head_seconds: float = 0.0
     best: dict[str, Tensor] = field(default_factory=dict)
     best_score: Score = (-math.inf, 0.0)
     best_epoch: int = 0
@@ -78,7 +79,7 @@ class State:
 class Trainer:
     """What stays the same while training. The recipe is resolved: nothing in it that training needs is None.
 
-    frozen_norms: keep BatchNorm's published statistics, when fine-tuning. spent: seconds of the budget already used.
+    frozen_norms: keep BatchNorm's published statistics, when fine-tuning. spent: seconds that the head took.
     on_epoch: called with the history after each epoch, when its checkpoint is safe.
     """
 
@@ -111,13 +112,15 @@ class Trainer:
             self.on_epoch(state.history)
             self.progress.say(_line(state, self._of_epochs(), self._seconds_left(state)))
         state.network.load_state_dict(state.best)
-        self.progress.say(f"Kept the weights of epoch {state.kept_epoch}.")
+        kept = f"the weights of epoch {state.kept_epoch}" if state.kept_epoch else "the head alone: nothing did better"
+        self.progress.say(f"Kept {kept}.")
         return state
 
     def _start(self, network: Network) -> State:
         optimizer = make_optimizer(network, self.recipe.training, self._backbone_rate())
         ema = self.recipe.training.ema
-        state = State(network, optimizer, WeightAverage(network, ema) if ema else None, seconds=self.spent)
+        state = State(network, optimizer, WeightAverage(network, ema) if ema else None)
+        state.seconds = state.head_seconds = self.spent
         saved = load_checkpoint(self.checkpoints)
         if saved is None and self.frozen_norms:
             state.best_score, _ = self.judge(network)
@@ -126,9 +129,13 @@ class Trainer:
             tensors, document, damaged = saved
             for name in damaged:
                 self.progress.say(f"The checkpoint {name} is damaged and was passed over.")
-            if document["identity"] == self.identity:
-                _restore(state, tensors, document)
-                self.progress.say(f"Going on after epoch {state.epoch}.")
+            if document["identity"] != self.identity:
+                raise BadCheckpoint(
+                    f"The run in {self.checkpoints.parent} was started with other pictures, another split or another "
+                    "recipe: choose another folder with --out."
+                )
+            _restore(state, tensors, document)
+            self.progress.say(f"Going on after epoch {state.epoch}.")
         return state
 
     def _backbone_rate(self) -> float:
@@ -145,6 +152,8 @@ class Trainer:
 
     def _epoch(self, state: State) -> dict[str, float]:
         """Run one epoch; return its training loss, accuracy and pictures a second."""
+        # Dropout draws from torch's generator: seeded here, an epoch is the same after a restart.
+        torch.manual_seed((self.recipe.seed << 20) + state.epoch)
         order = shuffled(self.recipe.seed, state.epoch, np.arange(len(self.train.rows)))
         batch_size = min(self.recipe.training.batch_size or 64, len(order))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -239,6 +248,7 @@ class Trainer:
             "identity": self.identity,
             "step": state.step,
             "seconds": state.seconds,
+            "head_seconds": state.head_seconds,
             "average_steps": state.average.steps if state.average else 0,
             "best_score": list(state.best_score),
             "best_epoch": state.best_epoch,
@@ -249,7 +259,8 @@ class Trainer:
 
     def _share_done(self, state: State, share_of_epoch: float, elapsed: float) -> float:
         if self.recipe.training.budget is not None:
-            return (state.seconds + elapsed) / self.recipe.training.budget
+            whole = max(1.0, self.recipe.training.budget - state.head_seconds)
+            return (state.seconds - state.head_seconds + elapsed) / whole
         return (state.epoch - 1 + share_of_epoch) / (self.recipe.training.epochs or 1)
 
     def _of_epochs(self) -> str:
@@ -258,7 +269,7 @@ class Trainer:
     def _seconds_left(self, state: State) -> float:
         if self.recipe.training.budget is not None:
             return max(0.0, self.recipe.training.budget - state.seconds)
-        return (state.seconds - self.spent) / state.epoch * ((self.recipe.training.epochs or 0) - state.epoch)
+        return (state.seconds - state.head_seconds) / state.epoch * ((self.recipe.training.epochs or 0) - state.epoch)
 
 
 def fit_head(trainer: Trainer, network: Network) -> None:
@@ -275,6 +286,7 @@ def fit_head(trainer: Trainer, network: Network) -> None:
     optimizer = torch.optim.AdamW(network.head.parameters(), lr=_HEAD_RATE, weight_decay=0.01)
     steps = max(_HEAD_STEPS, recipe.head_epochs * math.ceil(len(inputs) / _HEAD_BATCH))
     network.head.train()
+    torch.manual_seed(trainer.recipe.seed << 20)
     for step, places in enumerate(_endless_batches(len(inputs), trainer.recipe.seed, steps)):
         for group in optimizer.param_groups:
             group["lr"] = _HEAD_RATE * (1 - step / steps)
@@ -330,7 +342,8 @@ def _restore(state: State, tensors: dict[str, Tensor], document: dict[str, Any])
         for name, value in take_prefix("average", tensors).items():
             state.average.values[name].copy_(value)
         state.average.steps = document["average_steps"]
-    state.epoch, state.step, state.seconds = document["epoch"], document["step"], document["seconds"]
+    state.epoch, state.step = document["epoch"], document["step"]
+    state.seconds, state.head_seconds = document["seconds"], document["head_seconds"]
     state.best_score, state.best_epoch = tuple(document["best_score"]), document["best_epoch"]
     state.kept_epoch = document["kept_epoch"]
     state.history = document["history"]
