@@ -234,8 +234,8 @@ class Trainer:
         }
         monitor = self.recipe.training.monitor
         value = -judged["log_loss"] if monitor == "log_loss" else judged[monitor]
-        # One right and one wrong are added, or a faultless score on few pictures would have no error at all.
-        share = (right.sum() + 1) / (len(labels) + 2)
+        # Two right and two wrong are added (Agresti and Coull 1998), or a faultless score would have no error at all.
+        share = (right.sum() + 2) / (len(labels) + 4)
         spread = float(losses.std()) if monitor == "log_loss" else math.sqrt(share * (1 - share))
         return (value, spread / math.sqrt(len(labels))), {f"validation_{k}": v for k, v in judged.items()}
 
