@@ -102,7 +102,7 @@ def averaged(matrix: NDArray[np.int64]) -> dict[str, Estimate]:
     random = np.random.default_rng(0)
     count = len(matrix)
     wrong = (matrix.sum() - np.trace(matrix) + 1) / (matrix.sum() + 2)
-    prior = np.full(matrix.shape, wrong / max(1, count - 1))
+    prior = np.full(matrix.shape, max(wrong, 1 / count) / max(1, count - 1))  # at least one mistake in all
     np.fill_diagonal(prior, 1 - wrong)
     draws = np.stack(
         [
