@@ -34,7 +34,8 @@ from tellapart.preprocess import Preprocess, PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 from tellapart.training.checkpoint import load_checkpoint
-from tellapart.training.fit import History, Part, Trainer, fit_head
+from tellapart.training.fit import History, Part, Trainer
+from tellapart.training.head import fit_head
 
 _SHORT_NAMES = {"epochs": "training__epochs", "budget": "training__budget"}
 _STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
