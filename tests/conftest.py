@@ -1,14 +1,19 @@
 """Real pictures from installed packages, and trees of class folders made of them."""
 
+import importlib
 import importlib.util
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+_kept: list[torch.library.Library] = []  # a library's operators live as long as it does
 
 
 def _package(name: str) -> Path:
@@ -68,3 +73,13 @@ def make_tree(tmp_path: Path) -> Callable[[dict[str, Iterable[Path]]], Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def torchvision_models() -> ModuleType:
+    """torchvision.models; it has no CPU build, but it imports once the operators that it asks for are declared."""
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _kept.append(library)
+    return importlib.import_module("torchvision.models")

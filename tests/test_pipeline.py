@@ -110,7 +110,7 @@ def test_production_sees_the_pixels_that_training_saw(resize, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"model": "resnet18", "pretrained": True}, BadRecipe, "resnet18 has no published weights"),
+        ({"model": "mobilenet_v1", "pretrained": True}, BadRecipe, "mobilenet_v1 has no published weights"),
         ({"preprocess__channels": 1}, BadRecipe, "need preprocess.channels=3"),
         ({"preprocess__size": 16}, UnknownModel, "takes pictures from 32 pixels, not 16"),
         ({"budget": "0.5s"}, BadRecipe, "training.budget must be from 1"),

@@ -13,10 +13,17 @@ from tellapart.recipe import Recipe, from_table, load_recipe, parse_assignment
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+LAYERS = st.sampled_from([{"type": "conv", "width": 8}, {"type": "dropout", "rate": 0.5, "name": "é"}])
+
+
 def _values(field, hint):
     optional = type(None) in typing.get_args(hint)
     kind = next(k for k in (typing.get_args(hint) or (hint,)) if k is not type(None))
     limits = field.metadata
+    if typing.get_origin(kind) is tuple or typing.get_origin(hint) is tuple:
+        item = LAYERS if field.name == "layers" else st.integers(limits["low"], limits["high"])
+        strategy = st.lists(item, max_size=3).map(tuple)
+        return st.none() | strategy if optional else strategy
     if "choices" in limits:
         strategy = st.sampled_from(limits["choices"])
     elif kind is bool:

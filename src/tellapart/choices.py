@@ -8,13 +8,13 @@ import torch
 
 from tellapart.data.audit import Audit
 from tellapart.data.split import Splits
-from tellapart.errors import BadRecipe, UnknownModel
+from tellapart.errors import BadRecipe, UnknownModel, printable
 from tellapart.models import entry
+from tellapart.models.registry import SMALL
 from tellapart.progress import Progress
 from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRecipe
 from tellapart.training.optimise import default_rate
 
-_SMALL = 64  # pictures with a shorter median side than this are no photographs
 _FINE_TUNING_RATE = 1e-3
 
 
@@ -27,7 +27,7 @@ def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) ->
     resolved = replace(
         recipe, model=model, pretrained=pretrained, preprocess=preprocess, augment=augment, training=training
     )
-    lowest = entry(model).min_size
+    lowest = entry(model).smallest(pretrained)
     if (preprocess.size or lowest) < lowest:
         raise UnknownModel(
             f"{model} takes pictures from {lowest} pixels, not {preprocess.size}: set preprocess.size={lowest}."
@@ -48,16 +48,30 @@ def long_side(found: Audit) -> int:
 
 
 def _model(recipe: Recipe, found: Audit, progress: Progress) -> tuple[str, bool]:
-    small = short_side(found) < _SMALL
+    small = short_side(found) < SMALL
     name = recipe.model or ("small_resnet" if small else "efficientnet_lite0")
-    has_weights = entry(name).pretrained is not None
-    pretrained = has_weights if recipe.pretrained is None else recipe.pretrained
-    if pretrained and not has_weights:
-        raise BadRecipe(f"{name} has no published weights: set pretrained=false, or choose efficientnet_lite0.")
-    kind = "fine-tuned from ImageNet weights" if pretrained else "trained from scratch"
-    reason = "" if recipe.model else f", because the pictures are {'under' if small else 'at least'} {_SMALL} pixels"
+    pretrained = _pretrained(recipe, name, small)
+    origin = recipe.weights or "ImageNet weights"
+    kind = f"fine-tuned from {printable(origin)}" if pretrained else "trained from scratch"
+    reason = "" if recipe.model else f", because the pictures are {'under' if small else 'at least'} {SMALL} pixels"
     progress.say(f"Network: {name}, {kind}{reason}.")
     return name, pretrained
+
+
+def _pretrained(recipe: Recipe, name: str, small: bool) -> bool:
+    """Start from weights that are given, or published for photographs; raises `BadRecipe` if there are none."""
+    has_weights = entry(name).pretrained is not None
+    if recipe.weights and recipe.pretrained is False:
+        raise BadRecipe("The recipe gives weights and pretrained=false: leave one of them out.")
+    pretrained = bool(recipe.weights) or (has_weights and not small if recipe.pretrained is None else recipe.pretrained)
+    if pretrained and not has_weights and not recipe.weights:
+        raise BadRecipe(
+            f"{name} has no published weights: set pretrained=false, give a file by --weights, or choose a network "
+            "that `tellapart models` lists as pretrained."
+        )
+    if recipe.training.frozen_base and not pretrained:
+        raise BadRecipe("training.frozen_base needs a base with weights: set pretrained=true, or give --weights.")
+    return pretrained
 
 
 def _preprocess(
@@ -72,6 +86,8 @@ def _preprocess(
     resize, reason = (recipe.resize, "as told") if recipe.resize else _resize(found)
     size = recipe.size or _size(model, pretrained, found)
     progress.say(f"Resize: {resize} to {size} x {size}, {reason}; {'grey' if channels == 1 else 'colour'}.")
+    if entry(model).arguments(size, pretrained).get("small_stem"):
+        progress.say(f"Stem: without stride and pooling, because the input is under {SMALL} pixels.")
     return PreprocessRecipe(resize, size, channels)
 
 
@@ -97,7 +113,7 @@ def _size(model: str, pretrained: bool, found: Audit) -> int:
 
 def _augment(recipe: AugmentRecipe, found: Audit, progress: Progress) -> AugmentRecipe:
     """Mirror photographs and coloured pictures; grey and small ones may be signs, whose mirror image is another."""
-    sign = bool(found.grey[found.readable].all()) and short_side(found) < _SMALL
+    sign = bool(found.grey[found.readable].all()) and short_side(found) < SMALL
     chosen: dict[str, Any] = {
         "flip": not sign,
         "rotation": 12.0 if sign else 10.0,

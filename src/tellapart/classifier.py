@@ -38,9 +38,11 @@ from tellapart.files import write_atomic
 from tellapart.inference import BATCH, default_device, logits, softmax
 from tellapart.models import MODELS, create, entry
 from tellapart.models.network import Network
-from tellapart.models.pretrained import imagenet_classes, load_weights
+from tellapart.models.pretrained import fill, imagenet_classes
+from tellapart.models.timm_models import PREFIX
 from tellapart.prediction import Prediction, Unreadable, best
 from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.progress import Progress, TerminalProgress
 
 FORMAT_VERSION = 1
 PictureLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
@@ -55,7 +57,7 @@ class Architecture:
     name: str
     num_classes: int
     in_channels: int
-    arguments: dict[str, int | float | bool] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> Network:
         """Return the network with fresh weights."""
@@ -158,37 +160,43 @@ def to_picture(picture: PictureLike) -> Picture:
     return read_picture(picture)
 
 
-def load(model: str | os.PathLike[str]) -> Classifier:
+def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Classifier:
     """Return the classifier in a file, or a network with published weights by its name.
 
+    Weights that are not on this machine are fetched from their publisher, which is said first.
     Raises `BadClassifierFile`, or the class below it that names the defect, or `UnknownModel`.
     """
     path = Path(model)
     if os.path.isfile(path):
         return load_file(path)
     name = os.fspath(model)
-    if name in MODELS:
-        return load_pretrained(name)
+    if name in MODELS or name.startswith(PREFIX):
+        return load_pretrained(name, progress or TerminalProgress())
     if os.path.isfile(path / "model.safetensors"):
         return load_file(path / "model.safetensors")
     hint = did_you_mean(name, MODELS)
     raise UnknownModel(
         f"There is no file and no published model '{printable(name)}': expected a classifier file (.safetensors), a "
-        f"run's folder, or one of {', '.join(n for n, e in MODELS.items() if e.pretrained)}.{hint}"
+        f"run's folder, or a name with published weights (see `tellapart models`).{hint}"
     )
 
 
-def load_pretrained(name: str) -> Classifier:
-    """Return a network with its published weights, telling the classes that it was trained on."""
-    pretrained = entry(name).pretrained
+def load_pretrained(name: str, progress: Progress) -> Classifier:
+    """Return a network with its published weights, telling the classes of ImageNet that it was trained on.
+
+    Raises `UnknownModel` if it has none, `MissingExtra` or `DownloadFailed` (both say what to fetch), or `BadWeights`.
+    """
+    found = entry(name)
+    pretrained = found.pretrained
     if pretrained is None:
         raise UnknownModel(f"The model '{name}' has no published weights: train it first with `tellapart train`.")
     classes = imagenet_classes()
-    architecture = Architecture(name, len(classes), pretrained.preprocess.channels)
+    settings = pretrained.preprocess
+    architecture = Architecture(name, len(classes), settings.channels, found.arguments(settings.size, pretrained=True))
     network = architecture.build()
-    network.load_state_dict(load_weights(pretrained))
+    fill(network, pretrained.load(progress), with_head=True)
     network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier(architecture, network.eval(), pretrained.preprocess, classes, facts={"source": pretrained.source})
+    return Classifier(architecture, network.eval(), settings, classes, facts={"source": pretrained.source})
 
 
 def load_file(path: Path) -> Classifier:

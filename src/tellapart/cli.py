@@ -87,7 +87,22 @@ def audit(source: SourceArgument, json_output: Json = False) -> None:
 @app.command()
 def train(
     source: SourceArgument,
-    model: Annotated[str | None, typer.Option(help="Network; chosen from the pictures if not given.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Network (see `tellapart models`), or a file of layers (.toml); chosen if not given."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from the weights in this file (.pth, .safetensors).")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Last layers: linear, or the widths of dense layers before it, as in 256,64.")
+    ] = None,
+    frozen_base: Annotated[
+        bool | None, typer.Option("--frozen-base", help="Train the head alone, on top of published weights.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool | None, typer.Option("--checkpoint-activations", help="Less memory for very deep networks, more time.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for training instead of epochs: 90s, 5m, 1h.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/<source> if not given.")] = None,
@@ -98,7 +113,16 @@ def train(
     json_output: Json = False,
 ) -> None:
     """Train a classifier, test it honestly, and write a report."""
-    given = {"model": model, "epochs": epochs, "budget": budget, "seed": seed}
+    given = {
+        "model": model,
+        "weights": str(weights) if weights else None,
+        "head": _head(head),
+        "frozen_base": frozen_base,
+        "checkpoint_activations": checkpoint_activations,
+        "epochs": epochs,
+        "budget": budget,
+        "seed": seed,
+    }
     run = _train(source, recipe, settings or [], out, resume, given)
     if json_output:
         print(json.dumps({"directory": str(run.directory), "metrics": run.metrics}, indent=2))
@@ -108,7 +132,9 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="Classifier file, run folder, or efficientnet_lite0.")],
+    model: Annotated[
+        str, typer.Argument(help="Classifier file, run folder, or a pretrained network such as efficientnet_lite0.")
+    ],
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Pictures, folders, or patterns such as '*.jpg'.")
     ],
@@ -119,7 +145,7 @@ def predict(
     """Say what pictures show. A file that cannot be read is reported, and the rest are predicted."""
     if json_output and csv_output:
         raise typer.BadParameter("give either --json or --csv")
-    classifier = tellapart.load(model)
+    classifier = tellapart.load(model, TerminalProgress())
     results = classifier.predict_many(_pictures(paths), top)
     failed = _print_json(results) if json_output else _print_csv(results) if csv_output else _print_table(results)
     if failed:
@@ -139,6 +165,18 @@ def demo(
     print("What to run next:")
     print("  tellapart train FOLDER         on your own pictures, one folder for each class")
     print(f"  tellapart predict {model} PICTURE...")
+
+
+def _head(text: str | None) -> str | list[int] | None:
+    """Turn `256,64` into widths; "linear" stays."""
+    if text is None or text == "linear":
+        return text
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"expected linear or widths such as 256,64, not {text}", param_hint="--head"
+        ) from error
 
 
 def _train(

@@ -62,6 +62,14 @@ class UnknownModel(TellapartError):
     """No network of that name, or the network cannot take these pictures."""
 
 
+class WrongInput(TellapartError):
+    """A network was given images of a shape that it cannot take."""
+
+
+class BadLayers(TellapartError):
+    """A network described layer by layer does not fit together; the message names the layer."""
+
+
 class BadWeights(TellapartError):
     """A file of pretrained weights is missing, damaged or not what its name says."""
 

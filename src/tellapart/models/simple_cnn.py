@@ -14,7 +14,7 @@ class SimpleCNN(Network):
     head_name = "classifier"
 
     def __init__(self, num_classes: int, in_channels: int, size: int = 32) -> None:
-        super().__init__()
+        super().__init__(in_channels, exact_size=size)
         side = ((size - 2) // 2 - 2) // 2 - 2
         self.features = nn.Sequential(  # N C S S
             nn.Conv2d(in_channels, 32, 3),
@@ -33,5 +33,4 @@ class SimpleCNN(Network):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the hidden layer (N, 64)."""
-        features: Tensor = self.features(images)
-        return features
+        return self.through(self.features, images)

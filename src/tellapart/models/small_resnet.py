@@ -28,7 +28,7 @@ class SmallResNet(Network):
     head_name = "classifier"
 
     def __init__(self, num_classes: int, in_channels: int, width: int = 32) -> None:
-        super().__init__()
+        super().__init__(in_channels)
         widths = (width, 2 * width, 4 * width)
         layers: list[nn.Module] = []
         in_width = in_channels
@@ -41,8 +41,7 @@ class SmallResNet(Network):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 4 * width)."""
-        features: Tensor = self.features(images)
-        return features
+        return self.through(self.features, images)
 
 
 def conv_bn_relu(in_width: int, width: int) -> nn.Sequential:

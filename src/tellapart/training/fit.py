@@ -112,6 +112,10 @@ class Trainer:
         return state
 
     def _start(self, network: Network) -> State:
+        network.checkpoint_activations = self.recipe.training.checkpoint_activations
+        if self.recipe.training.frozen_base:
+            network.requires_grad_(False)
+            network.head.requires_grad_(True)
         optimizer = make_optimizer(network, self.recipe.training, self._backbone_rate())
         ema = self.recipe.training.ema
         state = State(network, optimizer, WeightAverage(network, ema) if ema else None)
@@ -155,7 +159,10 @@ class Trainer:
         if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm cannot work on one picture
             batches[-2:] = [np.concatenate(batches[-2:])]
         state.network.train()
-        if self.frozen_norms:
+        if self.recipe.training.frozen_base:
+            state.network.eval()
+            state.network.head.train()
+        elif self.frozen_norms:
             _freeze_norms(state.network)
         began, seen, loss_sum, hits = time.monotonic(), 0, 0.0, 0
         with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(order)) as advance:
@@ -181,8 +188,10 @@ class Trainer:
         images = augment(images, self.recipe.augment, self.recipe.seed, state.epoch, self.train.rows[places])
         images = self.preprocess.normalise(images).to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
-            outputs: Tensor = state.network(images)  # n K
-        loss = F.cross_entropy(outputs.float(), labels, label_smoothing=self.recipe.training.label_smoothing)
+            outputs = state.network.training_outputs(images)  # of n K, each with its weight
+        smoothing = self.recipe.training.label_smoothing
+        losses = [w * F.cross_entropy(part.float(), labels, label_smoothing=smoothing) for w, part in outputs]
+        loss = torch.stack(losses).sum()
         state.step += 1
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -195,7 +204,7 @@ class Trainer:
         state.optimizer.step()
         if state.average:
             state.average.update(state.network)
-        return value, int((outputs.argmax(dim=1) == labels).sum())
+        return value, int((outputs[0][1].argmax(dim=1) == labels).sum())
 
     def _validate(self, state: State, figures: dict[str, float]) -> None:
         """Judge the averaged weights on the validation rows, and keep them if they are as good as the best.

@@ -15,19 +15,18 @@ _START = 0.04  # the first rate, as a share of the peak
 
 
 def make_optimizer(network: Network, recipe: TrainingRecipe, backbone_rate: float) -> torch.optim.Optimizer:
-    """Return the optimiser; weight decay leaves out biases and norms, the backbone gets its share of the rate.
+    """Return the optimiser; weight decay leaves out biases and norms, and the backbone gets its share of the rate.
 
     Decoupled weight decay: Loshchilov and Hutter 2019. `adam` decays nothing.
     """
     peak = recipe.learning_rate or default_rate(recipe.optimizer)
-    head = {id(p) for p in network.head.parameters()}
+    shares = _rate_shares(network, backbone_rate, recipe.stage_rate)
     groups: list[dict[str, Any]] = []
-    for in_head in (True, False):
+    for share in sorted(set(shares.values()), reverse=True):
         for decays in (True, False):
-            members = [p for p in network.parameters() if (id(p) in head) == in_head and (p.ndim > 1) == decays]
-            rate = peak * (1.0 if in_head else backbone_rate)
+            members = [p for p in network.parameters() if shares.get(id(p)) == share and (p.ndim > 1) == decays]
             decay = recipe.weight_decay if decays else 0.0
-            groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
+            groups.append({"params": members, "lr": peak * share, "peak": peak * share, "weight_decay": decay})
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
         # The decay that AdamW applies per step is rate x decay; of SGD's usual rates a hundredth of it does as much.
@@ -39,6 +38,17 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, backbone_rate: floa
             group["weight_decay"] = 0.0
         return torch.optim.Adam(groups, lr=peak)
     return torch.optim.AdamW(groups, lr=peak)
+
+
+def _rate_shares(network: Network, backbone_rate: float, stage_rate: float) -> dict[int, float]:
+    """Return each trainable parameter's share of the peak rate, by its id.
+
+    Discriminative rates: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
+    """
+    shares = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
+    for depth, stage in enumerate(reversed(network.stages())):
+        shares |= {id(p): backbone_rate * stage_rate**depth for p in stage if p.requires_grad}
+    return shares
 
 
 def default_rate(optimizer: str) -> float:
