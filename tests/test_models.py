@@ -142,8 +142,8 @@ def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
     classifier.save(tmp_path / "model.safetensors")
     del optimizer, loss
     loaded = load_file(tmp_path / "model.safetensors")
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, loaded.network.state_dict()[key]), key
+    same = loaded.network.state_dict()
+    assert all(torch.equal(value, same[key]) for key, value in network.state_dict().items())
     with torch.no_grad():
         channels_last = network.to(memory_format=torch.channels_last)
         assert torch.equal(channels_last(images), loaded.network(images))
@@ -231,14 +231,14 @@ def test_auxiliary_heads_weigh_as_published_and_serve_training_alone():
         size = MODELS[name].full_min_size if name == "inception_v3" else 64
         network = create(name, 5)
         images = pictures(name, size)
-        assert [weight for weight, _ in network.training_outputs(images)] == weights
         without = create(name, 5, aux=False)
         without.load_state_dict(
             {k: v for k, v in network.state_dict().items() if not k.startswith(network.auxiliary)}, strict=True
         )
-        assert [weight for weight, _ in without.training_outputs(images)] == [1]
         with torch.no_grad():
             assert torch.equal(network.eval()(images), without.eval()(images))
+        assert [weight for weight, _ in network.train().training_outputs(images)] == weights
+        assert [weight for weight, _ in without.train().training_outputs(images)] == [1]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "efficientnet_b0", "mobilenet_v3_small", "convnext_tiny"])

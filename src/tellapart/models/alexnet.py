@@ -20,27 +20,27 @@ class AlexNet(Network):
         first = nn.Conv2d(in_channels, 64, 3, 1, 1) if small_stem else nn.Conv2d(in_channels, 64, 11, 4, 2)
         self.features = nn.Sequential(  # N C S S
             first,
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Identity() if small_stem else nn.MaxPool2d(3, 2),  # N 64 S/8 S/8
             nn.Conv2d(64, 192, 5, padding=2),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.MaxPool2d(3, 2),  # N 192 S/16 S/16
             nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.MaxPool2d(3, 2),  # N 256 S/32 S/32
         )
         self.avgpool = nn.AdaptiveAvgPool2d(6)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(256 * 36, 4096),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Linear(4096, num_classes),
         )
         self._initialise()

@@ -1,7 +1,4 @@
-"""What a network consists of and what it costs: its layers, shapes, parameters, multiplications, memory to train it.
-
-Nothing is computed: the network stands on torch's meta device, where tensors have a shape and no content.
-"""
+"""What a network consists of and costs, told without computing it, on torch's meta device: shapes without content."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -77,7 +74,7 @@ def summarise(network: Network, name: str, size: int, batch: int = 32) -> Summar
         raise ValueError('Only a network built under `with torch.device("meta"):` can be summarised.')
     rows = _rows(network, size)
     classes = network.eval()(_images(network, size, 1)).shape[1]
-    parameters = sum(row.parameters for row in rows)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     macs = sum(row.macs for row in rows if not row.training_only)
     memory = _memory(network.train(), _images(network, size, batch))
     return Summary(name, size, network.in_channels, classes, batch, rows, parameters, macs, memory)
@@ -95,7 +92,7 @@ def _rows(network: Network, size: int) -> tuple[LayerRow, ...]:
         for name in [name for name in training if name not in rows]:
             rows[name] = replace(training[name], macs=training[name].macs // 2, training_only=True)
     own = _own_parameters(network)
-    for name in own.keys() - rows.keys():
+    for name in [name for name in own if name not in rows]:
         rows[name] = LayerRow(name, type(network.get_submodule(name)).__name__, (), 0, 0)
     return tuple(replace(row, parameters=own[name]) for name, row in rows.items())
 
@@ -122,8 +119,7 @@ class _Tracer:
     def after(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG002
         flops = self.counter.get_total_flops() - self.starts.pop()
         self.starts = [start + flops for start in self.starts]
-        parts, held = list(module.children()), list(module.parameters(recurse=False))
-        if flops or held or not parts:
+        if flops or list(module.parameters(recurse=False)) or not list(module.children()):
             shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
             before = self.rows[name].macs if name in self.rows else 0
             self.rows[name] = LayerRow(name, type(module).__name__, shape, 0, before + flops // 2)
@@ -144,11 +140,10 @@ def _trace(network: Network, images: Tensor, call: Callable[[Tensor], Any]) -> d
 
 def _memory(network: Network, images: Tensor) -> dict[str, int]:
     """Return the bytes of each kind, and of all, to train with these images (N, C, S, S)."""
-    parameters = sum(parameter.nbytes for parameter in network.parameters())
-    weights = parameters + sum(buffer.nbytes for buffer in network.buffers())
-    found = {"weights": weights, "gradients": parameters, "optimizer": 2 * parameters, "average": 2 * weights}
-    found["activations"] = _activations(network, images)
-    return found | {"total": sum(found.values())}
+    trained = sum(parameter.nbytes for parameter in network.parameters())
+    weights = trained + sum(buffer.nbytes for buffer in network.buffers())
+    found = {"weights": weights, "gradients": trained, "optimizer": 2 * trained, "average": 2 * weights}
+    return found | {"activations": (kept := _activations(network, images)), "total": sum(found.values()) + kept}
 
 
 def _activations(network: Network, images: Tensor) -> int:
@@ -160,18 +155,18 @@ def _activations(network: Network, images: Tensor) -> int:
     segments: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        if isinstance(module, nn.Sequential) and module not in own:  # a slice that `Network.through` made
+        sliced = isinstance(module, nn.Sequential) and module not in own  # by `Network.through`
+        if sliced and network.checkpoint_activations:
             segments.append((module, inputs[0]))
 
     with register_module_forward_pre_hook(note):
         kept = _bytes(_saved(partial(_loss, network, images)) | _storage(images), network)
-    if not network.checkpoint_activations:
-        return kept
-    return kept + max((_bytes(_saved(partial(segment, x)), network) - x.nbytes for segment, x in segments), default=0)
+    anew = [_bytes(_saved(partial(segment, x)) | _storage(x), network) - x.nbytes for segment, x in segments]
+    return kept + max(anew, default=0)
 
 
 def _loss(network: Network, images: Tensor) -> Tensor:
-    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    labels = torch.zeros(len(images), dtype=torch.long, device="meta")
     try:
         outputs = network.training_outputs(images)
     except ValueError as error:  # torch's, of a BatchNorm that sees one value of each channel
@@ -194,8 +189,7 @@ def _saved(call: Callable[[], Tensor]) -> Storages:
 
 def _storage(tensor: Tensor) -> Storages:
     """Return a tensor's memory by its identity, which stays its own for as long as the result lives."""
-    storage = tensor.untyped_storage()
-    return {storage._cdata: storage}
+    return {tensor.untyped_storage()._cdata: tensor.untyped_storage()}
 
 
 def _bytes(storages: Storages, module: nn.Module) -> int:

@@ -35,17 +35,17 @@ class VGG(Network):
             for _ in range(count):
                 layers.append(nn.Conv2d(in_width, width, 3, padding=1))
                 layers += [nn.BatchNorm2d(width)] if batch_norm else []
-                layers.append(nn.ReLU(inplace=True))
+                layers.append(nn.ReLU())
                 in_width = width
             layers.append(nn.Identity() if small_stem and stage == 0 else nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)  # N 512 S/32 S/32
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.classifier = nn.Sequential(
             nn.Linear(512 * 49, 4096),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(4096, num_classes),
         )
