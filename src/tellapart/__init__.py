@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tellapart.data.audit import Audit, audit
     from tellapart.data.samples import Samples
     from tellapart.data.sources import load_source
+    from tellapart.describe import describe
     from tellapart.errors import TellapartError
     from tellapart.pipeline import Run, train
     from tellapart.prediction import Prediction
@@ -32,6 +33,7 @@ _HOMES = {
     "Samples": "tellapart.data.samples",
     "TellapartError": "tellapart.errors",
     "audit": "tellapart.data.audit",
+    "describe": "tellapart.describe",
     "load": "tellapart.classifier",
     "load_source": "tellapart.data.sources",
     "train": "tellapart.pipeline",
@@ -47,6 +49,7 @@ __all__ = [
     "Samples",
     "TellapartError",
     "audit",
+    "describe",
     "load",
     "load_source",
     "train",

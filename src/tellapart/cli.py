@@ -1,6 +1,5 @@
 """The command line: it parses, calls and prints; what a command needs is imported when it runs, so help is quick."""
 
-import csv
 import glob
 import json
 import os
@@ -9,19 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import tellapart
 from tellapart.errors import TellapartError, UnreadableImage, printable
 from tellapart.progress import TerminalProgress
+from tellapart.terminal import print_audit, print_csv, print_json, print_models, print_run, print_summary, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from tellapart.data.audit import Audit
     from tellapart.pipeline import Run
-    from tellapart.prediction import Prediction, Unreadable
 
 app = typer.Typer(
     help="Teach a computer to tell your pictures apart.",
@@ -30,8 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_SHOWN = 10  # items of a list on the terminal; --json has all
-
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SourceArgument = Annotated[
     str, typer.Argument(help="Folder, manifest (.csv, .parquet), .npz, IDX or CIFAR folder, or a name such as digits.")
@@ -81,7 +73,7 @@ def audit(source: SourceArgument, json_output: Json = False) -> None:
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
     else:
-        _print_audit(found)
+        print_audit(found)
 
 
 @app.command()
@@ -127,7 +119,7 @@ def train(
     if json_output:
         print(json.dumps({"directory": str(run.directory), "metrics": run.metrics}, indent=2))
     else:
-        _print_run(run)
+        print_run(run)
 
 
 @app.command()
@@ -147,10 +139,51 @@ def predict(
         raise typer.BadParameter("give either --json or --csv")
     classifier = tellapart.load(model, TerminalProgress())
     results = classifier.predict_many(_pictures(paths), top)
-    failed = _print_json(results) if json_output else _print_csv(results) if csv_output else _print_table(results)
+    failed = print_json(results) if json_output else print_csv(results) if csv_output else print_table(results)
     if failed:
         print(f"{failed} of the files cannot be read.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def models(json_output: Json = False) -> None:
+    """List the networks: year, size, cost, whether there are published weights, and published accuracy."""
+    from tellapart.models import MODELS
+    from tellapart.models.facts import FACTS
+
+    pretrained = {name for name, entry in MODELS.items() if entry.pretrained}
+    sizes = {name: entry.size for name, entry in MODELS.items()}
+    if json_output:
+        rows = [
+            {"name": name, "size": sizes[name], "flops": 2 * fact.macs, "pretrained": name in pretrained} | vars(fact)
+            for name, fact in FACTS.items()
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        print_models(FACTS, sizes, pretrained)
+
+
+@app.command()
+def summary(
+    model: Annotated[str, typer.Argument(help="Network, file of layers (.toml), classifier file or run folder.")],
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the pictures; the network's own if not given.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in a batch, for the memory that training takes.")] = 32,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="As in training: less memory, more time.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Show a network's layers: output shape, parameters, multiplications; and the memory to train it."""
+    found = tellapart.describe(
+        model, size=size, batch=batch, classes=classes, checkpoint_activations=checkpoint_activations
+    )
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_summary(found)
 
 
 @app.command()
@@ -160,7 +193,7 @@ def demo(
 ) -> None:
     """Train on the 1,797 handwritten digits inside scikit-learn: the whole pipeline in a minute."""
     run = _train("digits", None, [], out or Path("runs/digits"), resume, {})
-    _print_run(run)
+    print_run(run)
     model = run.directory / "model.safetensors"
     print("What to run next:")
     print("  tellapart train FOLDER         on your own pictures, one folder for each class")
@@ -205,104 +238,3 @@ def _pictures(paths: list[str]) -> list[str]:
     if not files:
         raise UnreadableImage(printable(paths[0]), "there are no pictures in it")
     return files
-
-
-def _print_json(results: "Iterable[Prediction | Unreadable]") -> int:
-    failed = 0
-    for result in results:
-        failed += hasattr(result, "error")
-        print(json.dumps(result.to_json()), flush=True)
-    return failed
-
-
-def _print_csv(results: "Iterable[Prediction | Unreadable]") -> int:
-    failed = 0
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    writer = csv.DictWriter(sys.stdout, ["path", "label", "index", "probability", "error"], lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        failed += hasattr(result, "error")
-        writer.writerow({key: value for key, value in result.to_json().items() if key != "top"})
-    return failed
-
-
-def _print_table(results: "Iterable[Prediction | Unreadable]") -> int:
-    failed = 0
-    table = Table("path", "label", box=None, pad_edge=False)
-    table.add_column("probability", justify="right")
-    table.add_column("others, or the reason", overflow="fold")
-    for result in results:
-        failed += hasattr(result, "error")
-        table.add_row(*(_plain(printable(cell)) for cell in _cells(result)))
-    _console().print(table)
-    return failed
-
-
-def _cells(result: "Prediction | Unreadable") -> list[str]:
-    if hasattr(result, "error"):
-        return [result.path, "", "", result.error]
-    others = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:])
-    return [result.path, result.label, f"{result.probability:.1%}", others]
-
-
-def _print_audit(found: "Audit") -> None:
-    facts = found.to_json()
-    console = _console()
-    console.print(f"{facts['source']}: {facts['pictures']} pictures of {len(facts['classes'])} classes", markup=False)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class", overflow="fold")
-    table.add_column("readable pictures", justify="right")
-    for name, count in facts["classes"].items():
-        table.add_row(_plain(name), f"{count:,}")
-    console.print(table)
-    for kind, label in (("width", "wide"), ("height", "high")):
-        spread = facts["sizes"][kind]
-        console.print(f"{spread['min']} to {spread['max']} pixels {label}, {spread['median']} in the middle")
-    console.print(f"{facts['grey']} of them grey")
-    _print_list("Not pictures", [f"{s['path']}: {s['reason']}" for s in facts["skipped"]])
-    _print_list("Unreadable", [f"{s['path']}: {s['reason']}" for s in facts["unreadable"]])
-    _print_list("Exact duplicates", [" = ".join(group) for group in facts["duplicates"]])
-    _print_list("Near duplicates", [" ~ ".join(pair["paths"]) for pair in facts["near_duplicates"]])
-    _print_list("One picture under two labels", [" / ".join(group) for group in facts["label_conflicts"]])
-    for warning in facts["warnings"]:
-        console.print("Note: " + warning, markup=False)
-
-
-def _print_list(title: str, lines: list[str]) -> None:
-    if not lines:
-        return
-    console = _console()
-    console.print(f"{title} ({len(lines)}):", markup=False)
-    for line in lines[:_SHOWN]:
-        console.print("  " + line, markup=False)
-    if len(lines) > _SHOWN:
-        console.print(f"  … and {len(lines) - _SHOWN} more (--json lists all)", markup=False)
-
-
-def _print_run(run: "Run") -> None:
-    test = run.metrics["test"]
-    names = {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
-    table = Table(box=None, pad_edge=False)
-    for column in (f"test ({test['pictures']} pictures)", "", "95 % interval"):
-        table.add_column(column)
-    for key, name in names.items():
-        if key in test:
-            figure = test[key]
-            form = "{:.3f}" if key == "log_loss" else "{:.1%}"
-            interval = f"{form.format(figure['low'])} to {form.format(figure['high'])}"
-            table.add_row(name, form.format(figure["value"]), interval)
-    console = _console()
-    console.print(table)
-    console.print(f"Report: {run.report}", markup=False, soft_wrap=True)
-    console.print(f"Classifier: {run.directory / 'model.safetensors'}", markup=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    # Into a file or a pipe a row stays one line, however long.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 4096)
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)

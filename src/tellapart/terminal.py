@@ -1,0 +1,182 @@
+"""How results look on a terminal: tables and sentences on stdout, and JSON or CSV for programs."""
+
+import csv
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tellapart.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tellapart.data.audit import Audit
+    from tellapart.models.facts import Facts
+    from tellapart.models.summary import Summary
+    from tellapart.pipeline import Run
+    from tellapart.prediction import Prediction, Unreadable
+
+_SHOWN = 10  # items of a list on the terminal; --json has all
+
+
+def print_json(results: "Iterable[Prediction | Unreadable]") -> int:
+    """Print one JSON object a line; return how many files cannot be read."""
+    failed = 0
+    for result in results:
+        failed += hasattr(result, "error")
+        print(json.dumps(result.to_json()), flush=True)
+    return failed
+
+
+def print_csv(results: "Iterable[Prediction | Unreadable]") -> int:
+    """Print a CSV table; return how many files cannot be read."""
+    failed = 0
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    writer = csv.DictWriter(sys.stdout, ["path", "label", "index", "probability", "error"], lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        failed += hasattr(result, "error")
+        writer.writerow({key: value for key, value in result.to_json().items() if key != "top"})
+    return failed
+
+
+def print_table(results: "Iterable[Prediction | Unreadable]") -> int:
+    """Print a table; return how many files cannot be read."""
+    failed = 0
+    table = Table("path", "label", box=None, pad_edge=False)
+    table.add_column("probability", justify="right")
+    table.add_column("others, or the reason", overflow="fold")
+    for result in results:
+        failed += hasattr(result, "error")
+        table.add_row(*(_plain(printable(cell)) for cell in _cells(result)))
+    _console().print(table)
+    return failed
+
+
+def _cells(result: "Prediction | Unreadable") -> list[str]:
+    if hasattr(result, "error"):
+        return [result.path, "", "", result.error]
+    others = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:])
+    return [result.path, result.label, f"{result.probability:.1%}", others]
+
+
+def print_audit(found: "Audit") -> None:
+    """Print what an audit found, long lists cut."""
+    facts = found.to_json()
+    console = _console()
+    console.print(f"{facts['source']}: {facts['pictures']} pictures of {len(facts['classes'])} classes", markup=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    table.add_column("readable pictures", justify="right")
+    for name, count in facts["classes"].items():
+        table.add_row(_plain(name), f"{count:,}")
+    console.print(table)
+    for kind, label in (("width", "wide"), ("height", "high")):
+        spread = facts["sizes"][kind]
+        console.print(f"{spread['min']} to {spread['max']} pixels {label}, {spread['median']} in the middle")
+    console.print(f"{facts['grey']} of them grey")
+    _print_list("Not pictures", [f"{s['path']}: {s['reason']}" for s in facts["skipped"]])
+    _print_list("Unreadable", [f"{s['path']}: {s['reason']}" for s in facts["unreadable"]])
+    _print_list("Exact duplicates", [" = ".join(group) for group in facts["duplicates"]])
+    _print_list("Near duplicates", [" ~ ".join(pair["paths"]) for pair in facts["near_duplicates"]])
+    _print_list("One picture under two labels", [" / ".join(group) for group in facts["label_conflicts"]])
+    for warning in facts["warnings"]:
+        console.print("Note: " + warning, markup=False)
+
+
+def _print_list(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    console = _console()
+    console.print(f"{title} ({len(lines)}):", markup=False)
+    for line in lines[:_SHOWN]:
+        console.print("  " + line, markup=False)
+    if len(lines) > _SHOWN:
+        console.print(f"  … and {len(lines) - _SHOWN} more (--json lists all)", markup=False)
+
+
+def print_run(run: "Run") -> None:
+    """Print the test figures of a run, and where its files are."""
+    test = run.metrics["test"]
+    names = {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
+    table = Table(box=None, pad_edge=False)
+    for column in (f"test ({test['pictures']} pictures)", "", "95 % interval"):
+        table.add_column(column)
+    for key, name in names.items():
+        if key in test:
+            figure = test[key]
+            form = "{:.3f}" if key == "log_loss" else "{:.1%}"
+            interval = f"{form.format(figure['low'])} to {form.format(figure['high'])}"
+            table.add_row(name, form.format(figure["value"]), interval)
+    console = _console()
+    console.print(table)
+    console.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+    console.print(f"Classifier: {run.directory / 'model.safetensors'}", markup=False, soft_wrap=True)
+
+
+def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], pretrained: set[str]) -> None:
+    """Print the networks with their facts."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for column in ("year", "size", "parameters", "GFLOPs", "pretrained", "top-1"):
+        table.add_column(column, justify="right")
+    table.add_column("on")
+    for name, fact in facts.items():
+        published = "" if fact.top1 is None else f"{fact.top1:.1f} %"
+        table.add_row(
+            name,
+            str(fact.year),
+            str(sizes[name]),
+            f"{fact.parameters / 1e6:.2f} M",
+            f"{2 * fact.macs / 1e9:.3g}",
+            "yes" if name in pretrained else "",
+            published,
+            fact.dataset,
+        )
+    console = _console()
+    console.print(table)
+    console.print(
+        "GFLOPs: of one picture at that size, two for each multiplication and addition. Top-1: as published (--json has "
+        "the sources).",
+        markup=False,
+    )
+
+
+def print_summary(summary: "Summary") -> None:
+    """Print a network's layers, and what it takes to train it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("kind")
+    for column in ("output", "parameters", "MACs"):
+        table.add_column(column, justify="right")
+    for row in summary.layers:
+        note = " (training only)" if row.training_only else ""
+        shape = " x ".join(map(str, row.shape))
+        table.add_row(_plain(row.name), row.kind + note, shape, f"{row.parameters:,}", f"{row.macs:,}")
+    console = _console()
+    console.print(table)
+    console.print(
+        f"{summary.model}: {summary.parameters:,} parameters, {summary.macs / 1e9:.3g} GMACs "
+        f"({2 * summary.macs / 1e9:.3g} GFLOPs) for a picture of {summary.channels} x {summary.size} x {summary.size}, "
+        f"{summary.classes} classes",
+        markup=False,
+    )
+    serving = sum(row.parameters for row in summary.layers if row.training_only)
+    if serving:
+        console.print(f"{serving:,} of the parameters are in heads that serve training alone", markup=False)
+    parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in summary.memory.items() if name != "total")
+    total = summary.memory["total"] / 2**20
+    console.print(f"Memory to train {summary.batch} pictures at a time: {total:,.0f} MiB ({parts})", markup=False)
+
+
+def _console() -> Console:
+    # Into a file or a pipe a row stays one line, however long.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 4096)
+
+
+def _plain(text: str) -> Text:
+    return Text(text)
