@@ -143,11 +143,11 @@ def _training(recipe: TrainingRecipe, model: str, pretrained: bool, pictures: in
     rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else default_rate(recipe.optimizer))
     precision = recipe.precision
     if precision == "auto":
-        precision = "bfloat16" if entry(model).fast_bfloat16 and _has_bfloat16() else "float32"
+        precision = "bfloat16" if entry(model).fast_bfloat16 and has_bfloat16() else "float32"
     return replace(recipe, epochs=epochs, batch_size=batch_size, learning_rate=rate, precision=precision)
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -140,8 +140,8 @@ def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], pretrained: s
     console = _console()
     console.print(table)
     console.print(
-        "GFLOPs: of one picture at that size, two for each multiplication and addition. Top-1: as published (--json has "
-        "the sources).",
+        "GFLOPs: of one picture at that size, two for each multiplication and addition. Top-1: as published (--json "
+        "has the sources).",
         markup=False,
     )
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tellapart.classifier import Architecture
 from tellapart.errors import BadWeights, DownloadFailed, printable
 from tellapart.models import entry
@@ -30,8 +32,12 @@ def starting_network(recipe: Recipe, num_classes: int, progress: Progress) -> tu
     architecture = Architecture(name, num_classes, recipe.preprocess.channels or 3, arguments)
     network = architecture.build()
     if recipe.pretrained:
-        # The head is for other classes, so it stays as it was made; everything else must be there.
+        # The head is for other classes, so it stays fresh; everything else must be there. It starts small, as linear
+        # layers do by default: the published initialisations are for training from scratch, and cost accuracy here.
         fill(network, _weights(recipe, progress), with_head=False)
+        for module in network.head.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
     return architecture, network
 
 

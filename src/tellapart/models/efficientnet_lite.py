@@ -21,7 +21,8 @@ def _stages(number: str) -> tuple[Stage, ...]:
 
 def _lite(number: str, num_classes: int, in_channels: int, dropout: float, small_stem: bool) -> EfficientNet:
     norm = partial(nn.BatchNorm2d, eps=1e-3)  # as the published weights were trained
-    plan = Plan(_stages(number), 32, 1280, dropout, norm, nn.ReLU6, squeeze=False)
+    # No stochastic depth: in the few epochs of fine-tuning it cost 1.7 points on the ORL faces.
+    plan = Plan(_stages(number), 32, 1280, dropout, norm, nn.ReLU6, squeeze=False, drop=0)
     return EfficientNet(num_classes, in_channels, plan, small_stem)
 
 
