@@ -34,7 +34,8 @@ def pictures(name, size, channels=3):
     kind = "cifar10" if size <= 32 else "imagenet"
     files = sorted(package("foolbox").glob(f"data/{kind}_*"))[:4]
     preprocess = Preprocess(PreprocessSettings("squash", size, channels, (0.5,) * channels, (0.25,) * channels))
-    pixels = [preprocess.resize(np.asarray(Image.open(file).convert("RGB"))) for file in files]
+    # Pillow resizes in whole numbers, the same on every machine.
+    pixels = [np.asarray(Image.open(file).convert("RGB").resize((size, size))) for file in files]
     return preprocess(torch.from_numpy(np.stack(pixels)))
 
 
@@ -177,10 +178,14 @@ def test_smallest_size_with_the_usual_stem(name):
 
 
 def golden(name):
-    """Return the logits of four pictures under weights that are a pure function of their place and shape."""
+    """Return the logits of four pictures under weights that are a pure function of their place and shape.
+
+    The residual networks in float64: a thousand layers in float32 enlarge another processor's rounding to a percent.
+    """
     size = small_size(name)
-    network = create(name, 5, 3, **MODELS[name].arguments(size))
-    values = torch.from_numpy(np.random.RandomState(0).uniform(-1, 1, 4099).astype(np.float32))
+    kind = torch.float64 if "resn" in name else torch.float32
+    network = create(name, 5, 3, **MODELS[name].arguments(size)).to(kind)
+    values = torch.from_numpy(np.random.RandomState(0).uniform(-1, 1, 4099)).to(kind)
     for number, (key, value) in enumerate(network.state_dict().items()):
         drawn = values.roll(17 * number).repeat(value.numel() // 4099 + 1)[: value.numel()].view(value.shape)
         if value.ndim > 1 and "layer_scale" not in key:
@@ -194,7 +199,7 @@ def golden(name):
         if isinstance(module, nn.BatchNorm2d):
             module.train()
     with torch.no_grad():
-        return network(pictures(name, size)).double()
+        return network(pictures(name, size).to(kind)).double()
 
 
 @pytest.mark.parametrize("name", models())
@@ -202,7 +207,8 @@ def test_golden_outputs(name):
     expected = torch.tensor(json.loads(GOLDEN.read_text())[name], dtype=torch.float64)
     found = golden(name)
     assert float(found.std()) > 1e-4
-    assert float((found - expected).abs().max()) <= 2e-3 * float(expected.abs().max())
+    tolerance = 1e-6 if "resn" in name else 5e-3
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 @pytest.mark.parametrize(

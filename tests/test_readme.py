@@ -5,6 +5,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tellapart.cli import app
 from tellapart.recipe import Recipe, from_table
 
@@ -18,6 +20,12 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in ROOT.glob("docs/*.md")))
+def test_python_of_the_documents_runs(page):
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S):
+        exec(compile(block, page, "exec"), {})
 
 
 def test_commands_named_in_the_documents_exist():

@@ -10,7 +10,7 @@ from tellapart.data.audit import Audit
 from tellapart.data.split import Splits
 from tellapart.errors import BadRecipe, UnknownModel, printable
 from tellapart.models import entry
-from tellapart.models.registry import SMALL
+from tellapart.models.registry import LAYERED, SMALL
 from tellapart.progress import Progress
 from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRecipe
 from tellapart.training.optimise import default_rate
@@ -49,6 +49,8 @@ def long_side(found: Audit) -> int:
 
 def _model(recipe: Recipe, found: Audit, progress: Progress) -> tuple[str, bool]:
     small = short_side(found) < SMALL
+    if (recipe.model == LAYERED) != bool(recipe.layers):
+        raise BadRecipe(f'The recipe needs both model = "{LAYERED}" and its layers, or neither.')
     name = recipe.model or ("small_resnet" if small else "efficientnet_lite0")
     pretrained = _pretrained(recipe, name, small)
     origin = recipe.weights or "ImageNet weights"

@@ -282,8 +282,8 @@ def _finished_run(directory: Path, recipe: Recipe, identity: str, progress: Prog
 
 def _of_other_data(directory: Path) -> BadCheckpoint:
     return BadCheckpoint(
-        f"The run in {printable(str(directory))} was started with other pictures or another split of them: choose "
-        "another folder with --out."
+        f"The run in {printable(str(directory))} was started with other pictures, another split of them, or another "
+        "file of weights: choose another folder with --out."
     )
 
 

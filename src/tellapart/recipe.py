@@ -101,7 +101,7 @@ class TrainingRecipe:
 class HeadRecipe:
     """The layers that replace the network's last one. widths: of dense layers before it, each with ReLU and dropout."""
 
-    widths: tuple[int, ...] = field(default=(), metadata={"low": 1, "high": 65_536})
+    widths: tuple[int, ...] = field(default=(), metadata={"low": 1, "high": 8192})
     dropout: float = _number(0.5, 0, 0.99)
 
 
