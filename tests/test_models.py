@@ -18,15 +18,10 @@ from tellapart.models.facts import FACTS
 from tellapart.preprocess import Preprocess, PreprocessSettings
 
 GOLDEN = Path(__file__).parent / "golden_logits.json"
-HEAVY = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")  # half a gigabyte of weights each
 DEEP = ("resnet1001", "resnet1202")
 OURS = ("simple_cnn", "small_resnet", "lenet5", "mobilenet_v1", *(n for n in MODELS if "lite" in n), *DEEP)
 OURS += tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110))
 OF_TORCHVISION = tuple(name for name in MODELS if name not in OURS)
-
-
-def models(slow=HEAVY):
-    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in MODELS]
 
 
 def pictures(name, size, channels=3):
@@ -118,7 +113,7 @@ def test_facts_are_those_of_the_network(name):
     assert FACTS[name].top1 is not None or name == "small_resnet"
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
     torch.manual_seed(0)
     size = small_size(name)
@@ -151,7 +146,7 @@ def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
         torch.testing.assert_close(network.head(network.embed(images)), network(images))
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 def test_smallest_size_one_channel_and_the_small_stem(name):
     entry = MODELS[name]
     size = entry.min_size
@@ -202,7 +197,7 @@ def golden(name):
         return network(pictures(name, size).to(kind)).double()
 
 
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 def test_golden_outputs(name):
     expected = torch.tensor(json.loads(GOLDEN.read_text())[name], dtype=torch.float64)
     found = golden(name)
@@ -276,6 +271,62 @@ def test_a_dense_head_replaces_the_last_layer(name):
 def test_a_head_that_makes_no_sense_is_refused(head):
     with pytest.raises(WrongInput, match="The head is 'linear' or the widths"):
         create("resnet20", 2, head=head)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_logits_equal_torchvision_in_training(torchvision_models, name):
+    torch.manual_seed(0)
+    ours = create(name, 7).train()
+    with torch.device("meta"):
+        reference = torchvision_models.get_model(name, weights=None, init_weights=False, num_classes=7)
+    reference.load_state_dict({k: v.clone() for k, v in ours.state_dict().items()}, strict=True, assign=True)
+    for network in (ours, reference.train()):
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0
+    images = torch.randn(2, 3, MODELS[name].size, MODELS[name].size)
+    with torch.no_grad():
+        expected = list(reference(images))
+        found = [part for _, part in ours.training_outputs(images)]
+    if name == "googlenet":
+        expected = [expected[0], expected[2], expected[1]]  # torchvision gives the second head first
+    for one, other in zip(found, expected, strict=True):
+        assert float(other.abs().max()) > 1e-3
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_size_that_is_promised_is_the_size_that_is_taken(name):
+    entry = MODELS[name]
+    for size in (8, 16, 21, 32, 63, 64, 70, 75, 110):
+        for pretrained in (False, True) if entry.pretrained else (False,):
+            smallest = entry.smallest(size, pretrained)
+            if size < smallest:
+                continue
+            with torch.device("meta"):
+                network = create(name, 2, **entry.arguments(size, pretrained))
+                assert network.min_size <= size
+                network.check(torch.empty(1, 3, size, size))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet18", {"dropout": 0.5}),
+        ("layered", {}),
+        ("resnet20", {"head": True}),
+        ("resnet20", {"head": [True]}),
+        ("resnet20", {"head": [9000]}),
+        ("resnet20", {"head": [8], "head_dropout": 2}),
+        ("lenet5", {"size": 28}),
+        ("simple_cnn", {"size": 10}),
+        ("resnet20", {"num_classes": 0}),
+        ("resnet20", {"in_channels": 2}),
+    ],
+)
+def test_arguments_that_make_no_network_are_refused_in_a_sentence(name, arguments):
+    with pytest.raises(WrongInput):
+        create(name, **arguments)
 
 
 def test_unknown_model_names_the_nearest():

@@ -610,5 +610,5 @@ def test_a_timm_checkpoint_is_read_from_a_file(timm, tmp_path):
 
 def test_absent_timm_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtra, match=r"needs the packages timm and torchvision.*Run `pip install timm`"):
+    with pytest.raises(MissingExtra, match=r"needs the packages timm and torchvision.*Install both"):
         create("timm:resnet18", 5)

@@ -14,6 +14,7 @@ from tellapart.errors import BadCheckpoint, BadLayers, BadRecipe, BadWeights, Te
 from tellapart.models import MODELS, create
 from tellapart.models.layers import Activation, Conv, GlobalPool
 from tellapart.pipeline import train
+from tellapart.progress import Progress
 from tellapart.recipe import Recipe, load_recipe
 from tellapart.training.optimise import make_optimizer
 from test_training import Stop, StopAfter
@@ -101,7 +102,7 @@ def parts(run, name):
 
 def rates_of(network, **values):
     recipe = Recipe().with_values(**{f"training__{key}": value for key, value in values.items()}).training
-    optimizer = make_optimizer(network, recipe, recipe.backbone_rate)
+    optimizer = make_optimizer(network, recipe, fine_tuning=True)
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(grouped) == len({id(parameter) for parameter in grouped})
     assert {id(p) for p in grouped} == {id(p) for p in network.parameters() if p.requires_grad}
@@ -255,7 +256,8 @@ REFUSED = {
     "too many kinds of head": ({"head": "dense"}, BadRecipe, "head.widths must be a list"),
     "dropout of all": ({"head__dropout": 1.0}, BadRecipe, "head.dropout must be from 0 to 0.99"),
     "stage rate": ({"training__stage_rate": 1.5}, BadRecipe, "stage_rate must be from 0 to 1"),
-    "grey input": ({"preprocess__channels": 1}, BadRecipe, "channels=3"),
+    "grey input": ({"preprocess__channels": 1}, BadWeights, r"conv1.weight has the shape \(64, 3, 7, 7\), needs"),
+    "weights of nothing named": ({"model": None}, BadRecipe, "name the network that they are of, by --model"),
     "unknown base": ({"model": "resnet17"}, TellapartError, "no model 'resnet17'.*Did you mean"),
 }
 
@@ -471,6 +473,41 @@ def test_layers_and_a_layered_network_need_each_other(digits, tmp_path, values):
     with pytest.raises(TellapartError, match="layers"):
         train(digits, out=tmp_path / "run", **values, **QUICK)
     assert not (tmp_path / "run").exists()
+
+
+class Told(Progress):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def test_a_classifier_of_ones_own_is_trained_further_with_its_preprocess(digits, tmp_path):
+    values = {"epochs": 1, "training__batch_size": 16, "preprocess__size": 20}
+    first = train(digits, out=tmp_path / "first", model="resnet18", **values)
+    told, file = Told(), str(tmp_path / "first" / "model.safetensors")
+    second = train(digits, out=tmp_path / "second", weights=file, epochs=1, frozen_base=True, progress=told)
+    assert (
+        second.classifier.preprocess == first.classifier.preprocess
+    )  # grey, 20 pixels, mean and deviation of the first
+    assert second.classifier.architecture == first.classifier.architecture  # with the small stem
+    old, new = first.classifier.network.state_dict(), second.classifier.network.state_dict()
+    assert all(torch.equal(value, new[key]) for key, value in old.items() if not key.startswith("fc."))
+    assert any("resnet18 and its preprocess are kept" in message for message in told.said)
+    for contradiction in ({"model": "resnet34"}, {"preprocess__channels": 3}):
+        with pytest.raises(BadRecipe, match="is a classifier made with"):
+            train(digits, out=tmp_path / "third", weights=file, **contradiction)
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_classifier_of_layers_is_trained_further(digits, tmp_path):
+    layers = [Conv(8), GlobalPool()]
+    train(digits, out=tmp_path / "first", model="layered", layers=layers, epochs=1)
+    file = str(tmp_path / "first" / "model.safetensors")
+    second = train(digits, out=tmp_path / "second", weights=file, epochs=1, head=[4])
+    assert second.classifier.architecture.arguments["head"] == [4]
+    assert load(tmp_path / "second").classes == second.classifier.classes
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "resnet20"])

@@ -21,17 +21,16 @@ _FINE_TUNING_RATE = 1e-3
 def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) -> Recipe:
     """Return the recipe with nothing left open, and tell the user what was chosen and why."""
     model, pretrained = _model(recipe, found, progress)
-    preprocess = _preprocess(recipe.preprocess, model, pretrained, found, progress)
+    preprocess = _preprocess(recipe, model, pretrained, found, progress)
     augment = _augment(recipe.augment, found, progress)
     training = _training(recipe.training, model, pretrained, len(splits.train))
     resolved = replace(
         recipe, model=model, pretrained=pretrained, preprocess=preprocess, augment=augment, training=training
     )
-    lowest = entry(model).smallest(pretrained)
-    if (preprocess.size or lowest) < lowest:
-        raise UnknownModel(
-            f"{model} takes pictures from {lowest} pixels, not {preprocess.size}: set preprocess.size={lowest}."
-        )
+    size = preprocess.size or 0
+    lowest = entry(model).smallest(size, pretrained)
+    if size < lowest and not recipe.weights:  # a classifier given as weights brings its own stem
+        raise UnknownModel(f"{model} takes pictures from {lowest} pixels, not {size}: set preprocess.size={lowest}.")
     return resolved
 
 
@@ -51,6 +50,8 @@ def _model(recipe: Recipe, found: Audit, progress: Progress) -> tuple[str, bool]
     small = short_side(found) < SMALL
     if (recipe.model == LAYERED) != bool(recipe.layers):
         raise BadRecipe(f'The recipe needs both model = "{LAYERED}" and its layers, or neither.')
+    if recipe.weights and not recipe.model:
+        raise BadRecipe("The recipe gives weights and no model: name the network that they are of, by --model.")
     name = recipe.model or ("small_resnet" if small else "efficientnet_lite0")
     pretrained = _pretrained(recipe, name, small)
     origin = recipe.weights or "ImageNet weights"
@@ -76,13 +77,12 @@ def _pretrained(recipe: Recipe, name: str, small: bool) -> bool:
     return pretrained
 
 
-def _preprocess(
-    recipe: PreprocessRecipe, model: str, pretrained: bool, found: Audit, progress: Progress
-) -> PreprocessRecipe:
+def _preprocess(whole: Recipe, model: str, pretrained: bool, found: Audit, progress: Progress) -> PreprocessRecipe:
+    recipe, given = whole.preprocess, bool(whole.weights)
     grey = bool(found.grey[found.readable].all())
     if recipe.channels not in (None, 1, 3):
         raise BadRecipe(f"preprocess.channels must be 1 (grey) or 3 (colour), not {recipe.channels}.")
-    if pretrained and recipe.channels == 1:
+    if pretrained and not given and recipe.channels == 1:
         raise BadRecipe(f"The published weights of {model} need preprocess.channels=3; grey pictures work as they are.")
     channels = recipe.channels or (3 if pretrained or not grey else 1)
     resize, reason = (recipe.resize, "as told") if recipe.resize else _resize(found)
@@ -109,8 +109,9 @@ def _resize(found: Audit) -> tuple[str, str]:
 def _size(model: str, pretrained: bool, found: Audit) -> int:
     side, meant = long_side(found), entry(model).size
     if pretrained:
-        return int(np.clip(32 * round(side / 32), 160, meant))
-    return int(np.clip(side, max(24, entry(model).min_size), max(64, meant)))
+        return int(min(max(32 * round(side / 32), 160), max(meant, 64)))
+    size = int(np.clip(side, max(24, entry(model).min_size), max(64, meant)))
+    return max(size, entry(model).smallest(size, pretrained))
 
 
 def _augment(recipe: AugmentRecipe, found: Audit, progress: Progress) -> AugmentRecipe:
@@ -142,7 +143,8 @@ def _training(recipe: TrainingRecipe, model: str, pretrained: bool, pictures: in
         epochs = recipe.epochs or int(np.clip(round(steps / pictures), few, many))
     largest = 32 if pretrained else 64
     batch_size = recipe.batch_size or int(np.clip(pictures // 10, 4, largest))
-    rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else default_rate(recipe.optimizer))
+    scratch_rate = default_rate(recipe.optimizer) * entry(model).rate
+    rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else scratch_rate)
     precision = recipe.precision
     if precision == "auto":
         precision = "bfloat16" if entry(model).fast_bfloat16 and has_bfloat16() else "float32"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ from tellapart.files import write_atomic
 from tellapart.inference import BATCH, default_device, logits, softmax
 from tellapart.models import MODELS, create, entry
 from tellapart.models.network import Network
-from tellapart.models.pretrained import fill, imagenet_classes
+from tellapart.models.pretrained import fill
 from tellapart.models.timm_models import PREFIX
 from tellapart.prediction import Prediction, Unreadable, best
 from tellapart.preprocess import Preprocess, PreprocessSettings
@@ -170,10 +171,10 @@ def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Cla
     if os.path.isfile(path):
         return load_file(path)
     name = os.fspath(model)
-    if name in MODELS or name.startswith(PREFIX):
-        return load_pretrained(name, progress or TerminalProgress())
     if os.path.isfile(path / "model.safetensors"):
         return load_file(path / "model.safetensors")
+    if name in MODELS or name.startswith(PREFIX):
+        return load_pretrained(name, progress or TerminalProgress())
     hint = did_you_mean(name, MODELS)
     raise UnknownModel(
         f"There is no file and no published model '{printable(name)}': expected a classifier file (.safetensors), a "
@@ -182,7 +183,7 @@ def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Cla
 
 
 def load_pretrained(name: str, progress: Progress) -> Classifier:
-    """Return a network with its published weights, telling the classes of ImageNet that it was trained on.
+    """Return a network with its published weights, telling the classes that it was trained on.
 
     Raises `UnknownModel` if it has none, `MissingExtra` or `DownloadFailed` (both say what to fetch), or `BadWeights`.
     """
@@ -190,7 +191,7 @@ def load_pretrained(name: str, progress: Progress) -> Classifier:
     pretrained = found.pretrained
     if pretrained is None:
         raise UnknownModel(f"The model '{name}' has no published weights: train it first with `tellapart train`.")
-    classes = imagenet_classes()
+    classes = pretrained.classes()
     settings = pretrained.preprocess
     architecture = Architecture(name, len(classes), settings.channels, found.arguments(settings.size, pretrained=True))
     network = architecture.build()
@@ -218,6 +219,15 @@ def load_file(path: Path) -> Classifier:
         raise BadClassifierFile(
             f"{name} does not describe a classifier that this release can build: {error}."
         ) from error
+
+
+def is_classifier(path: Path) -> bool:
+    """Whether a file says of itself that it is a classifier of tellapart."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return "tellapart" in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def package_versions() -> dict[str, str]:

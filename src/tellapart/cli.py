@@ -167,10 +167,13 @@ def models(json_output: Json = False) -> None:
 def summary(
     model: Annotated[str, typer.Argument(help="Network, file of layers (.toml), classifier file or run folder.")],
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the pictures; the network's own if not given.")
+        int | None, typer.Option(min=1, max=4096, help="Side of the pictures; the network's own if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in a batch, for the memory that training takes.")] = 32,
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, max=65_536, help="Pictures in a batch, for the memory that training takes.")
+    ] = 32,
+    classes: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of classes.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 for grey pictures, 3 for colour.")] = None,
     checkpoint_activations: Annotated[
         bool, typer.Option("--checkpoint-activations", help="As in training: less memory, more time.")
     ] = False,
@@ -178,7 +181,12 @@ def summary(
 ) -> None:
     """Show a network's layers: output shape, parameters, multiplications; and the memory to train it."""
     found = tellapart.describe(
-        model, size=size, batch=batch, classes=classes, checkpoint_activations=checkpoint_activations
+        model,
+        size=size,
+        batch=batch,
+        classes=classes,
+        channels=channels,
+        checkpoint_activations=checkpoint_activations,
     )
     if json_output:
         print(json.dumps(found.to_json(), indent=2))

@@ -1,8 +1,8 @@
 """What a network consists of and costs, for any of the forms in which a user can name one."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,31 +19,35 @@ def describe(
     size: int | None = None,
     batch: int = 32,
     classes: int | None = None,
+    channels: int | None = None,
     checkpoint_activations: bool = False,
 ) -> Summary:
     """Return the layers of a network with their shapes, parameters and MACs, and the memory to train a batch.
 
-    model: a name, a file of layers (.toml), a classifier file or a run's folder. size, classes: the network's own where
-    not given. Raises `UnknownModel`, `BadLayers`, `BadClassifierFile`, or `WrongInput` for a size it does not take.
+    model: a name, a file of layers (.toml), a classifier file or a run's folder. size, classes, channels: the network's
+    own where not given. Raises `UnknownModel`, `BadLayers`, `BadClassifierFile`, or `WrongInput` for what it does not
+    take.
     """
-    architecture, size = _architecture(model, size, classes)
+    architecture, size = _architecture(model, size)
+    architecture = replace(
+        architecture,
+        num_classes=classes or architecture.num_classes,
+        in_channels=channels or architecture.in_channels,
+    )
     with torch.device("meta"):
         network = architecture.build()
     network.checkpoint_activations = checkpoint_activations
     return summarise(network, Path(model).name, size, batch)
 
 
-def _architecture(model: str | os.PathLike[str], size: int | None, classes: int | None) -> tuple[Architecture, int]:
-    path = Path(model)
-    if path.suffix == ".toml":
-        found, arguments = entry(LAYERED), {"layers": load_layers(path)}
-        side = size or found.size
-        return Architecture(LAYERED, classes or 10, found.channels, arguments | found.arguments(side)), side
-    if path.exists():
+def _architecture(model: str | os.PathLike[str], size: int | None) -> tuple[Architecture, int]:
+    """Return the network that a user means and the side of its pictures; nothing is fetched."""
+    path, name = Path(model), os.fspath(model)
+    if (path.is_file() and path.suffix != ".toml") or (path / "model.safetensors").is_file():
         classifier = load(model)
         return classifier.architecture, size or classifier.preprocess.size
-    name = os.fspath(model)
+    layers = {"layers": load_layers(path)} if path.suffix == ".toml" else {}
+    name = LAYERED if layers else name
     found = entry(name)
     side = size or found.size
-    further: dict[str, Any] = found.arguments(side)
-    return Architecture(name, classes or found.classes, found.channels, further), side
+    return Architecture(name, found.classes, found.channels, layers | found.arguments(side)), side

@@ -36,7 +36,7 @@ from tellapart.recipe import Recipe
 from tellapart.training.checkpoint import load_checkpoint
 from tellapart.training.fit import History, Part, Trainer
 from tellapart.training.head import fit_head
-from tellapart.transfer import starting_network, starting_preprocess, weights_digest
+from tellapart.transfer import starting_network, starting_preprocess, weights_digest, with_base
 
 _SHORT_NAMES = {
     "epochs": "training__epochs",
@@ -101,7 +101,7 @@ def train(
         f"Split: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test pictures "
         f"({splits.rule})."
     )
-    recipe = resolve(recipe, found, splits, progress)
+    recipe = resolve(with_base(recipe, progress), found, splits, progress)
     identity = _identity(recipe, found, splits)
     if resume and (finished := _finished_run(directory, recipe, identity, progress)):
         return finished
@@ -205,8 +205,11 @@ def _with_short_names(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         given["head__widths"] = []
     if "layers" in given:
         given["layers"] = to_tables(parse_layers(given["layers"]))
-    if Path(str(given.get("model", ""))).suffix == ".toml":
-        given |= {"model": LAYERED, "layers": load_layers(Path(given["model"]))}
+    model = str(given.get("model") or recipe.model or "")
+    if model.endswith(".toml"):
+        given |= {"model": LAYERED, "layers": load_layers(Path(model))}
+    elif model != LAYERED and recipe.layers:
+        given["layers"] = None  # of the recipe, for another network
     if {"training__budget", "training__epochs"} <= given.keys():
         raise BadRecipe("Give either epochs or a budget, not both: each says how long to train.")
     if "training__epochs" in given:

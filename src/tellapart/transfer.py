@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from tellapart.classifier import Architecture
-from tellapart.errors import BadWeights, DownloadFailed, printable
+from tellapart.classifier import Architecture, Classifier, is_classifier, load_file
+from tellapart.errors import BadRecipe, BadWeights, DownloadFailed, printable
 from tellapart.models import entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import Weights, fill, read_weights
@@ -18,19 +19,50 @@ from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 
 
+def with_base(recipe: Recipe, progress: Progress) -> Recipe:
+    """Return the recipe with what a classifier of tellapart, given as weights, was made with: network, size, channels.
+
+    Raises `BadRecipe` if the recipe says otherwise.
+    """
+    base = _base(recipe)
+    if base is None:
+        return recipe
+    made = base.architecture
+    told = recipe.preprocess
+    for key, given, needed in (
+        ("model", recipe.model, made.name),
+        ("preprocess.channels", told.channels, made.in_channels),
+    ):
+        if given not in (None, needed):
+            raise BadRecipe(
+                f"{printable(str(recipe.weights))} is a classifier made with {key}={needed}, and the recipe says "
+                f"{given}: leave it out."
+            )
+    progress.say(f"The weights are of a tellapart classifier: its {made.name} and its preprocess are kept.")
+    kept = base.preprocess
+    preprocess = replace(told, resize=told.resize or kept.resize, size=told.size or kept.size, channels=kept.channels)
+    layers = made.arguments.get("layers")
+    return replace(recipe, model=made.name, preprocess=preprocess, layers=tuple(layers) if layers else None)
+
+
 def starting_network(recipe: Recipe, num_classes: int, progress: Progress) -> tuple[Architecture, Network]:
     """Build the resolved recipe's network for K classes; its base has the weights told, its head is fresh.
 
     Raises `BadLayers`, `WrongInput`, or what finding weights raises.
     """
-    name = str(recipe.model)
-    arguments: dict[str, Any] = entry(name).arguments(recipe.preprocess.size or 0, bool(recipe.pretrained))
+    name, base = str(recipe.model), _base(recipe)
+    if base is None:
+        arguments: dict[str, Any] = entry(name).arguments(recipe.preprocess.size or 0, bool(recipe.pretrained))
+    else:
+        arguments = {key: value for key, value in base.architecture.arguments.items() if not key.startswith("head")}
     if recipe.layers is not None:
         arguments["layers"] = list(recipe.layers)
     if recipe.head.widths:
         arguments |= {"head": list(recipe.head.widths), "head_dropout": recipe.head.dropout}
-    architecture = Architecture(name, num_classes, recipe.preprocess.channels or 3, arguments)
+    channels, size = recipe.preprocess.channels or 3, recipe.preprocess.size or 0
+    architecture = Architecture(name, num_classes, channels, arguments)
     network = architecture.build()
+    network.check(torch.empty(1, channels, size, size, device="meta"))
     if recipe.pretrained:
         # The head is for other classes, so it stays fresh; everything else must be there. It starts small, as linear
         # layers do by default: the published initialisations are for training from scratch, and cost accuracy here.
@@ -49,10 +81,10 @@ def starting_preprocess(recipe: Recipe) -> PreprocessSettings:
     settings = PreprocessSettings(chosen.resize or "squash", chosen.size or 0, channels, halves, halves)  # type: ignore[arg-type]
     if not recipe.pretrained:
         return settings
-    published = entry(str(recipe.model)).pretrained
-    if published is None:
+    base, published = _base(recipe), entry(str(recipe.model)).pretrained
+    if base is None and published is None:
         return replace(settings, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    known = published.preprocess
+    known = base.preprocess if base else published.preprocess  # type: ignore[union-attr]
     return replace(settings, mean=known.mean, std=known.std, interpolation=known.interpolation)
 
 
@@ -65,6 +97,13 @@ def weights_digest(recipe: Recipe) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadWeights(f"Cannot read the weights {printable(recipe.weights)}: {error.strerror}.") from error
+
+
+def _base(recipe: Recipe) -> Classifier | None:
+    """Return the classifier that the recipe gives as weights, or None if it gives another kind of file."""
+    if not recipe.weights or not is_classifier(Path(recipe.weights)):
+        return None
+    return load_file(Path(recipe.weights))
 
 
 def _weights(recipe: Recipe, progress: Progress) -> Weights:

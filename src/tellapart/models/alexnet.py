@@ -1,7 +1,9 @@
 """AlexNet in its one-column form (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks").
 
 The network of Krizhevsky, Sutskever and Hinton 2012 for one processor: 64, 192, 384, 256 and 256 convolutions, no local
-response normalisation. Parameter names are torchvision's.
+response normalisation. Parameter names are torchvision's, and so are the initial weights, torch's default: the normal
+distribution of 2012 (section 5: deviation 0.01, some biases one) was made for 90 epochs of SGD, and had learned nothing
+of 1,797 digits in 3 epochs of the default recipe, where these reach 97 %.
 """
 
 from torch import Tensor, nn
@@ -43,16 +45,6 @@ class AlexNet(Network):
             nn.ReLU(),
             nn.Linear(4096, num_classes),
         )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Normal with deviation 0.01; biases one in convolutions 2, 4, 5 and hidden layers (2012, section 5)."""
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.normal_(module.weight, 0, 0.01)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for module in (self.features[3], self.features[8], self.features[10], self.classifier[1], self.classifier[4]):
-            nn.init.ones_(module.bias)  # type: ignore[arg-type]
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the second hidden layer (N, 4096)."""

@@ -101,8 +101,7 @@ class InvertedResidual(nn.Module):
 def initialise_he(network: nn.Module) -> None:
     """Fill convolutions by their fan-out and linear layers with a deviation of 0.01; biases are zero.
 
-    He et al. 2015, "Delving deep into rectifiers", section 2.2, backward case; the linear layers as in Simonyan and
-    Zisserman 2015, section 3.1.
+    He et al. 2015, "Delving deep into rectifiers", section 2.2, backward case; the linear layers as in torchvision.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

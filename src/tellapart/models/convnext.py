@@ -87,7 +87,7 @@ class ConvNeXt(Network):
         self.classifier = nn.Sequential(norm(widths[-1]), nn.Flatten(1), nn.Linear(widths[-1], num_classes))
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.trunc_normal_(module.weight, std=0.02)  # appendix A.1
+                nn.init.trunc_normal_(module.weight, std=0.02)  # as in its authors' code
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -104,7 +104,8 @@ class EfficientNet(Network):
         """As the authors' code (efficientnet_model.py): He by fan-out, and uniform by the number of classes."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                fan_out = module.weight[:, 0].numel() / module.groups
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Linear):
@@ -151,12 +152,11 @@ def scaled(stage: Stage, width: float, depth: float) -> Stage:
 
 
 def _b(
-    num_classes: int, in_channels: int, scale: tuple[float, float], dropout: float, small_stem: bool, late: bool = False
+    num_classes: int, in_channels: int, scale: tuple[float, float], dropout: float, small_stem: bool, eps: float = 1e-5
 ) -> EfficientNet:
-    """Scale B0 by width and depth; late: the epsilon of BatchNorm that B5 and larger were published with."""
+    """Scale B0 by width and depth; eps: of BatchNorm, as the published weights were trained."""
     stages = tuple(scaled(stage, *scale) for stage in B0_STAGES)
-    norm = partial(nn.BatchNorm2d, eps=1e-3) if late else nn.BatchNorm2d
-    plan = Plan(stages, round_width(32 * scale[0]), 4 * stages[-1].width, dropout, norm)
+    plan = Plan(stages, round_width(32 * scale[0]), 4 * stages[-1].width, dropout, partial(nn.BatchNorm2d, eps=eps))
     return EfficientNet(num_classes, in_channels, plan, small_stem)
 
 
@@ -187,17 +187,17 @@ def efficientnet_b4(num_classes: int, in_channels: int, small_stem: bool = False
 
 def efficientnet_b5(num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.4) -> EfficientNet:
     """Width 1.6, depth 2.2: 30.4 million parameters."""
-    return _b(num_classes, in_channels, (1.6, 2.2), dropout, small_stem, late=True)
+    return _b(num_classes, in_channels, (1.6, 2.2), dropout, small_stem, eps=1e-3)
 
 
 def efficientnet_b6(num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.5) -> EfficientNet:
     """Width 1.8, depth 2.6: 43.0 million parameters."""
-    return _b(num_classes, in_channels, (1.8, 2.6), dropout, small_stem, late=True)
+    return _b(num_classes, in_channels, (1.8, 2.6), dropout, small_stem, eps=1e-3)
 
 
 def efficientnet_b7(num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.5) -> EfficientNet:
     """Width 2.0, depth 3.1: 66.3 million parameters."""
-    return _b(num_classes, in_channels, (2.0, 3.1), dropout, small_stem, late=True)
+    return _b(num_classes, in_channels, (2.0, 3.1), dropout, small_stem, eps=1e-3)
 
 
 _V2_S_STAGES = (

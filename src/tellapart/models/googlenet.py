@@ -105,7 +105,7 @@ class GoogLeNet(Network):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(1024, num_classes)
-        initialise_truncated(self, 0.01)
+        initialise_truncated(self, 0.01)  # as torchvision does; the paper does not say
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 1024)."""

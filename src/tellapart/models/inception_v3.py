@@ -11,7 +11,7 @@ from tellapart.models.blocks import initialise_truncated
 from tellapart.models.googlenet import BasicConv
 from tellapart.models.network import Network
 
-_AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss, as in its authors' code (inception_train.py)
+_AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss, as in its authors' code
 _TALL, _FLAT = ((7, 1), (3, 0)), ((1, 7), (0, 3))  # kernel and padding of the two halves of a 7 x 7 convolution
 
 
@@ -171,7 +171,7 @@ class InceptionV3(Network):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(2048, num_classes)
-        initialise_truncated(self, 0.1)  # section 8 trains the authors' code, which draws so
+        initialise_truncated(self, 0.1)  # the default of its authors' code
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 2048)."""

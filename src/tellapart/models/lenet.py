@@ -7,6 +7,7 @@ form, and a linear layer with cross-entropy instead of the Gaussian connections.
 
 from torch import Tensor, nn
 
+from tellapart.errors import WrongInput
 from tellapart.models.network import Network
 
 
@@ -17,6 +18,8 @@ class LeNet5(Network):
 
     def __init__(self, num_classes: int, in_channels: int, size: int = 32) -> None:
         super().__init__(in_channels, exact_size=size)
+        if size < 32:
+            raise WrongInput(f"LeNet5 takes sides from 32 pixels, not {size}: resize the pictures.")
         side = ((size - 4) // 2 - 4) // 2 - 4
         self.features = nn.Sequential(  # N C S S
             nn.Conv2d(in_channels, 6, 5),

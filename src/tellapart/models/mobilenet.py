@@ -12,11 +12,12 @@ from tellapart.models.blocks import (
     ConvNorm,
     InvertedResidual,
     SqueezeExcitation,
-    initialise_he,
     initialise_truncated,
     round_width,
 )
 from tellapart.models.network import Network, smallest_side
+
+_DEVIATION = 0.09  # of the initial weights, as in the authors' code (TensorFlow slim, training_scope) of all three
 
 
 class MobileNetV1(Network):
@@ -37,7 +38,7 @@ class MobileNetV1(Network):
         self.features = nn.Sequential(*layers)  # N 1024 S/32 S/32
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(in_width, num_classes))
-        initialise_truncated(self, 0.09)  # as in its authors' code (TensorFlow slim, mobilenet_v1.py)
+        initialise_truncated(self, _DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 1024)."""
@@ -90,7 +91,7 @@ class MobileNetV2(Network):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
-        initialise_he(self)
+        initialise_truncated(self, _DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 1280)."""
@@ -177,7 +178,7 @@ class MobileNetV3(Network):
         self.classifier = nn.Sequential(
             nn.Linear(6 * in_width, hidden), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
         )
-        initialise_he(self)
+        initialise_truncated(self, _DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the hidden layer (N, hidden)."""

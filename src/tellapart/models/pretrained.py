@@ -23,7 +23,7 @@ from tellapart.progress import Progress
 
 Weights = dict[str, Tensor]
 _PUBLISHER = "https://download.pytorch.org/models/"
-_WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the weights
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts put the weights
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Pretrained:
     """Published weights. file: its name holds the first digits of its SHA-256.
 
     preprocess: how pixels were prepared for them. package: the installed package that holds the file; it is fetched
-    from the publisher if this is empty. rename: from the file's parameter names to ours.
+    from the publisher if this is empty. rename: from the file's parameter names to ours. classes: the
+    names of what they tell apart.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Pretrained:
     source: str
     package: str = ""
     rename: Callable[[Weights], Weights] = lambda weights: weights
+    classes: Callable[[], tuple[str, ...]] = lambda: imagenet_classes()
 
     def load(self, progress: Progress) -> Weights:
         """Return the weights by our parameter names.
@@ -84,6 +86,9 @@ def read_weights(path: Path) -> Weights:
     except OSError as error:
         raise BadWeights(f"Cannot read the weights {name}: {error.strerror or error}.") from error
     except pickle.UnpicklingError as error:
+        with open(path, "rb") as file:
+            if not file.read(4).startswith((b"\x80", b"PK\x03\x04")):
+                raise BadWeights(f"{name} is not a file of weights: expected .pth or .safetensors.") from error
         raise BadWeights(
             f"{name} holds more than weights and was not loaded, since loading it could run code: expected a file "
             "saved by torch.save(model.state_dict(), ...) or a .safetensors file."
@@ -107,6 +112,10 @@ def fill(network: Network, weights: Weights, *, with_head: bool) -> None:
             raise BadWeights(
                 f"The weights do not fit {type(network).__name__}: {name} has the shape {tuple(found.shape)}, needs "
                 f"{tuple(expected.shape)}; give the weights of the same network."
+            )
+        if found is not None and not torch.isfinite(found).all():
+            raise BadWeights(
+                f"The weights hold numbers that are not finite, in {name}: give a file that is not damaged."
             )
     missing, unknown = network.load_state_dict(given, strict=False)
     missing = [name for name in missing if with_head or not name.startswith(f"{network.head_name}.")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,7 @@ from tellapart.models.simple_cnn import SimpleCNN
 from tellapart.models.small_resnet import SmallResNet
 from tellapart.models.weights import WEIGHTS
 
+_MAX_WIDTH = 8192  # of a dense layer in the head
 SMALL = 64  # pictures with a shorter side than this are no photographs
 Arguments = dict[str, Any]
 
@@ -34,7 +35,8 @@ class ModelEntry:
 
     size: the side it is meant for, in pixels. classes, channels: what it was published for. min_size: the smallest
     side it takes; full_min_size: with the usual stem. small_stem, aux, fixed_size: whether `build` takes small_stem,
-    aux and size. fast_bfloat16: depthwise convolutions are slower in bfloat16 on processors.
+    aux and size. fast_bfloat16: depthwise convolutions are slower in bfloat16 on processors. rate: share
+    of the default learning rate from scratch, since networks without norms need a lower one.
     """
 
     build: Callable[..., Network]
@@ -48,10 +50,12 @@ class ModelEntry:
     aux: bool = False
     fixed_size: bool = False
     fast_bfloat16: bool = True
+    rate: float = 1.0
 
-    def smallest(self, pretrained: bool) -> int:
-        """Return the smallest side it takes, with published weights or without."""
-        return self.full_min_size if pretrained and self.small_stem else self.min_size
+    def smallest(self, size: int, pretrained: bool) -> int:
+        """Return the smallest side that it takes with the stem which it gets for pictures of this side."""
+        full = self.small_stem and not self.arguments(size, pretrained).get("small_stem")
+        return self.full_min_size if full else self.min_size
 
     def arguments(self, size: int, pretrained: bool = False) -> Arguments:
         """Return the further arguments of `build` for pictures of this side, with published weights or without.
@@ -67,15 +71,16 @@ class ModelEntry:
         return found
 
 
+_NORMLESS = 0.1
 MODELS: dict[str, ModelEntry] = {
     "simple_cnn": ModelEntry(SimpleCNN, 32, classes=10, min_size=18, small_stem=False, fixed_size=True),
     "small_resnet": ModelEntry(SmallResNet, 32, classes=10, small_stem=False),
     "lenet5": ModelEntry(LeNet5, 32, classes=10, channels=1, min_size=32, small_stem=False, fixed_size=True),
-    "alexnet": ModelEntry(AlexNet, 224, WEIGHTS["alexnet"], full_min_size=63),
-    "vgg11": ModelEntry(vgg.vgg11, 224, WEIGHTS["vgg11"], min_size=16),
-    "vgg13": ModelEntry(vgg.vgg13, 224, WEIGHTS["vgg13"], min_size=16),
-    "vgg16": ModelEntry(vgg.vgg16, 224, WEIGHTS["vgg16"], min_size=16),
-    "vgg19": ModelEntry(vgg.vgg19, 224, WEIGHTS["vgg19"], min_size=16),
+    "alexnet": ModelEntry(AlexNet, 224, WEIGHTS["alexnet"], full_min_size=63, rate=_NORMLESS),
+    "vgg11": ModelEntry(vgg.vgg11, 224, WEIGHTS["vgg11"], min_size=16, rate=_NORMLESS),
+    "vgg13": ModelEntry(vgg.vgg13, 224, WEIGHTS["vgg13"], min_size=16, rate=_NORMLESS),
+    "vgg16": ModelEntry(vgg.vgg16, 224, WEIGHTS["vgg16"], min_size=16, rate=_NORMLESS),
+    "vgg19": ModelEntry(vgg.vgg19, 224, WEIGHTS["vgg19"], min_size=16, rate=_NORMLESS),
     "vgg11_bn": ModelEntry(vgg.vgg11_bn, 224, WEIGHTS["vgg11_bn"], min_size=16),
     "vgg13_bn": ModelEntry(vgg.vgg13_bn, 224, WEIGHTS["vgg13_bn"], min_size=16),
     "vgg16_bn": ModelEntry(vgg.vgg16_bn, 224, WEIGHTS["vgg16_bn"], min_size=16),
@@ -121,7 +126,7 @@ MODELS: dict[str, ModelEntry] = {
     "convnext_tiny": ModelEntry(convnext_tiny, 224, WEIGHTS["convnext_tiny"], fast_bfloat16=False),
 }
 LAYERED = "layered"
-_LAYERED_ENTRY = ModelEntry(Layered, 32, min_size=1, small_stem=False, fixed_size=True)
+_LAYERED_ENTRY = ModelEntry(Layered, 32, classes=10, min_size=1, small_stem=False, fixed_size=True)
 
 
 def entry(name: str) -> ModelEntry:
@@ -159,7 +164,10 @@ def create(
     """
     if num_classes < 1 or in_channels not in (1, 3):
         raise WrongInput(f"A network needs 1 or 3 channels and at least 1 class, not {in_channels} and {num_classes}.")
-    network = entry(name).build(num_classes, in_channels, **arguments)
+    try:
+        network = entry(name).build(num_classes, in_channels, **arguments)
+    except TypeError as error:
+        raise WrongInput(f"{printable(name)} cannot be built with these arguments: {error}.") from error
     if head != "linear":
         features = last_linear(network.head).in_features
         network.set_submodule(network.head_name, _dense_head(features, head, num_classes, head_dropout))
@@ -167,8 +175,13 @@ def create(
 
 
 def _dense_head(features: int, widths: str | Sequence[int], num_classes: int, dropout: float) -> nn.Sequential:
-    if isinstance(widths, str) or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise WrongInput(f"The head is 'linear' or the widths of its dense layers, as in [256, 64], not {widths!r}.")
+    if not isinstance(widths, (list, tuple)) or not all(type(w) is int and 0 < w <= _MAX_WIDTH for w in widths):
+        raise WrongInput(
+            f"The head is 'linear' or the widths of its dense layers, as in [256, 64], from 1 to {_MAX_WIDTH}, not "
+            f"{widths!r}."
+        )
+    if not 0 <= dropout < 1:
+        raise WrongInput(f"The dropout of the head must be from 0 to below 1, not {dropout}.")
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]
@@ -176,6 +189,7 @@ def _dense_head(features: int, widths: str | Sequence[int], num_classes: int, dr
     return nn.Sequential(*layers, nn.Linear(features, num_classes))
 
 
+@cache
 def _timm_entry(name: str) -> ModelEntry:
     weights = timm_models.weights(name)
     return ModelEntry(

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from tellapart.errors import WrongInput
 from tellapart.models.network import Network
 
 
@@ -15,6 +16,8 @@ class SimpleCNN(Network):
 
     def __init__(self, num_classes: int, in_channels: int, size: int = 32) -> None:
         super().__init__(in_channels, exact_size=size)
+        if size < 18:
+            raise WrongInput(f"SimpleCNN takes sides from 18 pixels, not {size}: resize the pictures.")
         side = ((size - 2) // 2 - 2) // 2 - 2
         self.features = nn.Sequential(  # N C S S
             nn.Conv2d(in_channels, 32, 3),

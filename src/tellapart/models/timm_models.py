@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tellapart.errors import DownloadFailed, MissingExtra, UnknownModel, did_you_mean, printable
 from tellapart.models.network import Network
-from tellapart.models.pretrained import Pretrained, Weights
+from tellapart.models.pretrained import Pretrained, Weights, imagenet_classes
 from tellapart.preprocess import PreprocessSettings
 from tellapart.progress import Progress
 
@@ -63,7 +63,9 @@ def weights(name: str) -> TimmWeights:
         "bicubic" if facts.interpolation == "bicubic" else "bilinear",
         float(facts.crop_pct or 1.0),
     )
-    return TimmWeights(bare, preprocess, f"timm, {bare}", rename=_with_prefix)
+    count = int(facts.num_classes)
+    classes = imagenet_classes if count == 1000 else lambda: tuple(f"class {index}" for index in range(count))
+    return TimmWeights(bare, preprocess, f"timm, {bare}", rename=_with_prefix, classes=classes)
 
 
 def _with_prefix(found: Weights) -> Weights:
@@ -76,7 +78,7 @@ def _timm() -> ModuleType:
     except (ImportError, RuntimeError) as error:
         raise MissingExtra(
             f"A network of timm needs the packages timm and torchvision, and they do not import here: "
-            f"{_first_line(error)}. Run `pip install timm`."
+            f"{_first_line(error)}. Install both, built for the same torch."
         ) from error
     return timm
 

@@ -49,7 +49,7 @@ class VGG(Network):
             nn.Dropout(dropout),
             nn.Linear(4096, num_classes),
         )
-        initialise_he(self)
+        initialise_he(self)  # as torchvision does: the paper starts its deeper columns from a trained column A
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the second hidden layer (N, 4096)."""

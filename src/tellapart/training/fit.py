@@ -116,7 +116,7 @@ class Trainer:
         if self.recipe.training.frozen_base:
             network.requires_grad_(False)
             network.head.requires_grad_(True)
-        optimizer = make_optimizer(network, self.recipe.training, self._backbone_rate())
+        optimizer = make_optimizer(network, self.recipe.training, fine_tuning=self.frozen_norms)
         ema = self.recipe.training.ema
         state = State(network, optimizer, WeightAverage(network, ema) if ema else None)
         state.seconds = state.head_seconds = self.spent
@@ -136,9 +136,6 @@ class Trainer:
             _restore(state, tensors, document)
             self.progress.say(f"Going on after epoch {state.epoch}.")
         return state
-
-    def _backbone_rate(self) -> float:
-        return self.recipe.training.backbone_rate if self.frozen_norms else 1.0
 
     def _finished(self, state: State) -> bool:
         patience = self.recipe.training.patience

@@ -14,13 +14,15 @@ _COSINE_WARM_UP = 0.05
 _START = 0.04  # the first rate, as a share of the peak
 
 
-def make_optimizer(network: Network, recipe: TrainingRecipe, backbone_rate: float) -> torch.optim.Optimizer:
-    """Return the optimiser; weight decay leaves out biases and norms, and the backbone gets its share of the rate.
+def make_optimizer(network: Network, recipe: TrainingRecipe, *, fine_tuning: bool) -> torch.optim.Optimizer:
+    """Return the optimiser; weight decay leaves out biases and norms; fine-tuning gives the backbone its share.
 
     Decoupled weight decay: Loshchilov and Hutter 2019. `adam` decays nothing.
     """
     peak = recipe.learning_rate or default_rate(recipe.optimizer)
-    shares = _rate_shares(network, backbone_rate, recipe.stage_rate)
+    shares = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
+    if fine_tuning:
+        shares |= _backbone_shares(network, recipe)
     groups: list[dict[str, Any]] = []
     for share in sorted(set(shares.values()), reverse=True):
         for decays in (True, False):
@@ -40,14 +42,14 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, backbone_rate: floa
     return torch.optim.AdamW(groups, lr=peak)
 
 
-def _rate_shares(network: Network, backbone_rate: float, stage_rate: float) -> dict[int, float]:
-    """Return each trainable parameter's share of the peak rate, by its id.
+def _backbone_shares(network: Network, recipe: TrainingRecipe) -> dict[int, float]:
+    """Return the share of the peak rate of each trainable parameter before the head, by its id.
 
     Discriminative rates: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
     """
-    shares = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
+    shares: dict[int, float] = {}
     for depth, stage in enumerate(reversed(network.stages())):
-        shares |= {id(p): backbone_rate * stage_rate**depth for p in stage if p.requires_grad}
+        shares |= {id(p): recipe.backbone_rate * recipe.stage_rate**depth for p in stage if p.requires_grad}
     return shares
 
 
