@@ -67,8 +67,13 @@ def measure(name: str) -> str:
     top1 = f"{facts.top1:.1f} % ({facts.dataset})" if facts.top1 is not None else ""
     return (
         f"| `{name}` | {facts.year} | {entry.size} | {facts.parameters / 1e6:.2f} | {gflops:.3g} | {top1} | "
-        f"{training:,.3g} ± {training_spread:.0%} | {predicting:,.3g} ± {spread:.0%} |"
+        f"{figure(training)} ± {training_spread:.0%} | {figure(predicting)} ± {spread:.0%} |"
     )
+
+
+def figure(rate: float) -> str:
+    """Return a rate with three digits, and never as a power of ten."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def main() -> None:
