@@ -106,6 +106,14 @@ class WrongVersionClassifierFile(BadClassifierFile):
     """A classifier file was written in a format version that this release does not read."""
 
 
+class RanksDisagree(TellapartError):
+    """The processes that train together were started with different data, recipes or releases."""
+
+
+class Interrupted(TellapartError):
+    """The system asked training to end; its state was saved first."""
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known name closest to `wrong`, or "" when none is close."""
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)

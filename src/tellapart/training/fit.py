@@ -1,73 +1,62 @@
-"""The training ladder: `fit` runs epochs, an epoch runs steps, and each can be read alone.
+"""The training ladder: `fit` runs epochs, an epoch runs steps, a step runs pieces; each can be read alone.
 
-`fit` owns when to validate, save and stop; `_epoch` owns the order of rows; `_step` owns one update of the weights.
+`fit` owns when to validate and stop, `_epoch` the order of rows and when to save, `_step` one update of the weights,
+`_piece` the way from pixels to a loss. Several ranks take their share of every batch and stay alike.
 """
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from tellapart.augment import augment
-from tellapart.errors import BadCheckpoint, TrainingDiverged
+from tellapart.augment import augment, mix
+from tellapart.data.loader import PixelTable, prefetched
+from tellapart.errors import TrainingDiverged
 from tellapart.inference import logits, softmax
-from tellapart.metrics import confusion_matrix, precision_recall_f1, row_log_loss
 from tellapart.models.network import Network
 from tellapart.preprocess import Preprocess
 from tellapart.progress import Progress
-from tellapart.randomness import shuffled
-from tellapart.recipe import Recipe
-from tellapart.training.checkpoint import (
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-    take_prefix,
-    with_prefix,
-)
+from tellapart.recipe import Recipe, TrainingRecipe
+from tellapart.training.autotune import Plan
+from tellapart.training.balance import class_weights, correct_prior, distinct_rows, epoch_order
+from tellapart.training.checkpoint import Checkpoint
+from tellapart.training.distill import Teacher
+from tellapart.training.distributed import Ranks, mirror_shares, use_cross_rank_norms
+from tellapart.training.judge import judge
+from tellapart.training.losses import Loss
 from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
-
-History = list[dict[str, Any]]
-Score = tuple[float, float]  # the monitored figure, higher is better, and its standard error
+from tellapart.training.resizing import shrunk, size_at, size_step
+from tellapart.training.saving import Saver, StopRequest, stop_requests
+from tellapart.training.state import History, Score, State
 
 
 @dataclass(frozen=True)
 class Part:
     """Resized pixels (n, S, S, 3), labels (n,), and the rows' numbers in the data (n,)."""
 
-    pixels: NDArray[np.uint8]
+    pixels: PixelTable
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
 
 
-@dataclass
-class State:
-    """All that changes while training, and so all that a checkpoint holds."""
+@dataclass(frozen=True)
+class Batch:
+    """One batch of all ranks, and this rank's pieces of it.
 
-    network: Network
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    head_seconds: float = 0.0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    best_score: Score = (-math.inf, 0.0)
-    best_epoch: int = 0
-    kept_epoch: int = 0
-    history: History = field(default_factory=list)
+    places (n,): in the training part. numbers (n,): what seeds each picture's changes. pieces: of 0..n-1.
+    """
 
-    def averaged_weights(self) -> dict[str, Tensor]:
-        """Return the weights to judge and keep: the average where there is one."""
-        return self.average.values if self.average else self.network.state_dict()
+    places: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    pieces: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class Trainer:
     """What stays the same while training. The recipe is resolved: nothing in it that training needs is None.
 
     frozen_norms: keep BatchNorm's published statistics, when fine-tuning. spent: seconds that the head took.
-    on_epoch: called with the history after each epoch, when its checkpoint is safe.
+    on_epoch: called with the history after each epoch. ranks: the processes that train together.
     """
 
     preprocess: Preprocess
@@ -86,219 +75,269 @@ class Trainer:
     checkpoints: Path
     identity: str
     progress: Progress
+    plan: Plan = Plan()
+    ranks: Ranks = Ranks()
+    teacher: Teacher | None = None
     frozen_norms: bool = False
     spent: float = 0.0
-    on_epoch: Callable[[History], None] = lambda history: None
+    on_epoch: Callable[[History], None] = field(default=lambda history: None)
 
-    def fit(self, network: Network) -> State:
+    def fit(self, network: Network, saved: Checkpoint | None = None) -> State:
         """Train until the epochs or the budget are used up, or patience is; the network ends with its best weights.
 
-        Goes on from the newest checkpoint of the same run, if there is one.
+        saved: where to go on. Raises `TrainingDiverged`, `CannotSave`, or `Interrupted` when the system asks it to end,
+        the state saved.
         """
-        state = self._start(network)
-        while not self._finished(state):
-            began = time.monotonic()
-            state.epoch += 1
-            figures = self._epoch(state)
-            self._validate(state, figures)
-            state.seconds += time.monotonic() - began
-            state.history[-1]["seconds"] = round(state.seconds, 3)
-            self._save(state)
-            self.on_epoch(state.history)
-            self.progress.say(_line(state, self._of_epochs(), self._seconds_left(state)))
+        state = self._start(network, saved)
+        saver = Saver(self.checkpoints, self.identity, self._training, self.plan)
+        with stop_requests() as asked:
+            while not self.ranks.from_first(lambda: self._finished(state)):
+                self._epoch(state, saver, asked)
+                self._validate(state)
+                if self.ranks.first:
+                    self.on_epoch(state.history)
+                self.progress.say(self._line(state))
+                state.next_epoch()
         state.network.load_state_dict(state.best)
         kept = f"the weights of epoch {state.kept_epoch}" if state.kept_epoch else "the head alone: nothing did better"
         self.progress.say(f"Kept {kept}.")
         return state
 
-    def _start(self, network: Network) -> State:
-        network.checkpoint_activations = self.recipe.training.checkpoint_activations
-        if self.recipe.training.frozen_base:
+    def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
+        """Return the monitored figure with its standard error, and all validation figures."""
+        pixels = self.validation.pixels
+        found = self.ranks.rows(lambda places: logits(network, self.preprocess, pixels, places), len(pixels))
+        return judge(softmax(found), self.validation.labels, self.num_classes, self._training.monitor)
+
+    @property
+    def _training(self) -> TrainingRecipe:
+        return self.recipe.training
+
+    @cached_property
+    def _loss(self) -> Loss:
+        return Loss(self._training, class_weights(self._training, self.train.labels, self.num_classes))
+
+    def _start(self, network: Network, saved: Checkpoint | None) -> State:
+        training = self._training
+        network.checkpoint_activations = training.checkpoint_activations
+        if training.frozen_base:
             network.requires_grad_(False)
             network.head.requires_grad_(True)
-        optimizer = make_optimizer(network, self.recipe.training, fine_tuning=self.frozen_norms)
-        ema = self.recipe.training.ema
-        state = State(network, optimizer, WeightAverage(network, ema) if ema else None)
-        state.seconds = state.head_seconds = self.spent
-        saved = load_checkpoint(self.checkpoints)
-        if saved is None and self.frozen_norms:
-            state.best_score, _ = self.judge(network)
-            state.best = {name: value.clone() for name, value in network.state_dict().items()}
+        if training.sync_batch_norm and self.ranks.count > 1:
+            use_cross_rank_norms(network)
+        torch.set_num_threads(self.plan.threads)
+        network.to(memory_format=self.plan.memory_format)  # type: ignore[call-overload]
+        optimizer = make_optimizer(network, training, fine_tuning=self.frozen_norms)
+        average = WeightAverage(network, training.ema) if training.ema else None
+        state = State(network, optimizer, average, self._wrapped(network))
         if saved is not None:
-            tensors, document, damaged = saved
-            for name in damaged:
-                self.progress.say(f"The checkpoint {name} is damaged and was passed over.")
-            if document["identity"] != self.identity:
-                raise BadCheckpoint(
-                    f"The run in {self.checkpoints.parent} was started with other pictures, another split or another "
-                    "recipe: choose another folder with --out."
-                )
-            _restore(state, tensors, document)
-            self.progress.say(f"Going on after epoch {state.epoch}.")
+            state.restore(saved.parts, saved.document)
+            self.progress.say(f"Going on after step {state.step}, in epoch {state.epoch}.")
+            return state
+        state.seconds = state.head_seconds = state.epoch_began = self.spent
+        if self.frozen_norms:
+            self._judge_start(state)
         return state
 
+    def _wrapped(self, network: Network) -> nn.Module:
+        forward: nn.Module = _TrainingOutputs(network)
+        if self.ranks.count > 1:
+            forward = DistributedDataParallel(forward, broadcast_buffers=False)
+        if self.plan.compiled:
+            forward.compile()
+        return forward
+
     def _finished(self, state: State) -> bool:
-        patience = self.recipe.training.patience
-        if patience and state.epoch - state.best_epoch >= patience:
-            self.progress.say(f"No better {self.recipe.training.monitor} for {patience} epochs: stopping early.")
+        patience, done = self._training.patience, len(state.history)
+        if patience and done - state.best_epoch >= patience and not state.batch:
+            self.progress.say(f"No better {self._training.monitor} for {patience} epochs: stopping early.")
             return True
-        if self.recipe.training.budget is not None:
-            return state.epoch > 0 and state.seconds >= self.recipe.training.budget
-        return state.epoch >= (self.recipe.training.epochs or 0)
+        if self._training.budget is not None:
+            return done > 0 and not state.batch and state.seconds >= self._training.budget
+        return done >= (self._training.epochs or 0)
 
-    def _epoch(self, state: State) -> dict[str, float]:
-        """Run one epoch; return its training loss, accuracy and pictures a second."""
-        # Dropout draws from torch's generator: seeded here, an epoch is the same after a restart.
-        torch.manual_seed((self.recipe.seed << 20) + state.epoch)
-        order = shuffled(self.recipe.seed, state.epoch, np.arange(len(self.train.rows)))
-        batch_size = min(self.recipe.training.batch_size or 64, len(order))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm cannot work on one picture
-            batches[-2:] = [np.concatenate(batches[-2:])]
-        state.network.train()
-        if self.recipe.training.frozen_base:
-            state.network.eval()
-            state.network.head.train()
-        elif self.frozen_norms:
-            _freeze_norms(state.network)
-        began, seen, loss_sum, hits = time.monotonic(), 0, 0.0, 0
-        with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(order)) as advance:
-            for number, places in enumerate(batches):
-                elapsed = time.monotonic() - began
-                done = self._share_done(state, number / len(batches), elapsed)
-                if done >= 1 and seen:
+    def _epoch(self, state: State, saver: Saver, asked: StopRequest) -> None:
+        """Run what is left of the epoch."""
+        batches = self._batches(state.epoch)
+        self._set_mode(state.network)
+        began, before = state.seconds, state.sums[2]
+        with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(self.train.rows)) as advance:
+            advance(int(before), "")
+            upcoming = enumerate(prefetched(self._fetch, batches[state.batch :]), state.batch)
+            for number, (batch, pixels) in upcoming:
+                done = self._share_done(state, number / len(batches))
+                if done >= 1 and number:
                     break
-                set_rate(state.optimizer, self.recipe.training.schedule, done)
-                loss, right = self._step(state, places)
-                seen, loss_sum, hits = seen + len(places), loss_sum + loss * len(places), hits + right
-                rate = seen / (time.monotonic() - began)
-                advance(len(places), f"loss {loss_sum / seen:.3f}  accuracy {hits / seen:.1%}  {rate:,.0f} pictures/s")
-        seconds = time.monotonic() - began
-        return {"loss": loss_sum / seen, "train_accuracy": hits / seen, "pictures_per_second": seen / seconds}
+                set_rate(state.optimizer, self._training.schedule, done)
+                self._step(state, batch, pixels, size_at(self.recipe, done, size_step(state.network)))
+                state.batch = number + 1
+                rate = (state.sums[2] - before) / max(1e-9, state.seconds - began)
+                advance(len(batch.places), _note(state.sums, rate))
+                if self.ranks.first:
+                    _save(state, saver, asked)
 
-    def _step(self, state: State, places: NDArray[np.int64]) -> tuple[float, int]:
-        """Update the weights by one batch; return its loss and how many were right."""
-        device = next(state.network.parameters()).device
-        pixels = torch.from_numpy(self.train.pixels[places]).to(device)  # n S S 3
-        labels = torch.from_numpy(self.train.labels[places]).to(device)  # n
-        images = self.preprocess.scale(pixels)  # n C S S
-        images = augment(images, self.recipe.augment, self.recipe.seed, state.epoch, self.train.rows[places])
-        images = self.preprocess.normalise(images).to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):
-            outputs = state.network.training_outputs(images)  # of n K, each with its weight
-        smoothing = self.recipe.training.label_smoothing
-        losses = [w * F.cross_entropy(part.float(), labels, label_smoothing=smoothing) for w, part in outputs]
-        loss = torch.stack(losses).sum()
-        state.step += 1
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"The loss became {value} at step {state.step} (epoch {state.epoch}): lower the learning rate, as in "
-                "--set training.learning_rate=0.0005; the checkpoint before it is kept."
-            )
+    def _step(self, state: State, batch: Batch, pixels: list[Tensor], size: int) -> None:
+        """Update the weights by one batch, whose pieces are `pixels` (n, S, S, 3)."""
+        # Dropout draws from torch's generator: seeded here, a step is the same after a restart.
+        torch.manual_seed(((self.recipe.seed << 30) + state.step) * self.ranks.count + self.ranks.rank)
+        sums = torch.zeros(3, device=pixels[0].device)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for number, piece in enumerate(batch.pieces):
+            with self._alone(state.forward, number + 1 < len(pixels)):
+                losses, hits = self._piece(state, batch, piece, pixels[number], size)
+                # DistributedDataParallel takes the mean over ranks; the rows of all ranks count alike.
+                (losses.sum() * (self.ranks.count / len(batch.places))).backward()  # type: ignore[no-untyped-call]
+            sums += torch.stack([losses.detach().sum(), hits, torch.full_like(hits, len(piece))])
         state.optimizer.step()
+        state.step += 1
         if state.average:
             state.average.update(state.network)
-        return value, int((outputs[0][1].argmax(dim=1) == labels).sum())
+        found = self.ranks.sums(sums).tolist()
+        if not math.isfinite(found[0]):
+            raise TrainingDiverged(
+                f"The loss became {found[0]} at step {state.step} (epoch {state.epoch}): lower the learning rate, as in "
+                "--set training.learning_rate=0.0005; the checkpoint before it is kept."
+            )
+        state.sums = [total + value for total, value in zip(state.sums, found, strict=True)]
 
-    def _validate(self, state: State, figures: dict[str, float]) -> None:
+    def _piece(
+        self, state: State, batch: Batch, piece: NDArray[np.int64], pixels: Tensor, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses (n,) of a piece, with their gradient, and how many rows are right."""
+        settings, seed, numbers = self.recipe.augment, self.recipe.seed, batch.numbers[piece]
+        labels = torch.from_numpy(self.train.labels[batch.places[piece]]).to(pixels.device)  # n
+        images = self.preprocess.scale(pixels)  # n C S S
+        images = augment(images, settings, seed, state.epoch, numbers)
+        images, targets = mix(images, labels, settings, seed, state.epoch, numbers, self.num_classes)
+        taught = self.teacher.soft_targets(images) if self.teacher else None
+        images = self.preprocess.normalise(shrunk(images, size)).to(memory_format=self.plan.memory_format)
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.plan.bfloat16):
+            outputs = state.forward(images)  # of n K, each with its weight
+        losses = [weight * self._loss.row_losses(part.float(), targets, taught) for weight, part in outputs]
+        return torch.stack(losses).sum(0), (outputs[0][1].argmax(dim=1) == labels).sum().float()
+
+    def _alone(self, forward: nn.Module, alone: bool) -> AbstractContextManager[None]:
+        """Keep gradients to this rank until the last piece of a batch."""
+        return forward.no_sync() if alone and isinstance(forward, DistributedDataParallel) else nullcontext()
+
+    def _batches(self, epoch: int) -> list[Batch]:
+        """Return the epoch's batches, the same for any number of ranks, with this rank's pieces."""
+        order = epoch_order(self._training, self.recipe.seed, epoch, self.train.labels)
+        numbers = distinct_rows(self.train.rows, order)
+        pieces = self.ranks.count * self._training.accumulate
+        size = min(self._training.batch_size or 64, len(order))
+        starts = list(range(0, len(order), size))
+        if len(starts) > 1 and len(order) - starts[-1] < 2 * pieces:  # BatchNorm cannot work on one picture
+            starts.pop()
+        ends = [*starts[1:], len(order)]
+        return [
+            Batch(order[start:end], numbers[start:end], mirror_shares(end - start, pieces)[self.ranks.rank :: self.ranks.count])
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def _fetch(self, batch: Batch) -> list[Tensor]:
+        """Return the pixels of this rank's pieces, on the device or on their way to it."""
+        device = self.preprocess.mean.device
+        found = [torch.from_numpy(self.train.pixels[batch.places[piece]]) for piece in batch.pieces]
+        if device.type != "cuda":
+            return [pixels.to(device) for pixels in found]
+        return [pixels.pin_memory().to(device, non_blocking=True) for pixels in found]
+
+    def _set_mode(self, network: Network) -> None:
+        network.train()
+        if self._training.frozen_base:
+            network.eval()
+            network.head.train()
+        elif self.frozen_norms:
+            for module in network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _validate(self, state: State) -> None:
         """Judge the averaged weights on the validation rows, and keep them if they are as good as the best.
 
         As good is: within one standard error of it (Breiman et al. 1984, "Classification and regression trees",
         section 3.4.3). On few validation pictures the highest figure is mostly luck, and the later epoch, at a lower
         learning rate, is the better guess.
         """
+        loss, hits, seen = state.sums
+        figures = {
+            "loss": loss / seen,
+            "train_accuracy": hits / seen,
+            "pictures_per_second": seen / max(1e-9, state.seconds - state.epoch_began),
+        }
+        with self._judged(state) as (score, judged):
+            if score[0] > state.best_score[0]:
+                state.best_score, state.best_epoch = score, state.epoch
+            if score[0] >= state.best_score[0] - state.best_score[1]:
+                state.kept_epoch = state.epoch
+                state.keep_weights()
+        entry = {"epoch": state.epoch, "step": state.step, **figures, **judged, "seconds": round(state.seconds, 3)}
+        state.history.append(entry)
+
+    def _judge_start(self, state: State) -> None:
+        """Judge the head alone, before the other layers are trained: nothing worse is kept."""
+        with self._judged(state) as (score, judged):
+            state.best_score = score
+            state.keep_weights()
+        self.progress.say(f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.")
+
+    @contextmanager
+    def _judged(self, state: State) -> Iterator[tuple[Score, dict[str, float]]]:
+        """Yield how good the averaged weights are; meanwhile the network holds them, ready for the classifier."""
         training_weights = {name: value.clone() for name, value in state.network.state_dict().items()}
-        state.network.load_state_dict(state.averaged_weights())
-        score, judged = self.judge(state.network)
-        if score[0] > state.best_score[0]:
-            state.best_score, state.best_epoch = score, state.epoch
-        if score[0] >= state.best_score[0] - state.best_score[1]:
-            state.kept_epoch = state.epoch
-            state.best = {name: value.clone() for name, value in state.network.state_dict().items()}
-        state.network.load_state_dict(training_weights)
-        state.history.append({"epoch": state.epoch, "step": state.step, **figures, **judged})
+        averaged = state.averaged_weights()
+        self.ranks.copy_first(averaged)
+        state.network.load_state_dict(averaged)
+        if self._training.class_balance != "none" and self._training.prior_correction:
+            correct_prior(state.network, np.bincount(self.train.labels, minlength=self.num_classes))
+        try:
+            yield self.judge(state.network)
+        finally:
+            state.network.load_state_dict(training_weights)
 
-    def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
-        """Return the monitored figure with its standard error, and all validation figures."""
-        probabilities = softmax(logits(network, self.preprocess, self.validation.pixels))
-        labels = self.validation.labels
-        predicted = probabilities.argmax(axis=1)
-        f1 = precision_recall_f1(confusion_matrix(predicted, labels, self.num_classes))[2]
-        right, losses = predicted == labels, row_log_loss(probabilities, labels)
-        judged = {
-            "accuracy": float(right.mean()),
-            "macro_f1": float(f1[np.unique(labels)].mean()),
-            "log_loss": float(losses.mean()),
-        }
-        monitor = self.recipe.training.monitor
-        value = -judged["log_loss"] if monitor == "log_loss" else judged[monitor]
-        # Two right and two wrong are added (Agresti and Coull 1998), or a faultless score would have no error at all.
-        share = (right.sum() + 2) / (len(labels) + 4)
-        spread = float(losses.std()) if monitor == "log_loss" else math.sqrt(share * (1 - share))
-        return (value, spread / math.sqrt(len(labels))), {f"validation_{k}": v for k, v in judged.items()}
-
-    def _save(self, state: State) -> None:
-        tensors = with_prefix("network", state.network.state_dict()) | with_prefix("best", state.best)
-        tensors |= optimizer_tensors(state.optimizer)
-        if state.average:
-            tensors |= with_prefix("average", state.average.values)
-        document = {
-            "identity": self.identity,
-            "step": state.step,
-            "seconds": state.seconds,
-            "head_seconds": state.head_seconds,
-            "average_steps": state.average.steps if state.average else 0,
-            "best_score": list(state.best_score),
-            "best_epoch": state.best_epoch,
-            "kept_epoch": state.kept_epoch,
-            "history": state.history,
-        }
-        save_checkpoint(self.checkpoints, state.epoch, tensors, document)
-
-    def _share_done(self, state: State, share_of_epoch: float, elapsed: float) -> float:
-        if self.recipe.training.budget is not None:
-            whole = max(1.0, self.recipe.training.budget - state.head_seconds)
-            return (state.seconds - state.head_seconds + elapsed) / whole
-        return (state.epoch - 1 + share_of_epoch) / (self.recipe.training.epochs or 1)
+    def _share_done(self, state: State, share_of_epoch: float) -> float:
+        """Return how much of training is done, 0..1; ranks must agree, and their clocks do not."""
+        budget = self._training.budget
+        if budget is None:
+            return (state.epoch - 1 + share_of_epoch) / (self._training.epochs or 1)
+        whole = max(1.0, budget - state.head_seconds)
+        return self.ranks.from_first(lambda: (state.seconds - state.head_seconds) / whole)
 
     def _of_epochs(self) -> str:
-        return "" if self.recipe.training.budget is not None else f"/{self.recipe.training.epochs}"
+        return "" if self._training.budget is not None else f"/{self._training.epochs}"
 
-    def _seconds_left(self, state: State) -> float:
-        if self.recipe.training.budget is not None:
-            return max(0.0, self.recipe.training.budget - state.seconds)
-        return (state.seconds - state.head_seconds) / state.epoch * ((self.recipe.training.epochs or 0) - state.epoch)
-
-
-def _freeze_norms(network: Network) -> None:
-    for module in network.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-def _restore(state: State, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-    state.network.load_state_dict(take_prefix("network", tensors))
-    restore_optimizer(state.optimizer, tensors)
-    device = next(state.network.parameters()).device
-    state.best = {name: value.to(device) for name, value in take_prefix("best", tensors).items()}
-    if state.average:
-        for name, value in take_prefix("average", tensors).items():
-            state.average.values[name].copy_(value)
-        state.average.steps = document["average_steps"]
-    state.epoch, state.step = document["epoch"], document["step"]
-    state.seconds, state.head_seconds = document["seconds"], document["head_seconds"]
-    state.best_score, state.best_epoch = tuple(document["best_score"]), document["best_epoch"]
-    state.kept_epoch = document["kept_epoch"]
-    state.history = document["history"]
+    def _line(self, state: State) -> str:
+        last, done = state.history[-1], len(state.history)
+        left = max(0.0, (self._training.budget or 0.0) - state.seconds)
+        if self._training.budget is None:
+            left = (state.seconds - state.head_seconds) / done * ((self._training.epochs or 0) - done)
+        return (
+            f"Epoch {state.epoch}{self._of_epochs()}  loss {last['loss']:.3f}  "
+            f"validation accuracy {last['validation_accuracy']:.1%}  "
+            f"{last['pictures_per_second']:,.0f} pictures/s  {int(left) // 60}:{int(left) % 60:02d} left"
+        )
 
 
-def _line(state: State, of_epochs: str, left: float) -> str:
-    last = state.history[-1]
-    return (
-        f"Epoch {state.epoch}{of_epochs}  loss {last['loss']:.3f}  "
-        f"validation accuracy {last['validation_accuracy']:.1%}  "
-        f"{last['pictures_per_second']:,.0f} pictures/s  {int(left) // 60}:{int(left) % 60:02d} left"
-    )
+class _TrainingOutputs(nn.Module):
+    """`training_outputs` as a forward pass, for what wraps modules."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[tuple[float, Tensor]]:
+        """(N, C, S, S) -> logits (N, K), each with its weight."""
+        return self.network.training_outputs(images)
+
+
+def _save(state: State, saver: Saver, asked: StopRequest) -> None:
+    """Save if it is due; if asked to stop, save and stop."""
+    if asked:
+        saver.save(state)
+        raise asked.error(state.step)
+    saver.save_if_due(state)
+
+
+def _note(sums: list[float], rate: float) -> str:
+    return f"loss {sums[0] / sums[2]:.3f}  accuracy {sums[1] / sums[2]:.1%}  {rate:,.0f} pictures/s"

@@ -1,0 +1,169 @@
+"""How this machine computes a step fastest: precision, memory layout, threads, compiled or not; tried, not guessed.
+
+The choice changes results by rounding alone. It is kept for the machine and the network, and in every checkpoint, so
+that a resumed run computes as it began.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tellapart.files import cache_folder, write_atomic
+from tellapart.errors import CannotSave
+from tellapart.models.network import Network
+
+_SECONDS = 0.4  # for the trial of one plan, after one step that warms up
+_LONG = 3.0  # seconds of a step from which on nothing else is tried
+_BETTER = 0.97  # a plan must take less than this share of the time of the one before it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How steps are computed. threads: of the processor. compiled: by `torch.compile`."""
+
+    bfloat16: bool = False
+    channels_last: bool = True
+    threads: int = 1
+    compiled: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images and filters lie in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def __str__(self) -> str:
+        words = ["bfloat16" if self.bfloat16 else "float32"]
+        words += [] if self.channels_last else ["channels first"]
+        words += ["compiled"] if self.compiled else []
+        return ", ".join([*words, f"{self.threads} thread{'s' * (self.threads != 1)}"])
+
+
+def default_plan(precision: str, fast_bfloat16: bool) -> Plan:
+    """Return the plan without a trial. precision: as in the recipe; `auto` is bfloat16 where it is known to help."""
+    bfloat16 = precision == "bfloat16" or (precision == "auto" and fast_bfloat16 and has_bfloat16())
+    return Plan(bfloat16, threads=torch.get_num_threads())
+
+
+def fastest_plan(network: Network, size: int, batch: int, first: Plan, precision: str) -> Plan:
+    """Return the fastest of the plans for training steps of this network on `batch` images of side `size`.
+
+    first: tried first, and kept unless another is clearly faster. precision: as in the recipe; `auto` leaves it open.
+    """
+    path = _kept(network, size, batch, first, precision)
+    if (known := _read(path)) is not None:
+        return known
+    device = next(network.parameters()).device
+    images = torch.rand(batch, network.in_channels, size, size, device=device)
+    best, best_time = first, _trial(network, images, first)
+    if best_time < _LONG:
+        for plan in _others(first, precision, device):
+            taken = _trial(network, images, plan)
+            if taken < best_time * _BETTER:
+                best, best_time = plan, taken
+    _use_threads(first)
+    _write(path, best)
+    return best
+
+
+def has_bfloat16() -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if torch.backends.mps.is_available():
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _others(first: Plan, precision: str, device: torch.device) -> Iterator[Plan]:
+    """Yield the other plans worth a trial."""
+    precisions = [first.bfloat16]
+    if precision == "auto" and has_bfloat16():
+        precisions.append(not first.bfloat16)
+    compiled = [False, True] if device.type == "cuda" else [False]  # on processors it takes longer than it saves
+    threads = [first.threads]
+    if device.type == "cpu" and first.threads > 1:
+        threads.append(max(1, first.threads // 2))  # two hardware threads of a core may be in each other's way
+    for bfloat16 in precisions:
+        for channels_last in (True, False):
+            for count in threads:
+                for with_compile in compiled:
+                    plan = Plan(bfloat16, channels_last, count, with_compile)
+                    if plan != first:
+                        yield plan
+
+
+def _trial(network: Network, images: Tensor, plan: Plan) -> float:
+    """Return the seconds of a training step of a copy of the network: the median of a few."""
+    _use_threads(plan)
+    trained = copy.deepcopy(network).to(memory_format=plan.memory_format).train()  # type: ignore[call-overload]
+    images = images.to(memory_format=plan.memory_format)
+    outputs_of = torch.compile(trained.training_outputs) if plan.compiled else trained.training_outputs
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds[1:]) < _SECONDS and len(seconds) < 50):
+        began = time.perf_counter()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=plan.bfloat16):
+            outputs = outputs_of(images)
+        loss = torch.stack([weight * F.cross_entropy(part.float(), labels) for weight, part in outputs]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        float(loss.detach())
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+        if seconds[0] > _LONG:
+            return seconds[0]
+    return statistics.median(seconds[1:])
+
+
+def _use_threads(plan: Plan) -> None:
+    torch.set_num_threads(plan.threads)
+
+
+def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) -> Path:
+    """Return the file of the choice for this machine, release of torch, network and shape of the batch."""
+    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    about = [_processor(), os.cpu_count(), accelerator, torch.__version__, repr(network), shapes, size, batch]
+    digest = hashlib.sha256(json.dumps([about, asdict(first), precision]).encode()).hexdigest()
+    return cache_folder() / "plans" / f"{digest[:32]}.json"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _read(path: Path) -> Plan | None:
+    try:
+        return plan_from(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(path: Path, plan: Plan) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(asdict(plan)))
+    except (OSError, CannotSave):
+        return  # it is tried anew next time
+
+
+def plan_from(values: dict[str, Any]) -> Plan:
+    """Return a plan from its JSON object."""
+    return replace(Plan(), **values)
