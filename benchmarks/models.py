@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from tellapart.choices import has_bfloat16
+from tellapart.training.autotune import has_bfloat16
 from tellapart.models import MODELS, create
 from tellapart.models.facts import FACTS
 from tellapart.models.network import Network

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from tellapart.data.audit import Audit
 from tellapart.data.split import Splits
@@ -145,17 +144,4 @@ def _training(recipe: TrainingRecipe, model: str, pretrained: bool, pictures: in
     batch_size = recipe.batch_size or int(np.clip(pictures // 10, 4, largest))
     scratch_rate = default_rate(recipe.optimizer) * entry(model).rate
     rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else scratch_rate)
-    precision = recipe.precision
-    if precision == "auto":
-        precision = "bfloat16" if entry(model).fast_bfloat16 and has_bfloat16() else "float32"
-    return replace(recipe, epochs=epochs, batch_size=batch_size, learning_rate=rate, precision=precision)
-
-
-def has_bfloat16() -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulated it would be slower than float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if torch.backends.mps.is_available():
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return replace(recipe, epochs=epochs, batch_size=batch_size, learning_rate=rate)

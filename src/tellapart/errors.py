@@ -111,7 +111,11 @@ class RanksDisagree(TellapartError):
 
 
 class Interrupted(TellapartError):
-    """The system asked training to end; its state was saved first."""
+    """The system, or the user, asked training to end by a signal, `number`; its state was saved first."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

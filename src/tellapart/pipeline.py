@@ -1,9 +1,7 @@
 """`train(source, recipe) -> Run`: the tour of the whole toolkit on one page."""
 
-import hashlib
 import json
 import math
-import os
 import re
 import time
 from dataclasses import dataclass, replace
@@ -14,29 +12,36 @@ import numpy as np
 import torch
 
 from tellapart.choices import resolve
-from tellapart.classifier import Architecture, Classifier, load_file, package_versions
-from tellapart.data.audit import Audit, audit, check_readable
-from tellapart.data.cache import resized_pixels
-from tellapart.data.manifest import write_manifest
+from tellapart.classifier import Classifier, package_versions
+from tellapart.data.audit import Audit, audit, check_readable, pixel_digest
+from tellapart.data.cache import Pixels, open_pixels
+from tellapart.data.loader import pixel_batches
 from tellapart.data.samples import Samples
 from tellapart.data.sources import Source, load_source
-from tellapart.data.split import Rows, Splits, make_splits, write_splits
-from tellapart.errors import BadCheckpoint, BadRecipe, RunExists, printable
+from tellapart.data.split import Rows, Splits, make_splits
+from tellapart.errors import BadRecipe, printable
 from tellapart.evaluation.calibration import fit_temperature
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.report import Findings, render
-from tellapart.files import cannot_save, make_folder, write_atomic
+from tellapart.files import write_atomic
 from tellapart.inference import default_device, logits
+from tellapart.models import entry
 from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.network import Network
 from tellapart.models.registry import LAYERED
 from tellapart.preprocess import Preprocess, PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
-from tellapart.training.checkpoint import load_checkpoint
-from tellapart.training.fit import History, Part, Trainer
+from tellapart.run import MODEL, Run, folder_name, is_finished, open_run, read_run, refuse_existing, refuse_inside
+from tellapart.run import run_identity, write_history
+from tellapart.training.autotune import Plan, default_plan, fastest_plan, plan_from
+from tellapart.training.checkpoint import Checkpoint
+from tellapart.training.distributed import Ranks, joined, was_restarted
+from tellapart.training.fit import Part, Trainer
 from tellapart.training.head import fit_head
-from tellapart.transfer import starting_network, starting_preprocess, weights_digest, with_base
+from tellapart.training.saving import own_checkpoint
+from tellapart.training.state import History
+from tellapart.transfer import load_teacher, starting_network, starting_preprocess, with_base
 
 _SHORT_NAMES = {
     "epochs": "training__epochs",
@@ -46,26 +51,6 @@ _SHORT_NAMES = {
     "frozen_base": "training__frozen_base",
 }
 _STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its classifier, figures (as in metrics.json), course of training, and folder."""
-
-    classifier: Classifier
-    metrics: dict[str, Any]
-    history: History
-    directory: Path
-
-    @property
-    def training_seconds(self) -> float:
-        """How long training took, the head and validation included, in seconds."""
-        return float(self.history[-1]["seconds"])
-
-    @property
-    def report(self) -> Path:
-        """The page that tells of the run."""
-        return self.directory / "report.html"
 
 
 def train(
@@ -86,13 +71,39 @@ def train(
 
     Raises a `TellapartError`, its message saying what to do, for any fault of the input.
     """
-    progress = progress or Progress()
+    directory = Path(out) if out is not None else None
+    with joined() as ranks:
+        said = progress or Progress()
+        said = said if ranks.first else Progress()
+        prepared = ranks.from_first(lambda: _prepare(source, recipe, values, directory, resume, said))
+        if not prepared.finished:
+            _Training(prepared, ranks, said).run()
+        ranks.wait()
+        return ranks.from_first(lambda: read_run(prepared.directory))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is known before a network is made; finished: that the run is complete already."""
+
+    found: Audit
+    splits: Splits
+    recipe: Recipe
+    identity: str
+    directory: Path
+    finished: bool
+
+
+def _prepare(
+    source: Source, recipe: Recipe | None, values: dict[str, Any], out: Path | None, resume: bool, progress: Progress
+) -> _Prepared:
+    """Look at the pictures, split them, and settle the recipe."""
     recipe = _with_short_names(recipe or Recipe(), values)
     samples = load_source(source, progress)
-    directory = Path(out) if out is not None else Path("runs") / _folder_name(samples.title)
-    _refuse_inside(source, directory)
-    if not resume:
-        _refuse_existing(directory)
+    directory = out if out is not None else Path("runs") / folder_name(samples.title)
+    refuse_inside(source, directory)
+    if not (resume or was_restarted()):
+        refuse_existing(directory)
     found = audit(samples, progress)
     _say_audit(found, progress)
     check_readable(found, recipe.data.max_unreadable)
@@ -102,93 +113,123 @@ def train(
         f"({splits.rule})."
     )
     recipe = resolve(with_base(recipe, progress), found, splits, progress)
-    identity = _identity(recipe, found, splits)
-    if resume and (finished := _finished_run(directory, recipe, identity, progress)):
-        return finished
-    torch.manual_seed(recipe.seed)
-    start = starting_network(recipe, len(samples.classes), progress)
-    _open_run(directory, recipe, found, splits)
-    return _Training(found, splits, recipe, identity, directory, progress).run(*start)
+    identity = run_identity(recipe, found, splits)
+    finished = is_finished(directory, recipe, identity, progress)
+    return _Prepared(found, splits, recipe, identity, directory, finished)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What every stage after the split needs."""
+    """All stages after the split."""
 
-    found: Audit
-    splits: Splits
-    recipe: Recipe
-    identity: str
-    directory: Path
+    prepared: _Prepared
+    ranks: Ranks
     progress: Progress
 
-    def run(self, architecture: Architecture, network: Network) -> Run:
-        device = default_device()
-        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        settings = starting_preprocess(self.recipe)
-        train, validation = self._part(self.splits.train, settings), self._part(self.splits.validation, settings)
-        if not self.recipe.pretrained:
-            settings = _with_statistics(settings, train)
-        preprocess = Preprocess(settings).to(device)
-        history = self._fit(network, preprocess, train, validation)
-        temperature = fit_temperature(logits(network, preprocess, validation.pixels), validation.labels)
-        classes = self.found.samples.classes
-        classifier = Classifier(architecture, network.eval(), settings, classes, temperature)
-        return self._finish(classifier, validation, history)
+    @property
+    def _recipe(self) -> Recipe:
+        return self.prepared.recipe
 
-    def _part(self, rows: Rows, settings: PreprocessSettings) -> Part:
-        resize = Preprocess(settings).resize
-        pixels = resized_pixels(self.found.samples, rows, resize, settings.size, self.progress)
-        return Part(pixels, self.found.samples.labels[rows].astype(np.int64), rows)
+    def run(self) -> None:
+        """Train, calibrate, test, save."""
+        found, ranks, directory = self.prepared.found, self.ranks, self.prepared.directory
+        self._agree()
+        saved = ranks.from_first(lambda: own_checkpoint(directory, self.prepared.identity, self.progress))
+        torch.manual_seed(self._recipe.seed)
+        classes = found.samples.classes
+        architecture, network = ranks.in_turn(lambda: starting_network(self._recipe, len(classes), self.progress))
+        if ranks.first:
+            open_run(directory, self._recipe, found, self.prepared.splits)
+        network = network.to(default_device())
+        settings = starting_preprocess(self._recipe)
+        resizer = Preprocess(settings)
+        pixels = open_pixels(found, resizer.resize, resizer.resize_key(), settings.size, self.progress)
+        train, validation, test = (self._part(pixels, rows) for rows in self.prepared.splits.parts())
+        if not self._recipe.pretrained:
+            settings = ranks.from_first(lambda: _with_statistics(settings, train, self.progress))
+        history = self._fit(network, Preprocess(settings), train, validation, saved)
+        if ranks.first:
+            preprocess = Preprocess(settings).to(default_device())
+            temperature = fit_temperature(logits(network, preprocess, validation.pixels), validation.labels)
+            classifier = Classifier(architecture, network.eval(), settings, classes, temperature)
+            self._finish(classifier, validation, test, history)
 
-    def _fit(self, network: Network, preprocess: Preprocess, train: Part, validation: Part) -> History:
-        fine_tuning = bool(self.recipe.pretrained)
+    def _agree(self) -> None:
+        """Make sure that all ranks see the same pictures with the same releases."""
+        found, rows = self.prepared.found, self.prepared.splits.train[:: max(1, len(self.prepared.splits.train) // 3)]
+        self.ranks.agree(json.dumps(package_versions()), "releases of packages")
+        if self.ranks.count > 1:
+            digests = [pixel_digest(found.samples.pictures.picture(int(row))) for row in rows]
+            same = all(digest == found.digests[row].tobytes() for digest, row in zip(digests, rows, strict=True))
+            self.ranks.agree(str(same), "pictures")
+
+    def _part(self, pixels: Pixels, rows: Rows) -> Part:
+        return Part(pixels.rows(rows), self.prepared.found.samples.labels[rows].astype(np.int64), rows)
+
+    def _fit(
+        self, network: Network, preprocess: Preprocess, train: Part, validation: Part, saved: Checkpoint | None
+    ) -> History:
+        fine_tuning = bool(self._recipe.pretrained)
         trainer = Trainer(
-            preprocess,
-            self.recipe,
+            preprocess.to(default_device()),
+            self._recipe,
             train,
             validation,
-            len(self.found.samples.classes),
-            self.directory / "checkpoint",
-            self.identity,
+            len(self.prepared.found.samples.classes),
+            self.prepared.directory,
+            self.prepared.identity,
             self.progress,
+            plan=self.ranks.from_first(lambda: self._plan(network, saved)),
+            ranks=self.ranks,
+            teacher=load_teacher(self._recipe, self.prepared.found.samples.classes),
             frozen_norms=fine_tuning,
-            on_epoch=lambda history: _write_history(self.directory, history),
+            on_epoch=lambda history: write_history(self.prepared.directory, history),
         )
-        if fine_tuning and self.recipe.training.head_epochs and load_checkpoint(trainer.checkpoints) is None:
+        if fine_tuning and self._recipe.training.head_epochs and saved is None:
             began = time.monotonic()
             self.progress.say("Fitting the head on frozen features.")
             fit_head(trainer, network)
-            _, judged = trainer.judge(network)
-            self.progress.say(f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.")
             trainer = replace(trainer, spent=time.monotonic() - began)
-        return trainer.fit(network).history
+        return trainer.fit(network, saved).history
 
-    def _finish(self, classifier: Classifier, validation: Part, history: History) -> Run:
+    def _plan(self, network: Network, saved: Checkpoint | None) -> Plan:
+        """Return how this machine computes the steps: as the run began, or what is fastest here."""
+        if saved is not None:
+            return plan_from(saved.document["plan"])
+        training = self._recipe.training
+        plan = default_plan(training.precision, entry(str(self._recipe.model)).fast_bfloat16)
+        if training.autotune:
+            size, batch = self._recipe.preprocess.size or 0, training.batch_size or 64
+            per_piece = max(2, batch // (self.ranks.count * training.accumulate))
+            plan = fastest_plan(network, size, per_piece, plan, training.precision)
+        self.progress.say(f"Computing in {plan}.")
+        return plan
+
+    def _finish(self, classifier: Classifier, validation: Part, test: Part, history: History) -> None:
         """Open the test rows, once; write the figures, the report and the classifier."""
-        test = self._part(self.splits.test, classifier.preprocess)
         probabilities = classifier.of_pixels(test.pixels)
         metrics = {
             "validation": evaluate(classifier.of_pixels(validation.pixels), validation.labels, classifier.classes),
             "test": evaluate(probabilities, test.labels, classifier.classes),
         }
         facts = {
-            "title": self.found.samples.title,
+            "title": self.prepared.found.samples.title,
             "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
             "thresholds": {},
-            "fingerprint": self.found.fingerprint,
-            "identity": self.identity,
-            "recipe": self.recipe.to_table(),
+            "fingerprint": self.prepared.found.fingerprint,
+            "identity": self.prepared.identity,
+            "recipe": self._recipe.to_table(),
             "versions": package_versions(),
         }
         classifier = replace(classifier, facts=facts)
-        shown = {**facts, "temperature": classifier.temperature, "recipe_toml": self.recipe.to_toml()}
-        title = Path(self.found.samples.title).name or self.found.samples.title
-        page = render(Findings(title, self.found, self.splits, history, metrics, probabilities, shown))
-        write_atomic(self.directory / "report.html", page)
-        write_atomic(self.directory / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False))
-        classifier.save(self.directory / "model.safetensors")  # last: its presence says that the run is finished
-        return Run(classifier, metrics, history, self.directory)
+        shown = {**facts, "temperature": classifier.temperature, "recipe_toml": self._recipe.to_toml()}
+        title = Path(self.prepared.found.samples.title).name or self.prepared.found.samples.title
+        page = render(
+            Findings(title, self.prepared.found, self.prepared.splits, history, metrics, probabilities, shown)
+        )
+        write_atomic(self.prepared.directory / "report.html", page)
+        write_atomic(self.prepared.directory / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False))
+        classifier.save(self.prepared.directory / MODEL)
 
 
 def parse_duration(text: str | float) -> float:
@@ -219,95 +260,15 @@ def _with_short_names(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     return recipe.with_values(**given) if given else recipe
 
 
-def _folder_name(title: str) -> str:
-    name = Path(title).resolve().name if title not in ("", ".") else Path.cwd().name
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-
-
-def _refuse_inside(source: Source, directory: Path) -> None:
-    """A run does not write among the user's pictures."""
-    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
-    if is_folder and directory.resolve().is_relative_to(Path(str(source)).resolve()):
-        raise BadRecipe(
-            f"The run's folder {printable(str(directory))} would lie inside the folder of pictures: choose another "
-            "with --out."
-        )
-
-
-def _refuse_existing(directory: Path) -> None:
-    if os.path.exists(directory) and (not directory.is_dir() or any(directory.iterdir())):
-        raise RunExists(
-            f"{printable(str(directory))} already exists: go on with it by --resume, or choose another folder "
-            "with --out."
-        )
-
-
-def _open_run(directory: Path, recipe: Recipe, found: Audit, splits: Splits) -> None:
-    """Make the run's folder and write what is known before training."""
-    make_folder(directory)
-    write_atomic(directory / "recipe.toml", recipe.to_toml())
-    try:
-        write_splits(directory / "split.csv", found.samples, splits)
-        excluded = [{"path": s.name, "reason": s.reason} for s in (*found.excluded(), *splits.dropped)]
-        write_manifest(directory / "excluded.csv", excluded, ["path", "reason"])
-    except OSError as error:
-        raise cannot_save(directory, error) from error
-
-
-def _finished_run(directory: Path, recipe: Recipe, identity: str, progress: Progress) -> Run | None:
-    """Return the run in `directory` if it is complete; raises `BadCheckpoint` if it is another's, or damaged."""
-    saved_recipe = directory / "recipe.toml"
-    if saved_recipe.is_file() and saved_recipe.read_bytes() != recipe.to_toml().encode():
-        raise BadCheckpoint(
-            f"The run in {printable(str(directory))} was started with other settings: give the same ones to resume "
-            "it (its recipe.toml has them), or choose another folder with --out."
-        )
-    model = directory / "model.safetensors"
-    if not model.is_file():
-        saved = load_checkpoint(directory / "checkpoint")
-        if saved is not None and saved[1]["identity"] != identity:
-            raise _of_other_data(directory)
-        return None
-    classifier = load_file(model)
-    if classifier.facts.get("identity") != identity:
-        raise _of_other_data(directory)
-    progress.say(f"The run in {printable(str(directory))} is already finished.")
-    try:
-        metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-        lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return Run(classifier, metrics, [json.loads(line) for line in lines], directory)
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(
-            f"The finished run in {printable(str(directory))} lacks its metrics.json or history.jsonl, or they are "
-            "damaged: its model.safetensors can still be used; train anew in another folder for the figures."
-        ) from error
-
-
-def _of_other_data(directory: Path) -> BadCheckpoint:
-    return BadCheckpoint(
-        f"The run in {printable(str(directory))} was started with other pictures, another split of them, or another "
-        "file of weights: choose another folder with --out."
-    )
-
-
-def _identity(recipe: Recipe, found: Audit, splits: Splits) -> str:
-    """Return a hash of all that must be equal for a checkpoint to belong to a run: recipe, pictures, labels, parts."""
-    digest = hashlib.sha256(recipe.to_toml().encode() + weights_digest(recipe).encode())
-    for rows in splits.parts():
-        # The row numbers count too: they seed the augmentation.
-        for values in (rows, found.digests[rows], found.samples.labels[rows]):
-            digest.update(len(values).to_bytes(8, "big") + values.tobytes())
-    return digest.hexdigest()
-
-
-def _write_history(directory: Path, history: History) -> None:
-    write_atomic(directory / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
-
-
-def _with_statistics(settings: PreprocessSettings, train: Part) -> PreprocessSettings:
+def _with_statistics(settings: PreprocessSettings, train: Part, progress: Progress) -> PreprocessSettings:
     """Return the settings with mean and deviation of the training pictures."""
-    step = math.ceil(len(train.pixels) / _STATISTICS_FROM)
-    scaled = Preprocess(settings).scale(torch.from_numpy(np.array(train.pixels[::step])))  # n C S S
+    places = np.arange(0, len(train.rows), math.ceil(len(train.rows) / _STATISTICS_FROM))
+    found = []
+    with progress.bar("Measuring brightness", len(places)) as advance:
+        for block, pixels in pixel_batches(train.pixels, np.array_split(places, math.ceil(len(places) / 64))):
+            found.append(pixels)
+            advance(len(block), "")
+    scaled = Preprocess(settings).scale(torch.from_numpy(np.concatenate(found)))  # n C S S
     mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3)).clamp_min(0.01)
     return replace(settings, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 

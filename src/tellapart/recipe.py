@@ -75,6 +75,9 @@ class TrainingRecipe:
     head_views changed copies of each. ema: decay of the average of the weights, 0 for none. monitor: what "best" and
     "no better" mean, on validation. patience: epochs without a better one before stopping, 0 for never. precision: auto
     is bfloat16 where the processor has it. checkpoint_activations: less memory for very deep networks, more time.
+    checkpoint_minutes, checkpoint_steps: save the run's state so often, whichever comes first. accumulate: compute a
+    batch in so many pieces, for less memory. sync_batch_norm: BatchNorm over all ranks' share of a batch together.
+    autotune: try how this machine computes fastest, at the start.
     """
 
     epochs: int | None = _number(None, 1, 100_000)
@@ -95,6 +98,11 @@ class TrainingRecipe:
     frozen_base: bool = False
     stage_rate: float = _number(1.0, 0, 1)
     checkpoint_activations: bool = False
+    checkpoint_minutes: float = _number(1.0, 0, 10_000)
+    checkpoint_steps: int | None = _number(None, 1, 10_000_000)
+    accumulate: int = _number(1, 1, 1024)
+    sync_batch_norm: bool = False
+    autotune: bool = True
 
 
 @dataclass(frozen=True)

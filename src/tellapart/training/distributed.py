@@ -50,6 +50,15 @@ class Ranks:
         if self.count > 1:
             distributed.barrier(group=self.waiting)
 
+    def in_turn(self, make: Callable[[], Result]) -> Result:
+        """Return what `make` returns here, the first rank before all others: what it fetches is there for them."""
+        if not self.first:
+            self.wait()
+        result = make()
+        if self.first:
+            self.wait()
+        return result
+
     def agree(self, value: str, what: str) -> None:
         """Raise `RanksDisagree` on all ranks unless all come with the same value."""
         if self.count == 1:

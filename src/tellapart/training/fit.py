@@ -72,7 +72,7 @@ class Trainer:
     train: Part
     validation: Part
     num_classes: int
-    checkpoints: Path
+    directory: Path
     identity: str
     progress: Progress
     plan: Plan = Plan()
@@ -89,7 +89,7 @@ class Trainer:
         the state saved.
         """
         state = self._start(network, saved)
-        saver = Saver(self.checkpoints, self.identity, self._training, self.plan)
+        saver = Saver(self.directory, self.identity, self._training, self.plan)
         with stop_requests() as asked:
             while not self.ranks.from_first(lambda: self._finished(state)):
                 self._epoch(state, saver, asked)
@@ -231,7 +231,11 @@ class Trainer:
             starts.pop()
         ends = [*starts[1:], len(order)]
         return [
-            Batch(order[start:end], numbers[start:end], mirror_shares(end - start, pieces)[self.ranks.rank :: self.ranks.count])
+            Batch(
+                order[start:end],
+                numbers[start:end],
+                mirror_shares(end - start, pieces)[self.ranks.rank :: self.ranks.count],
+            )
             for start, end in zip(starts, ends, strict=True)
         ]
 

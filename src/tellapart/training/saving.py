@@ -9,21 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from tellapart.errors import BadCheckpoint, Interrupted
+from tellapart.errors import BadCheckpoint, Interrupted, printable
 from tellapart.progress import Progress
 from tellapart.recipe import TrainingRecipe
 from tellapart.training.autotune import Plan
 from tellapart.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tellapart.training.state import State
 
+CHECKPOINTS = "checkpoint"  # their folder in the run's
 _SHARE = 0.01  # of the time of training that checkpoints may take, however small their interval
 
 
 class Saver:
     """Saves a run's state by minutes and by steps; `identity` tells whose checkpoints they are."""
 
-    def __init__(self, folder: Path, identity: str, recipe: TrainingRecipe, plan: Plan) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, identity: str, recipe: TrainingRecipe, plan: Plan) -> None:
+        self.folder = directory / CHECKPOINTS
         self.identity = identity
         self.steps = recipe.checkpoint_steps
         self.pause = 60 * recipe.checkpoint_minutes
@@ -46,19 +47,27 @@ class Saver:
         self._cost = self._last - began
 
 
-def own_checkpoint(folder: Path, identity: str, progress: Progress) -> Checkpoint | None:
-    """Return the newest whole checkpoint of the run, if there is one; raises `BadCheckpoint` if it is another run's."""
-    saved = load_checkpoint(folder)
+def own_checkpoint(directory: Path, identity: str, progress: Progress) -> Checkpoint | None:
+    """Return the newest whole checkpoint of the run in `directory`, if there is one.
+
+    Raises `BadCheckpoint` if all are damaged, or it is another run's.
+    """
+    saved = load_checkpoint(directory / CHECKPOINTS)
     if saved is None:
         return None
     for name in saved.damaged:
         progress.say(f"The checkpoint {name} is damaged and was passed over.")
     if saved.document["identity"] != identity:
-        raise BadCheckpoint(
-            f"The run in {folder.parent} was started with other pictures, another split or another recipe: choose "
-            "another folder with --out."
-        )
+        raise of_other_data(directory)
     return saved
+
+
+def of_other_data(directory: Path) -> BadCheckpoint:
+    """Return the error for a run that cannot be gone on with, because it began with something else."""
+    return BadCheckpoint(
+        f"The run in {printable(str(directory))} was started with other pictures, another split of them, or another "
+        "file of weights: choose another folder with --out."
+    )
 
 
 class StopRequest:
