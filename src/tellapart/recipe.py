@@ -54,6 +54,10 @@ class AugmentRecipe:
 
     flip: mirror left and right in half of the cases. rotation: degrees, either way. zoom: 0.1 is from 1/1.1 to 1.1.
     shift: share of the side, either way. shear: tangent of the slant. brightness, contrast: share, either way.
+    alternating_flip: mirror in every other epoch instead of by chance; it says how to flip, so it needs `flip`.
+    policy: operations drawn from a list, besides the changes above; of `randaugment` their number is policy_ops, and
+    policy_strength their share of the widest range (9 of 30 in the paper). erase: how often a box is painted over.
+    mixup, cutmix: alpha of the Beta distribution of the share of two blended pictures; with both, each pair draws one.
     """
 
     flip: bool | None = None
@@ -63,6 +67,13 @@ class AugmentRecipe:
     shear: float | None = _number(None, 0, 1)
     brightness: float | None = _number(None, 0, 1)
     contrast: float | None = _number(None, 0, 1)
+    alternating_flip: bool = False
+    policy: str = _choice("none", "none", "randaugment", "trivialaugment")
+    policy_ops: int = _number(2, 1, 14)
+    policy_strength: float = _number(0.3, 0, 1)
+    erase: float = _number(0.0, 0, 1)
+    mixup: float = _number(0.0, 0, 100)
+    cutmix: float = _number(0.0, 0, 100)
 
 
 @dataclass(frozen=True)
