@@ -32,8 +32,18 @@ from tellapart.models.registry import LAYERED
 from tellapart.preprocess import Preprocess, PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
-from tellapart.run import MODEL, Run, folder_name, is_finished, open_run, read_run, refuse_existing, refuse_inside
-from tellapart.run import run_identity, write_history
+from tellapart.run import (
+    MODEL,
+    Run,
+    folder_name,
+    is_finished,
+    open_run,
+    read_run,
+    refuse_existing,
+    refuse_inside,
+    run_identity,
+    write_history,
+)
 from tellapart.training.autotune import Plan, default_plan, fastest_plan, plan_from
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distributed import Ranks, joined, was_restarted

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.files import cache_folder, write_atomic
 from tellapart.errors import CannotSave
+from tellapart.files import cache_folder, write_atomic
 from tellapart.models.network import Network
 
 _SECONDS = 0.25  # for the trial of one plan, after the step that warms up

@@ -102,12 +102,15 @@ class Ranks:
                 distributed.broadcast(value, src=0)
 
 
+ONE = Ranks()  # this process alone
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the processes that torchrun started with this one, if it did, and leave them at the end."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
-        yield Ranks()
+        yield ONE
         return
     backend = "gloo"
     if torch.cuda.is_available():

@@ -29,7 +29,7 @@ from tellapart.training.autotune import Plan
 from tellapart.training.balance import class_weights, correct_prior, distinct_rows, epoch_order
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distill import Teacher
-from tellapart.training.distributed import Ranks, mirror_shares, use_cross_rank_norms
+from tellapart.training.distributed import ONE, Ranks, mirror_shares, use_cross_rank_norms
 from tellapart.training.judge import judge
 from tellapart.training.losses import Loss
 from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
@@ -75,8 +75,8 @@ class Trainer:
     directory: Path
     identity: str
     progress: Progress
-    plan: Plan = Plan()
-    ranks: Ranks = Ranks()
+    plan: Plan = field(default_factory=Plan)
+    ranks: Ranks = ONE
     teacher: Teacher | None = None
     frozen_norms: bool = False
     spent: float = 0.0
@@ -195,8 +195,8 @@ class Trainer:
         found = self.ranks.sums(sums).tolist()
         if not math.isfinite(found[0]):
             raise TrainingDiverged(
-                f"The loss became {found[0]} at step {state.step} (epoch {state.epoch}): lower the learning rate, as in "
-                "--set training.learning_rate=0.0005; the checkpoint before it is kept."
+                f"The loss became {found[0]} at step {state.step} (epoch {state.epoch}): lower the learning rate, as "
+                "in --set training.learning_rate=0.0005; the checkpoint before it is kept."
             )
         state.sums = [total + value for total, value in zip(state.sums, found, strict=True)]
 
@@ -208,7 +208,9 @@ class Trainer:
         labels = torch.from_numpy(self.train.labels[batch.places[piece]]).to(pixels.device)  # n
         images = self.preprocess.scale(pixels)  # n C S S
         images = augment(images, settings, seed, state.epoch, numbers)
-        images, targets = mix(images, labels, settings, seed, state.epoch, numbers, self.num_classes)
+        targets = labels  # n, or n K where pictures are mixed
+        if settings.mixup or settings.cutmix:
+            images, targets = mix(images, labels, settings, seed, state.epoch, numbers, self.num_classes)
         taught = self.teacher.soft_targets(images) if self.teacher else None
         images = self.preprocess.normalise(shrunk(images, size)).to(memory_format=self.plan.memory_format)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.plan.bfloat16):
