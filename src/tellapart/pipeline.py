@@ -51,7 +51,7 @@ from tellapart.training.fit import Part, Trainer
 from tellapart.training.head import fit_head
 from tellapart.training.saving import own_checkpoint
 from tellapart.training.state import History
-from tellapart.transfer import load_teacher, starting_network, starting_preprocess, with_base
+from tellapart.transfer import teacher_of, starting_network, starting_preprocess, with_base
 
 _SHORT_NAMES = {
     "epochs": "training__epochs",
@@ -179,23 +179,25 @@ class _Training:
     def _fit(
         self, network: Network, preprocess: Preprocess, train: Part, validation: Part, saved: Checkpoint | None
     ) -> History:
-        fine_tuning = bool(self._recipe.pretrained)
+        fine_tuning, classes = bool(self._recipe.pretrained), self.prepared.found.samples.classes
+        plan = self.ranks.from_first(lambda: self._plan(network, saved))
+        recipe = self._recipe.with_values(training__precision=plan.precision)
         trainer = Trainer(
             preprocess.to(default_device()),
-            self._recipe,
+            recipe,
             train,
             validation,
-            len(self.prepared.found.samples.classes),
+            len(classes),
             self.prepared.directory,
             self.prepared.identity,
             self.progress,
-            plan=self.ranks.from_first(lambda: self._plan(network, saved)),
+            plan=plan,
             ranks=self.ranks,
-            teacher=load_teacher(self._recipe, self.prepared.found.samples.classes),
+            teacher=teacher_of(recipe, classes),
             frozen_norms=fine_tuning,
             on_epoch=lambda history: write_history(self.prepared.directory, history),
         )
-        if fine_tuning and self._recipe.training.head_epochs and saved is None:
+        if fine_tuning and recipe.training.head_epochs and saved is None:
             began = time.monotonic()
             self.progress.say("Fitting the head on frozen features.")
             fit_head(trainer, network)

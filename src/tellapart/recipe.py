@@ -78,7 +78,7 @@ class AugmentRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Optimiser, schedule and when to stop.
+    """Loss, optimiser, schedule and when to stop.
 
     budget: seconds that training may take; it replaces `epochs`. learning_rate: the schedule's peak. backbone_rate: the
     backbone's share of it when fine-tuning; stage_rate: each stage's share of the rate of the one after it.
@@ -89,12 +89,17 @@ class TrainingRecipe:
     checkpoint_minutes, checkpoint_steps: save the run's state so often, whichever comes first. accumulate: compute a
     batch in so many pieces, for less memory. sync_batch_norm: BatchNorm over all ranks' share of a batch together.
     autotune: try how this machine computes fastest, at the start.
+
+    loss, focal_gamma: see `tellapart.training.losses`. class_balance: show rare classes as often as others (`sample`),
+    or count them more (`weight`); prior_correction: tell probabilities for the data's own frequencies all the same.
+    teacher: a classifier's file or a run's folder to learn from, with its share of the loss (teacher_weight) and what
+    its logits are divided by (teacher_temperature). start_size: side of the pictures at the start, which grows.
     """
 
     epochs: int | None = _number(None, 1, 100_000)
     budget: float | None = _number(None, 1, 10_000_000)
     batch_size: int | None = _number(None, 2, 4096)
-    optimizer: str = _choice("adamw", "adam", "adamw", "sgd")
+    optimizer: str = _choice("adamw", "adam", "adamw", "sgd", "muon")
     learning_rate: float | None = _number(None, 1e-7, 10)
     weight_decay: float = _number(0.05, 0, 1)
     schedule: str = _choice("one-cycle", "one-cycle", "cosine")
@@ -114,6 +119,14 @@ class TrainingRecipe:
     accumulate: int = _number(1, 1, 1024)
     sync_batch_norm: bool = False
     autotune: bool = True
+    loss: str = _choice("cross_entropy", "cross_entropy", "focal")
+    focal_gamma: float = _number(2.0, 0, 10)
+    class_balance: str = _choice("none", "none", "sample", "weight")
+    prior_correction: bool = True
+    teacher: str | None = None
+    teacher_weight: float = _number(0.5, 0, 1)
+    teacher_temperature: float = _number(2.0, 0.1, 100)
+    start_size: int | None = _number(None, 8, 1024)
 
 
 @dataclass(frozen=True)

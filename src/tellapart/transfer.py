@@ -1,6 +1,7 @@
-"""What a run starts from: the network with its head, fresh weights or those of elsewhere, and their preprocess."""
+"""What a run starts from: the network with its head, weights fresh or from elsewhere, their preprocess, a teacher."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tellapart.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from tellapart.preprocess import PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
+from tellapart.training.balance import check_prior
+from tellapart.training.distill import Teacher, matching_columns
+from tellapart.training.resizing import check_start_size
 
 
 def with_base(recipe: Recipe, progress: Progress) -> Recipe:
@@ -48,7 +52,8 @@ def with_base(recipe: Recipe, progress: Progress) -> Recipe:
 def starting_network(recipe: Recipe, num_classes: int, progress: Progress) -> tuple[Architecture, Network]:
     """Build the resolved recipe's network for K classes; its base has the weights told, its head is fresh.
 
-    Raises `BadLayers`, `WrongInput`, or what finding weights raises.
+    Raises `BadLayers`, `WrongInput`, `BadRecipe` for training that this network does not allow, or what finding weights
+    raises.
     """
     name, base = str(recipe.model), _base(recipe)
     if base is None:
@@ -63,6 +68,8 @@ def starting_network(recipe: Recipe, num_classes: int, progress: Progress) -> tu
     architecture = Architecture(name, num_classes, channels, arguments)
     network = architecture.build()
     network.check(torch.empty(1, channels, size, size, device="meta"))
+    check_start_size(recipe, network)
+    check_prior(recipe.training, network)
     if recipe.pretrained:
         # The head is for other classes, so it stays fresh; everything else must be there. It starts small, as linear
         # layers do by default: the published initialisations are for training from scratch, and cost accuracy here.
@@ -88,15 +95,49 @@ def starting_preprocess(recipe: Recipe) -> PreprocessSettings:
     return replace(settings, mean=known.mean, std=known.std, interpolation=known.interpolation)
 
 
+def teacher_of(recipe: Recipe, classes: Sequence[str]) -> Teacher | None:
+    """Return the teacher that the resolved recipe names, for a student that tells `classes` in this order, or None.
+
+    Raises `BadClassifierFile`, or `BadRecipe` if the teacher tells other classes, or if one of the two learns classes
+    as balanced and the other as frequent as they are: the student would learn a mixture of both.
+    """
+    if not recipe.training.teacher:
+        return None
+    taught = load_file(_teacher_file(recipe.training.teacher))
+    columns = matching_columns(classes, taught.classes)
+    told = taught.facts.get("recipe", {}).get("training", {})
+    even = told.get("class_balance", "none") != "none" and not told.get("prior_correction", True)
+    if even != (recipe.training.class_balance != "none"):
+        said, needed = ("balanced classes", "sample or weight") if even else ("the classes' own frequencies", "none")
+        raise BadRecipe(
+            f"The teacher {printable(recipe.training.teacher)} tells probabilities for {said}, so its student needs "
+            f"training.class_balance={needed}, not {recipe.training.class_balance}."
+        )
+    return Teacher(taught.network, taught.preprocess, columns, recipe.training)
+
+
 def weights_digest(recipe: Recipe) -> str:
-    """Return the SHA-256 of the file of weights that the recipe gives, or ""; raises `BadWeights` if it is missing."""
-    if not recipe.weights:
-        return ""
+    """Return the SHA-256 of the files of weights and of the teacher that the recipe gives, or "".
+
+    Raises `BadWeights` if one is missing.
+    """
+    files = [Path(recipe.weights)] if recipe.weights else []
+    files += [_teacher_file(recipe.training.teacher)] if recipe.training.teacher else []
+    return "".join(_digest(file) for file in files)
+
+
+def _digest(path: Path) -> str:
     try:
-        with open(recipe.weights, "rb") as file:
+        with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadWeights(f"Cannot read the weights {printable(recipe.weights)}: {error.strerror}.") from error
+        raise BadWeights(f"Cannot read the weights {printable(str(path))}: {error.strerror}.") from error
+
+
+def _teacher_file(name: str) -> Path:
+    """Return the classifier's file: a run's folder holds one."""
+    path = Path(name)
+    return path / "model.safetensors" if path.is_dir() else path
 
 
 def _base(recipe: Recipe) -> Classifier | None:

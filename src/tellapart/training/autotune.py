@@ -43,8 +43,13 @@ class Plan:
         """How images and filters lie in memory."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    @property
+    def precision(self) -> str:
+        """The precision as a recipe names it."""
+        return "bfloat16" if self.bfloat16 else "float32"
+
     def __str__(self) -> str:
-        words = ["bfloat16" if self.bfloat16 else "float32"]
+        words = [self.precision]
         words += [] if self.channels_last else ["channels first"]
         words += ["compiled"] if self.compiled else []
         return ", ".join([*words, f"{self.threads} thread{'s' * (self.threads != 1)}"])

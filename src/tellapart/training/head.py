@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from tellapart.augment import augment
 from tellapart.models.network import Network
-from tellapart.randomness import shuffled
+from tellapart.recipe import TrainingRecipe
+from tellapart.training.balance import class_weights, epoch_order
 from tellapart.training.fit import Trainer
+from tellapart.training.losses import Loss
 
 _HEAD_RATE = 1e-2
 _HEAD_BATCH = 256
@@ -29,15 +31,17 @@ def fit_head(trainer: Trainer, network: Network) -> None:
     embedded = _embed_views(trainer, network)  # V n F
     views, pictures, width = embedded.shape
     inputs = embedded.reshape(views * pictures, width)
-    targets = torch.from_numpy(trainer.train.labels).to(inputs.device).repeat(views)
+    labels = np.tile(trainer.train.labels, views)  # V * n
+    targets = torch.from_numpy(labels).to(inputs.device)
+    loss_of = Loss(recipe, class_weights(recipe, labels, trainer.num_classes))
     optimizer = torch.optim.AdamW(network.head.parameters(), lr=_HEAD_RATE, weight_decay=0.01)
     steps = max(_HEAD_STEPS, recipe.head_epochs * math.ceil(len(inputs) / _HEAD_BATCH))
     network.head.train()
     torch.manual_seed(trainer.recipe.seed << 20)
-    for step, places in enumerate(_endless_batches(len(inputs), trainer.recipe.seed, steps)):
+    for step, places in enumerate(_endless_batches(recipe, labels, trainer.recipe.seed, steps)):
         for group in optimizer.param_groups:
             group["lr"] = _HEAD_RATE * (1 - step / steps)
-        loss = F.cross_entropy(network.head(inputs[places]), targets[places], label_smoothing=recipe.label_smoothing)
+        loss = loss_of.row_losses(network.head(inputs[places]), targets[places]).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -63,11 +67,11 @@ def _embed_views(trainer: Trainer, network: Network) -> Tensor:
     return torch.cat(found).reshape(views, len(train.rows), -1)
 
 
-def _endless_batches(count: int, seed: int, steps: int) -> Iterator[Tensor]:
-    """Yield `steps` batches of places among `count`, shuffled anew each time all were used."""
+def _endless_batches(recipe: TrainingRecipe, labels: NDArray[np.int64], seed: int, steps: int) -> Iterator[Tensor]:
+    """Yield `steps` batches of places among labels (n,), each epoch's in the order that the recipe asks for."""
     epoch = 0
     while steps > 0:
-        order = torch.from_numpy(shuffled(seed, epoch, np.arange(count)))
+        order = torch.from_numpy(epoch_order(recipe, seed, epoch, labels))
         for places in torch.split(order, _HEAD_BATCH)[:steps]:
             yield places
             steps -= 1

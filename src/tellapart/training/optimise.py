@@ -1,6 +1,7 @@
 """Optimisers, learning-rate schedules, and the moving average of the weights."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,10 +9,14 @@ from torch import Tensor, nn
 
 from tellapart.models.network import Network
 from tellapart.recipe import TrainingRecipe
+from tellapart.training.muon import Muon, hidden_matrices
+
+Groups = list[dict[str, Any]]
 
 _WARM_UP = 0.25  # share of a one-cycle schedule that rises
 _COSINE_WARM_UP = 0.05
 _START = 0.04  # the first rate, as a share of the peak
+_FUSED_ON = ("cpu", "cuda")
 
 
 def make_optimizer(network: Network, recipe: TrainingRecipe, *, fine_tuning: bool) -> torch.optim.Optimizer:
@@ -23,23 +28,85 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, *, fine_tuning: boo
     shares = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
     if fine_tuning:
         shares |= _backbone_shares(network, recipe)
-    groups: list[dict[str, Any]] = []
-    for share in sorted(set(shares.values()), reverse=True):
-        for decays in (True, False):
-            members = [p for p in network.parameters() if shares.get(id(p)) == share and (p.ndim > 1) == decays]
-            decay = recipe.weight_decay if decays else 0.0
-            groups.append({"params": members, "lr": peak * share, "peak": peak * share, "weight_decay": decay})
-    groups = [group for group in groups if group["params"]]
-    if recipe.optimizer == "sgd":
-        # The decay that AdamW applies per step is rate x decay; of SGD's usual rates a hundredth of it does as much.
-        for group in groups:
-            group["weight_decay"] *= 0.01
-        return torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
-    if recipe.optimizer == "adam":
-        for group in groups:
-            group["weight_decay"] = 0.0
-        return torch.optim.Adam(groups, lr=peak)
-    return torch.optim.AdamW(groups, lr=peak)
+    # One kernel for all parameters: two to three times as fast as torch's default for AdamW.
+    fused = all(p.device.type in _FUSED_ON for p in network.parameters())
+    optimizer = OPTIMIZERS[recipe.optimizer](_groups(network, recipe, peak, shares), fused)
+    optimizer.register_load_state_dict_post_hook(_lay_out_state)
+    optimizer.register_step_pre_hook(_lay_out_gradients)
+    return optimizer
+
+
+def _groups(network: Network, recipe: TrainingRecipe, peak: float, shares: dict[int, float]) -> Groups:
+    """Return the parameters by share of the rate, by whether they decay, and by whether they are Muon's."""
+    hidden = {id(p) for p in hidden_matrices(network)} if recipe.optimizer == "muon" else set()
+    members: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for p in network.parameters():
+        if id(p) in shares:
+            members.setdefault((shares[id(p)], p.ndim > 1, id(p) in hidden), []).append(p)
+    return [
+        {
+            "params": members[key],
+            "lr": peak * share,
+            "peak": peak * share,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+            "orthogonal": orthogonal,
+            "bfloat16": recipe.precision == "bfloat16",
+        }
+        for key in sorted(members, reverse=True)
+        for share, decays, orthogonal in [key]
+    ]
+
+
+def _adam(groups: Groups, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.Adam([group | {"weight_decay": 0.0} for group in groups], fused=fused)
+
+
+def _adamw(groups: Groups, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, fused=fused)
+
+
+def _sgd(groups: Groups, fused: bool) -> torch.optim.Optimizer:
+    # The decay that AdamW applies per step is rate x decay; of SGD's usual rates a hundredth of it does as much.
+    groups = [group | {"weight_decay": group["weight_decay"] * 0.01} for group in groups]
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=fused)
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, bool], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "muon": Muon,
+}
+
+
+def _lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give restored state the memory layout of its parameter.
+
+    A checkpoint holds tensors channels first, the network has them channels last, and torch's fused kernels go
+    through both in the order of memory: without this, a moment would meet another weight than its own, unnoticed.
+    """
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give gradients that were not left by autograd, which does so, the memory layout of their parameter."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if (
+                gradient is not None
+                and gradient.stride() != parameter.stride()
+                and _steps(gradient) != _steps(parameter)
+            ):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+def _steps(tensor: Tensor) -> list[int]:
+    """Return the strides that matter: a side of 1 has none."""
+    return [step for step, side in zip(tensor.stride(), tensor.shape, strict=True) if side > 1]
 
 
 def _backbone_shares(network: Network, recipe: TrainingRecipe) -> dict[int, float]:
@@ -55,7 +122,7 @@ def _backbone_shares(network: Network, recipe: TrainingRecipe) -> dict[int, floa
 
 def default_rate(optimizer: str) -> float:
     """Return the peak learning rate for training from scratch."""
-    return {"adam": 2e-3, "adamw": 4e-3, "sgd": 0.02}[optimizer]
+    return {"adam": 2e-3, "adamw": 4e-3, "sgd": 0.02, "muon": 4e-3}[optimizer]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: str, progress: float) -> None:

@@ -1,0 +1,72 @@
+"""A teacher: a trained classifier whose soft answers a smaller network learns from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tellapart.errors import BadRecipe, printable
+from tellapart.models.network import Network
+from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.recipe import TrainingRecipe
+
+_LISTED = 5  # class names in a message
+
+
+class Teacher:
+    """Tells the soft targets of the very pictures that the student sees, in the student's order of classes.
+
+    Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent", section 3.1: teacher and
+    student see one and the same changed view. columns (K,): the teacher's column for each class of the student.
+    """
+
+    def __init__(
+        self, network: Network, settings: PreprocessSettings, columns: Sequence[int], recipe: TrainingRecipe
+    ) -> None:
+        device = next(network.parameters()).device
+        self.network = network.eval().requires_grad_(False)
+        self.preprocess = Preprocess(settings).to(device)
+        self.columns = torch.tensor(columns, device=device)  # K
+        self.temperature = recipe.teacher_temperature
+        self.bfloat16 = recipe.precision == "bfloat16"
+
+    @torch.no_grad()
+    def soft_targets(self, images: Tensor) -> Tensor:
+        """Return softmax(logits / T), (n, K) in float32, for changed images (n, C, S, S) in 0..1, not normalised.
+
+        The images may be grey or in colour and of any size, and should be as sharp as there are: not yet shrunk.
+        """
+        self.network.eval()
+        inputs = self.preprocess.normalise(self._as_taught(images)).to(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.network(inputs)
+        return F.softmax(logits.float()[:, self.columns] / self.temperature, dim=1)
+
+    def _as_taught(self, images: Tensor) -> Tensor:
+        """Bring images to the teacher's channels and size."""
+        settings = self.preprocess.settings
+        if settings.channels < images.shape[1]:
+            images = (images * self.preprocess.luma).sum(dim=1, keepdim=True)
+        elif settings.channels > images.shape[1]:
+            images = images.expand(-1, settings.channels, -1, -1)
+        if images.shape[-1] == settings.size:
+            return images
+        return F.interpolate(images, size=(settings.size,) * 2, mode=settings.interpolation, antialias=True)
+
+
+def matching_columns(student: Sequence[str], teacher: Sequence[str]) -> list[int]:
+    """Return the teacher's column of each class of the student, matched by name.
+
+    Raises `BadRecipe` if either knows classes that the other does not.
+    """
+    lacking, surplus = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
+    if lacking or surplus:
+        said = [f"lacks {_names(lacking)}"] * bool(lacking) + [f"knows {_names(surplus)} besides"] * bool(surplus)
+        raise BadRecipe(f"The teacher must tell the same classes as the pictures, but it {' and '.join(said)}.")
+    return [list(teacher).index(name) for name in student]
+
+
+def _names(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else ""
+    return ", ".join(f"'{printable(name)}'" for name in classes[:_LISTED]) + more

@@ -1,0 +1,177 @@
+"""Muon against torch's own and against the singular values it promises; every optimiser resumed bit for bit."""
+
+import copy
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+from tellapart.models import create
+from tellapart.recipe import TrainingRecipe
+from tellapart.training.checkpoint import optimizer_tensors, restore_optimizer
+from tellapart.training.muon import Muon, hidden_matrices, orthogonalised
+from tellapart.training.optimise import OPTIMIZERS, make_optimizer, set_rate
+
+IMAGES, LABELS = load_digits(return_X_y=True)
+PIXELS = torch.from_numpy(IMAGES / 8 - 1).float().view(-1, 1, 8, 8)
+TARGETS = torch.from_numpy(LABELS).long()
+
+
+def network():
+    torch.manual_seed(0)
+    return create("small_resnet", 10, 1).to(memory_format=torch.channels_last)
+
+
+def train(net, optimizer, first, end, batch=64):
+    losses = []
+    for number in range(first, end):
+        places = slice(number * batch % 1600, number * batch % 1600 + batch)
+        loss = F.cross_entropy(net(PIXELS[places].to(memory_format=torch.channels_last)), TARGETS[places])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (48, 16), (32, 32), (1, 9), (16, 8, 3, 3)])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_updates_are_those_of_torchs_muon(shape, bfloat16):
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(shape, generator=generator)
+    ours = nn.Parameter(start.clone())
+    theirs = nn.Parameter(start.flatten(1).clone())
+    group = {"params": [ours], "lr": 0.01, "weight_decay": 0.1, "orthogonal": True, "bfloat16": bfloat16}
+    settings = {"lr": 0.01, "weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = Muon([group]), torch.optim.Muon([theirs], **settings)
+    for _ in range(4):
+        before = theirs.detach().clone()
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.flatten(1).clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        step = (theirs.detach() - before).norm()
+        # torch multiplies in bfloat16, which has 8 bits; where we do too, the results are nearly equal.
+        assert (ours.detach().flatten(1) - theirs.detach()).norm() < (2e-3 if bfloat16 else 5e-2) * step
+        ours.data = theirs.detach().clone().view(shape)
+
+
+@pytest.mark.parametrize("shape", [(24, 90), (90, 24), (40, 40)])
+def test_singular_values_come_near_one_and_directions_stay(shape):
+    torch.manual_seed(3)
+    matrix = torch.randn(shape)
+    found = orthogonalised(matrix)
+    values = torch.linalg.svdvals(found)
+    assert values[:-1].min() > 0.6
+    assert values.max() < 1.25
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    diagonal = u.T @ found @ v.T
+    assert (diagonal - torch.diag(diagonal.diagonal())).abs().max() < 1e-3
+    assert torch.equal(orthogonalised(torch.zeros(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(64, 576), (64, 32, 3, 3), (128, 64)])
+def test_updates_are_as_large_as_those_of_adamw(shape):
+    torch.manual_seed(4)
+    parameter = nn.Parameter(torch.zeros(shape))
+    parameter.grad = torch.randn(shape)
+    Muon([{"params": [parameter], "lr": 1.0, "orthogonal": True}]).step()
+    assert 0.1 < parameter.detach().square().mean().sqrt() < 0.3  # 0.2 to 0.4 is usual of AdamW (Liu et al.)
+
+
+def test_everything_that_is_no_hidden_matrix_is_trained_as_by_adamw():
+    net = network()
+    twin = copy.deepcopy(net)
+    recipes = TrainingRecipe(optimizer="muon", learning_rate=0.01), TrainingRecipe(learning_rate=0.01)
+    hidden = {id(p) for p in hidden_matrices(net)}
+    for each, recipe in zip((net, twin), recipes, strict=True):
+        optimizer = make_optimizer(each, recipe, fine_tuning=False)
+        set_rate(optimizer, "cosine", 0.3)
+        train(each, optimizer, 0, 1)
+    for (name, ours), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs) == (id(ours) not in hidden), name
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [("small_resnet", {}), ("efficientnet_lite0", {}), ("googlenet", {"aux": True}), ("googlenet", {"aux": False})],
+)
+def test_hidden_matrices_are_neither_first_nor_heads_nor_depthwise(model, arguments):
+    net = create(model, 10, 3, **arguments)
+    hidden = {id(p) for p in hidden_matrices(net)}
+    weights = [m.weight for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    left_out = [weight for weight in weights if id(weight) not in hidden]
+    heads = [m for m in (net.head, *(getattr(net, name) for name in net.auxiliary)) if m is not None]
+    expected = [weights[0], *(p for m in heads for p in m.parameters() if p.ndim > 1)]
+    expected += [m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1]
+    assert {id(w) for w in left_out} == {id(w) for w in expected}
+    assert all(p.ndim > 1 for p in net.parameters() if id(p) in hidden)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resumed_from_a_checkpoints_tensors_training_goes_on_bit_for_bit(optimizer, precision):
+    recipe = TrainingRecipe(optimizer=optimizer, precision=precision)
+    net = network()
+    whole = make_optimizer(net, recipe, fine_tuning=False)
+    train(net, whole, 0, 3)
+    kept = copy.deepcopy(net)
+    saved = safetensors.torch.save({name: value.contiguous() for name, value in optimizer_tensors(whole).items()})
+    train(net, whole, 3, 6)
+    resumed = make_optimizer(kept, recipe, fine_tuning=False)
+    restore_optimizer(resumed, safetensors.torch.load(saved))
+    train(kept, resumed, 3, 6)
+    for (name, value), other in zip(net.state_dict().items(), kept.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_kernel_gives_the_numbers_of_many(optimizer, monkeypatch):
+    weights = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr("tellapart.training.optimise._FUSED_ON", devices)
+        net = network()
+        train(net, make_optimizer(net, TrainingRecipe(optimizer=optimizer), fine_tuning=False), 0, 1)
+        weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_gradients_may_lie_in_memory_in_another_order_than_weights(optimizer):
+    weights = []
+    for contiguous in (False, True):
+        net = network()
+        updater = make_optimizer(net, TrainingRecipe(optimizer=optimizer), fine_tuning=False)
+        F.cross_entropy(net(PIXELS[:64]), TARGETS[:64]).backward()
+        for parameter in net.parameters() if contiguous else ():
+            parameter.grad = parameter.grad.contiguous()
+        updater.step()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_muon_learns_digits_with_the_rate_of_adamw():
+    net = network()
+    optimizer = make_optimizer(net, TrainingRecipe(optimizer="muon"), fine_tuning=False)
+    losses = train(net, optimizer, 0, 50)
+    assert np.mean(losses[-5:]) < 0.3 < losses[0]
+    net.eval()
+    with torch.no_grad():
+        assert (net(PIXELS[1600:]).argmax(dim=1) == TARGETS[1600:]).float().mean() > 0.85
+
+
+def test_fine_tuning_shares_the_rate_between_head_and_backbone():
+    net = network()
+    recipe = TrainingRecipe(optimizer="muon", learning_rate=0.01, backbone_rate=0.1)
+    optimizer = make_optimizer(net, recipe, fine_tuning=True)
+    peaks = {id(p): group["peak"] for group in optimizer.param_groups for p in group["params"]}
+    head = {id(p) for p in net.head.parameters()}
+    for p in net.parameters():
+        assert peaks[id(p)] == pytest.approx(0.01 if id(p) in head else 0.001)
+    hidden = {id(p) for p in hidden_matrices(net)}
+    for group in optimizer.param_groups:
+        assert {id(p) in hidden for p in group["params"]} == {group["orthogonal"]}
