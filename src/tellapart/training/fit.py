@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tellapart.augment import augment, mix
-from tellapart.data.loader import PixelTable, prefetched
+from tellapart.data.loader import PixelTable, prefetched, rows_of
 from tellapart.errors import TrainingDiverged
 from tellapart.inference import logits, softmax
 from tellapart.models.network import Network
@@ -106,7 +106,7 @@ class Trainer:
     def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
         """Return the monitored figure with its standard error, and all validation figures."""
         pixels = self.validation.pixels
-        found = self.ranks.rows(lambda places: logits(network, self.preprocess, pixels, places), len(pixels))
+        found = self.ranks.rows(lambda places: logits(network, self.preprocess, rows_of(pixels, places)), len(pixels))
         return judge(softmax(found), self.validation.labels, self.num_classes, self._training.monitor)
 
     @property

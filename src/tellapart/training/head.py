@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tellapart.augment import augment
+from tellapart.data.loader import pixel_batches
 from tellapart.models.network import Network
+from tellapart.progress import Advance
 from tellapart.recipe import TrainingRecipe
 from tellapart.training.balance import class_weights, epoch_order
 from tellapart.training.fit import Trainer
@@ -17,6 +19,7 @@ from tellapart.training.losses import Loss
 
 _HEAD_RATE = 1e-2
 _HEAD_BATCH = 256
+_EMBED_BATCH = 64
 _HEAD_STEPS = 200  # at least, however few the pictures
 _HEAD_PICTURES = 20_000  # at most, changed copies included
 
@@ -49,22 +52,34 @@ def fit_head(trainer: Trainer, network: Network) -> None:
 
 def _embed_views(trainer: Trainer, network: Network) -> Tensor:
     """Return the features (V, n, F) of the training pictures, first as they are, then changed in V - 1 ways."""
-    recipe, train = trainer.recipe, trainer.train
-    views = 1 + max(0, min(recipe.training.head_views, _HEAD_PICTURES // len(train.rows) - 1))
-    device = next(network.parameters()).device
-    network.eval()
-    found = []
-    with trainer.progress.bar("Features for the head", views * len(train.rows)) as advance, torch.no_grad():
-        for view in range(views):
-            for start in range(0, len(train.rows), _HEAD_BATCH // 4):
-                block = slice(start, start + _HEAD_BATCH // 4)
-                images = trainer.preprocess.scale(torch.from_numpy(np.array(train.pixels[block])).to(device))
-                if view:
-                    images = augment(images, recipe.augment, recipe.seed, view, train.rows[block])
-                images = trainer.preprocess.normalise(images).to(memory_format=torch.channels_last)
-                found.append(network.embed(images))
-                advance(len(images), "")
-    return torch.cat(found).reshape(views, len(train.rows), -1)
+    count = len(trainer.train.rows)
+    views = 1 + max(0, min(trainer.recipe.training.head_views, _HEAD_PICTURES // count - 1))
+    network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
+    with trainer.progress.bar("Features for the head", views * count) as advance:
+        found = [
+            trainer.ranks.rows(lambda places, view=view: _embed(trainer, network, view, places, advance), count)
+            for view in range(views)
+        ]
+    return torch.from_numpy(np.stack(found)).to(next(network.parameters()).device)
+
+
+@torch.no_grad()
+def _embed(
+    trainer: Trainer, network: Network, view: int, places: NDArray[np.int64], advance: Advance
+) -> NDArray[np.float32]:
+    """Return the features (n, F) of the training pictures at some places, changed in the way that `view` numbers."""
+    recipe, preprocess, rows = trainer.recipe, trainer.preprocess, trainer.train.rows
+    device, found = next(network.parameters()).device, []
+    batches = np.array_split(places, math.ceil(len(places) / _EMBED_BATCH))
+    for block, pixels in pixel_batches(trainer.train.pixels, batches):
+        images = preprocess.scale(torch.from_numpy(pixels).to(device))
+        if view:
+            images = augment(images, recipe.augment, recipe.seed, view, rows[block])
+        images = preprocess.normalise(images).to(memory_format=trainer.plan.memory_format)
+        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.plan.bfloat16):
+            found.append(network.embed(images).float().cpu())
+        advance(len(block), "")
+    return torch.cat(found).numpy()
 
 
 def _endless_batches(recipe: TrainingRecipe, labels: NDArray[np.int64], seed: int, steps: int) -> Iterator[Tensor]:
