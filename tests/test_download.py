@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from tellapart.data import named
-from tellapart.data.download import RemoteFile, cache_folder, extract, fetch
+from tellapart.data.download import RemoteFile, extract, fetch
 from tellapart.data.named import NamedSet
 from tellapart.data.sources import load_source
 from tellapart.errors import DownloadFailed, UnsafeArchive
+from tellapart.files import cache_folder
 from tellapart.progress import Progress
 from test_sources import DIGITS, GREY, idx, write_cifar
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from tellapart.data.sources import load_source
     from tellapart.describe import describe
     from tellapart.errors import TellapartError
-    from tellapart.pipeline import Run, train
+    from tellapart.pipeline import train
     from tellapart.prediction import Prediction
     from tellapart.recipe import Recipe
+    from tellapart.run import Run
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ _HOMES = {
     "Classifier": "tellapart.classifier",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",
-    "Run": "tellapart.pipeline",
+    "Run": "tellapart.run",
     "Samples": "tellapart.data.samples",
     "TellapartError": "tellapart.errors",
     "audit": "tellapart.data.audit",

@@ -15,7 +15,7 @@ from tellapart.progress import TerminalProgress
 from tellapart.terminal import print_audit, print_csv, print_json, print_models, print_run, print_summary, print_table
 
 if TYPE_CHECKING:
-    from tellapart.pipeline import Run
+    from tellapart.run import Run
 
 app = typer.Typer(
     help="Teach a computer to tell your pictures apart.",

@@ -1,9 +1,16 @@
-"""Files written so that a crash, or a full disk, leaves either the old or the new."""
+"""The cache folder, and files written so that a crash, or a full disk, leaves either the old or the new."""
 
 import os
 from pathlib import Path
 
+import platformdirs
+
 from tellapart.errors import CannotSave, printable
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be fetched or made anew: $TELLAPART_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("TELLAPART_CACHE") or platformdirs.user_cache_dir("tellapart"))
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

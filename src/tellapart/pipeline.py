@@ -51,7 +51,7 @@ from tellapart.training.fit import Part, Trainer
 from tellapart.training.head import fit_head
 from tellapart.training.saving import own_checkpoint
 from tellapart.training.state import History
-from tellapart.transfer import teacher_of, starting_network, starting_preprocess, with_base
+from tellapart.transfer import starting_network, starting_preprocess, teacher_of, with_base
 
 _SHORT_NAMES = {
     "epochs": "training__epochs",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tellapart.data.audit import Audit
     from tellapart.models.facts import Facts
     from tellapart.models.summary import Summary
-    from tellapart.pipeline import Run
     from tellapart.prediction import Prediction, Unreadable
+    from tellapart.run import Run
 
 _SHOWN = 10  # items of a list on the terminal; --json has all
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import platformdirs
-
 from tellapart.errors import CannotSave, DownloadFailed, UnsafeArchive, printable
 from tellapart.files import make_folder
 from tellapart.progress import Progress
@@ -54,11 +52,6 @@ class RemoteFile:
     def name(self) -> str:
         """The last part of the address."""
         return PurePosixPath(urllib.parse.urlparse(self.url).path).name
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloaded files: $TELLAPART_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("TELLAPART_CACHE") or platformdirs.user_cache_dir("tellapart"))
 
 
 def fetch(remote: RemoteFile, folder: Path, progress: Progress) -> Path:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tellapart.data.arrays import from_arrays, idx_files, load_cifar, load_idx
-from tellapart.data.download import RemoteFile, cache_folder, extract, fetch
+from tellapart.data.download import RemoteFile, extract, fetch
 from tellapart.data.folder import load_folder
 from tellapart.data.samples import Samples
 from tellapart.extras import package_file
+from tellapart.files import cache_folder
 from tellapart.progress import Progress
 
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"

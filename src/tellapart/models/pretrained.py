@@ -14,9 +14,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tellapart.data.download import RemoteFile, cache_folder, fetch
+from tellapart.data.download import RemoteFile, fetch
 from tellapart.errors import BadWeights, printable
 from tellapart.extras import package_file
+from tellapart.files import cache_folder
 from tellapart.models.network import Network
 from tellapart.preprocess import PreprocessSettings
 from tellapart.progress import Progress

@@ -161,7 +161,8 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
         variance = all_reduce(centred.square().sum((0, 2, 3))) / count  # type: ignore[no-untyped-call]
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+        result: Tensor = (scaled * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return result
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,16 +57,14 @@ def _embed_views(trainer: Trainer, network: Network) -> Tensor:
     views = 1 + max(0, min(trainer.recipe.training.head_views, _HEAD_PICTURES // count - 1))
     network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
     with trainer.progress.bar("Features for the head", views * count) as advance:
-        found = [
-            trainer.ranks.rows(lambda places, view=view: _embed(trainer, network, view, places, advance), count)
-            for view in range(views)
-        ]
+        embed = [partial(_embed, trainer, network, view, advance) for view in range(views)]
+        found = [trainer.ranks.rows(embed_view, count) for embed_view in embed]
     return torch.from_numpy(np.stack(found)).to(next(network.parameters()).device)
 
 
 @torch.no_grad()
 def _embed(
-    trainer: Trainer, network: Network, view: int, places: NDArray[np.int64], advance: Advance
+    trainer: Trainer, network: Network, view: int, advance: Advance, places: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return the features (n, F) of the training pictures at some places, changed in the way that `view` numbers."""
     recipe, preprocess, rows = trainer.recipe, trainer.preprocess, trainer.train.rows
