@@ -104,7 +104,7 @@ def test_production_sees_the_pixels_that_training_saw(resize, tmp_path, monkeypa
     )
     preprocess = Preprocess(run.classifier.preprocess)
     expected = np.stack([preprocess.resize(from_array(wide[row])) for row in seen[0].rows])
-    assert np.array_equal(seen[0].pixels, expected)
+    assert np.array_equal(seen[0].pixels[:], expected)
 
 
 @pytest.mark.parametrize(

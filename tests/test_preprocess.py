@@ -57,10 +57,31 @@ def test_any_size_gives_the_networks_input(height, width, resize, channels):
     assert preprocess(torch.from_numpy(resized)[None]).shape == (1, channels, 24, 24)
 
 
+@pytest.mark.parametrize("shape", [(5, 1), (1, 5), (1, 1), (6, 7)])
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_mirrored_arrays_are_resized_as_their_copies(shape, resize):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)[::-1, ::-1]
+    assert np.array_equal(make(resize, 8).resize(picture), make(resize, 8).resize(picture.copy()))
+
+
 def test_normalise_and_grey():
     picture = torch.tensor([[[[255, 0, 0]]]], dtype=torch.uint8)
     assert make(channels=3)(picture).flatten().tolist() == pytest.approx([2.0, -2.0, -2.0])
     assert make(channels=1)(picture).item() == pytest.approx((0.299 - 0.5) / 0.25)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalising_row_by_row_changes_no_bit(channels, layout):
+    preprocess = make(size=20, channels=channels)
+    pixels = torch.randint(0, 256, (5, 20, 20, 3), dtype=torch.uint8)
+    images = preprocess.scale(pixels).to(memory_format=layout)
+    before = images.clone()
+    expected = (images - preprocess.mean) / preprocess.std
+    assert torch.equal(preprocess.normalise(images), expected)
+    assert torch.equal(images, before)
+    assert torch.equal(preprocess(pixels), expected)
+    assert preprocess(pixels).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_settings_survive_json_and_refuse_nonsense():

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tellapart.data.decode import Picture, from_array, from_image, read_picture
+from tellapart.data.loader import PixelTable
 from tellapart.data.parallel import map_in_order
 from tellapart.errors import (
     BadClassifierFile,
@@ -90,7 +91,7 @@ class Classifier:
         resized = map_in_order(lambda picture: preprocess.resize(to_picture(picture)), pictures)
         return self.of_pixels(np.stack(list(resized)))
 
-    def of_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def of_pixels(self, pixels: PixelTable) -> NDArray[np.float32]:
         """Return the probabilities (N, K) of pictures already resized by the preprocess, (N, S, S, 3)."""
         device = next(self.network.parameters()).device
         return softmax(logits(self.network, Preprocess(self.preprocess).to(device), pixels), self.temperature)

@@ -58,6 +58,10 @@ class BadRecipe(TellapartError):
     """A recipe has an unknown key, or a value of the wrong type or out of range."""
 
 
+class BadSetting(TellapartError):
+    """An environment variable has a value that cannot be understood."""
+
+
 class UnknownModel(TellapartError):
     """No network of that name, or the network cannot take these pictures."""
 

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tellapart.data.loader import PixelTable, blocks, pixel_batches
 from tellapart.models.network import Network
 from tellapart.preprocess import Preprocess
 
@@ -19,16 +20,16 @@ def default_device() -> torch.device:
 
 
 @torch.inference_mode()
-def logits(network: Network, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def logits(network: Network, preprocess: Preprocess, pixels: PixelTable) -> NDArray[np.float32]:
     """Return the logits (N, K), in float32, of resized pictures (N, S, S, 3), with the network in evaluation mode."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     try:
         outputs: list[Tensor] = []
-        for start in range(0, len(pixels), BATCH):
-            batch = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)  # n S S 3
-            outputs.append(network(preprocess(batch)).float().cpu())
+        for _, batch in pixel_batches(pixels, blocks(len(pixels), BATCH)):
+            images = preprocess(torch.from_numpy(batch).to(device))  # n C S S
+            outputs.append(network(images).float().cpu())
         return torch.cat(outputs).numpy()
     finally:
         network.train(was_training)

@@ -16,7 +16,8 @@ import torch
 from tellapart.choices import resolve
 from tellapart.classifier import Architecture, Classifier, load_file, package_versions
 from tellapart.data.audit import Audit, audit, check_readable
-from tellapart.data.cache import resized_pixels
+from tellapart.data.cache import Pixels, open_pixels
+from tellapart.data.loader import pixel_batches
 from tellapart.data.manifest import write_manifest
 from tellapart.data.samples import Samples
 from tellapart.data.sources import Source, load_source
@@ -126,20 +127,20 @@ class _Training:
         device = default_device()
         network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         settings = starting_preprocess(self.recipe)
-        train, validation = self._part(self.splits.train, settings), self._part(self.splits.validation, settings)
+        resizer = Preprocess(settings)
+        pixels = open_pixels(self.found, resizer.resize, resizer.resize_key(), settings.size, self.progress)
+        train, validation, test = (self._part(pixels, rows) for rows in self.splits.parts())
         if not self.recipe.pretrained:
-            settings = _with_statistics(settings, train)
+            settings = _with_statistics(settings, train, self.progress)
         preprocess = Preprocess(settings).to(device)
         history = self._fit(network, preprocess, train, validation)
         temperature = fit_temperature(logits(network, preprocess, validation.pixels), validation.labels)
         classes = self.found.samples.classes
         classifier = Classifier(architecture, network.eval(), settings, classes, temperature)
-        return self._finish(classifier, validation, history)
+        return self._finish(classifier, validation, test, history)
 
-    def _part(self, rows: Rows, settings: PreprocessSettings) -> Part:
-        resize = Preprocess(settings).resize
-        pixels = resized_pixels(self.found.samples, rows, resize, settings.size, self.progress)
-        return Part(pixels, self.found.samples.labels[rows].astype(np.int64), rows)
+    def _part(self, pixels: Pixels, rows: Rows) -> Part:
+        return Part(pixels.rows(rows), self.found.samples.labels[rows].astype(np.int64), rows)
 
     def _fit(self, network: Network, preprocess: Preprocess, train: Part, validation: Part) -> History:
         fine_tuning = bool(self.recipe.pretrained)
@@ -164,9 +165,8 @@ class _Training:
             trainer = replace(trainer, spent=time.monotonic() - began)
         return trainer.fit(network).history
 
-    def _finish(self, classifier: Classifier, validation: Part, history: History) -> Run:
+    def _finish(self, classifier: Classifier, validation: Part, test: Part, history: History) -> Run:
         """Open the test rows, once; write the figures, the report and the classifier."""
-        test = self._part(self.splits.test, classifier.preprocess)
         probabilities = classifier.of_pixels(test.pixels)
         metrics = {
             "validation": evaluate(classifier.of_pixels(validation.pixels), validation.labels, classifier.classes),
@@ -304,10 +304,15 @@ def _write_history(directory: Path, history: History) -> None:
     write_atomic(directory / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
 
 
-def _with_statistics(settings: PreprocessSettings, train: Part) -> PreprocessSettings:
+def _with_statistics(settings: PreprocessSettings, train: Part, progress: Progress) -> PreprocessSettings:
     """Return the settings with mean and deviation of the training pictures."""
-    step = math.ceil(len(train.pixels) / _STATISTICS_FROM)
-    scaled = Preprocess(settings).scale(torch.from_numpy(np.array(train.pixels[::step])))  # n C S S
+    places = np.arange(0, len(train.rows), math.ceil(len(train.rows) / _STATISTICS_FROM))
+    found = []
+    with progress.bar("Measuring brightness", len(places)) as advance:
+        for block, pixels in pixel_batches(train.pixels, np.array_split(places, math.ceil(len(places) / 64))):
+            found.append(pixels)
+            advance(len(block), "")
+    scaled = Preprocess(settings).scale(torch.from_numpy(np.concatenate(found)))  # n C S S
     mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3)).clamp_min(0.01)
     return replace(settings, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 

@@ -1,6 +1,7 @@
 """What is in the data, before anything is learned from it: damaged files, copies, contradictions, imbalance."""
 
 import hashlib
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class Audit:
 
     heights, widths: (N,) pixels, 0 where unreadable. copies: groups of rows with the same decoded pixels. near: pairs
     that show the same picture, changed. digests: (N, 16) hash of each row's pixels.
-    fingerprint: SHA-256 over the pixels and labels of the readable rows.
+    fingerprint: SHA-256 over the pixels and labels of the readable rows. began: when the audit did, in seconds
+    since 1970.
     """
 
     samples: Samples
@@ -38,6 +40,7 @@ class Audit:
     dim: NDArray[np.bool_]
     digests: NDArray[np.uint8]
     fingerprint: str
+    began: float = 0.0
 
     @property
     def readable(self) -> NDArray[np.int64]:
@@ -157,7 +160,7 @@ class _Look:
 
 def audit(samples: Samples, progress: Progress | None = None) -> Audit:
     """Decode every picture once and return what was found."""
-    count = len(samples)
+    count, began = len(samples), time.time()
     heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
     grey, dim = np.zeros(count, bool), np.zeros(count, bool)
     thumbs, digests = np.zeros((count, 32, 32), np.uint8), np.zeros((count, 16), np.uint8)
@@ -177,7 +180,7 @@ def audit(samples: Samples, progress: Progress | None = None) -> Audit:
     first = np.array(sorted(rows[0] for rows in same.values()), np.int64)
     near = tuple(Pair(int(first[p.first]), int(first[p.second]), p.residual) for p in near_duplicates(thumbs[first]))
     print_of = _fingerprint(samples, same)
-    return Audit(samples, tuple(unreadable), copies, near, heights, widths, grey, dim, digests, print_of)
+    return Audit(samples, tuple(unreadable), copies, near, heights, widths, grey, dim, digests, print_of, began)
 
 
 def check_readable(found: Audit, allowed: float) -> None:
@@ -200,14 +203,15 @@ def _look(samples: Samples, row: int) -> _Look | str:
     return _Look(
         picture.shape[0],
         picture.shape[1],
-        _digest(picture),
+        pixel_digest(picture),
         thumbnail(picture),
         _is_grey(picture),
         picture.max() < _DIM,
     )
 
 
-def _digest(picture: Picture) -> bytes:
+def pixel_digest(picture: Picture) -> bytes:
+    """Return the hash (16 bytes) of a picture's size and pixels."""
     return hashlib.blake2b(picture.tobytes(), digest_size=16, salt=f"{picture.shape[0]}x".encode()[:16]).digest()
 
 

@@ -1,5 +1,7 @@
 """`Samples`: an immutable table of labelled pictures, and where their pixels come from."""
 
+import math
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +57,15 @@ class Files:
     def picture(self, row: int) -> Picture:
         """Read and decode one picture (H, W, 3); raises `UnreadableImage`."""
         return read_picture(self.path(row))
+
+    def changed_at(self, row: int) -> float:
+        """Return when the file, or its name or rights, last changed, in seconds since 1970; infinite if it is gone."""
+        try:
+            status = os.stat(self.path(row))
+        except OSError:
+            return math.inf
+        # A copy may carry an old time of change; the other time is the system's own (on Windows, of creation).
+        return max(status.st_mtime, status.st_ctime)
 
     def name(self, row: int) -> str:
         """Return the path relative to the root, printable."""

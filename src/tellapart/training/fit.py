@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tellapart.augment import augment
+from tellapart.data.loader import PixelTable, pixel_batches
 from tellapart.errors import BadCheckpoint, TrainingDiverged
 from tellapart.inference import logits, softmax
 from tellapart.metrics import confusion_matrix, precision_recall_f1, row_log_loss
@@ -43,7 +44,7 @@ Score = tuple[float, float]  # the monitored figure, higher is better, and its s
 class Part:
     """Resized pixels (n, S, S, 3), labels (n,), and the rows' numbers in the data (n,)."""
 
-    pixels: NDArray[np.uint8]
+    pixels: PixelTable
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
 
@@ -163,25 +164,24 @@ class Trainer:
             _freeze_norms(state.network)
         began, seen, loss_sum, hits = time.monotonic(), 0, 0.0, 0
         with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(order)) as advance:
-            for number, places in enumerate(batches):
+            for number, (places, pixels) in enumerate(pixel_batches(self.train.pixels, batches)):
                 elapsed = time.monotonic() - began
                 done = self._share_done(state, number / len(batches), elapsed)
                 if done >= 1 and seen:
                     break
                 set_rate(state.optimizer, self.recipe.training.schedule, done)
-                loss, right = self._step(state, places)
+                loss, right = self._step(state, places, torch.from_numpy(pixels))
                 seen, loss_sum, hits = seen + len(places), loss_sum + loss * len(places), hits + right
                 rate = seen / (time.monotonic() - began)
                 advance(len(places), f"loss {loss_sum / seen:.3f}  accuracy {hits / seen:.1%}  {rate:,.0f} pictures/s")
         seconds = time.monotonic() - began
         return {"loss": loss_sum / seen, "train_accuracy": hits / seen, "pictures_per_second": seen / seconds}
 
-    def _step(self, state: State, places: NDArray[np.int64]) -> tuple[float, int]:
-        """Update the weights by one batch; return its loss and how many were right."""
+    def _step(self, state: State, places: NDArray[np.int64], pixels: Tensor) -> tuple[float, int]:
+        """Update the weights by one batch, `pixels` (n, S, S, 3); return its loss and how many were right."""
         device = next(state.network.parameters()).device
-        pixels = torch.from_numpy(self.train.pixels[places]).to(device)  # n S S 3
         labels = torch.from_numpy(self.train.labels[places]).to(device)  # n
-        images = self.preprocess.scale(pixels)  # n C S S
+        images = self.preprocess.scale(pixels.to(device))  # n C S S
         images = augment(images, self.recipe.augment, self.recipe.seed, state.epoch, self.train.rows[places])
         images = self.preprocess.normalise(images).to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16"):

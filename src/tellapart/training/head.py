@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tellapart.augment import augment
+from tellapart.data.loader import blocks, pixel_batches
 from tellapart.models.network import Network
 from tellapart.randomness import shuffled
 from tellapart.training.fit import Trainer
@@ -52,9 +53,8 @@ def _embed_views(trainer: Trainer, network: Network) -> Tensor:
     found = []
     with trainer.progress.bar("Features for the head", views * len(train.rows)) as advance, torch.no_grad():
         for view in range(views):
-            for start in range(0, len(train.rows), _HEAD_BATCH // 4):
-                block = slice(start, start + _HEAD_BATCH // 4)
-                images = trainer.preprocess.scale(torch.from_numpy(np.array(train.pixels[block])).to(device))
+            for block, pixels in pixel_batches(train.pixels, blocks(len(train.rows), _HEAD_BATCH // 4)):
+                images = trainer.preprocess.scale(torch.from_numpy(pixels).to(device))
                 if view:
                     images = augment(images, recipe.augment, recipe.seed, view, train.rows[block])
                 images = trainer.preprocess.normalise(images).to(memory_format=torch.channels_last)
