@@ -15,8 +15,9 @@ kept. ceiling: the same decoder and resize called bare in a loop, to uint8, noth
 thread and in two. Tensors are computed with one thread, as in the usual way's workers: with more, OpenMP's threads spin
 while they wait for a processor that decodes, which nearly doubles the CPU seconds of cold on a busy machine.
 
-It takes about 3 minutes. Seen on two cores of a busy machine, for each CPU second: cold 1.77 times the usual; streamed
-0.82, filled 0.69 and cold 0.54 of the ceiling of two threads; cached 14.6 times the usual in pictures a second.
+It takes about 2 minutes. Seen on two cores that were not always free, for each CPU second: cold 1.8 to 1.9 times the
+usual; streamed 0.82, filled 0.65 to 0.69 and cold 0.55 of the ceiling of two threads; cached 9 to 15 times the usual in
+pictures a second.
 """
 
 import argparse
