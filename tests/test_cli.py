@@ -36,8 +36,8 @@ def trained(tmp_path_factory):
 def test_train_writes_the_run_and_tells_what_it_does(trained):
     root, printed, messages = trained
     run = root / "runs" / "pictures"
-    expected = "excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html split.csv"
-    assert sorted(p.name for p in run.iterdir()) == expected.split()
+    expected = "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html run.json"
+    assert sorted(p.name for p in run.iterdir()) == [*expected.split(), "split.csv"]
     assert printed["metrics"] == json.loads((run / "metrics.json").read_text())
     assert {"value", "low", "high"} == printed["metrics"]["test"]["accuracy"].keys()
     for said in ("Network: small_resnet", "Resize: squash to 16 x 16", "Split:", "Epoch 1/1"):
@@ -348,7 +348,7 @@ def test_a_full_disk_while_saving_is_one_sentence(tmp_path, capsys, monkeypatch)
     monkeypatch.undo()
     code, _, err = run_cli(capsys, "train", folder, "--out", tmp_path / "run", "--resume", *QUICK)
     assert code == 0, err
-    assert "Going on after epoch 1" in err
+    assert "Going on after step" in err
 
 
 def test_wrong_usage_has_exit_code_2(capsys):

@@ -94,9 +94,7 @@ def test_fine_tuning_resumed_gives_the_same_weights(faces, tmp_path):
 def test_production_sees_the_pixels_that_training_saw(resize, tmp_path, monkeypatch):
     seen = []
     original = Trainer.fit
-    monkeypatch.setattr(
-        Trainer, "fit", lambda self, network: (seen.append(self.validation), original(self, network))[1]
-    )
+    monkeypatch.setattr(Trainer, "fit", lambda self, *rest: (seen.append(self.validation), original(self, *rest))[1])
     samples = load_digits()
     wide = np.repeat(samples.pictures.pixels[:120], 2, axis=2)
     run = train(

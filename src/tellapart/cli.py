@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tellapart
-from tellapart.errors import TellapartError, UnreadableImage, printable
+from tellapart.errors import Interrupted, TellapartError, UnreadableImage, printable
 from tellapart.progress import TerminalProgress
 from tellapart.terminal import print_audit, print_csv, print_json, print_models, print_run, print_summary, print_table
 
@@ -39,8 +39,12 @@ def main() -> None:
     """Run the command; a fault of the input ends with one sentence and exit code 1."""
     try:
         app()
+    except Interrupted as error:
+        print(f"{error} Go on with --resume.", file=sys.stderr)
+        sys.exit(128 + error.number)
     except TellapartError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        print(f"{rank}Error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted. A training run goes on where it stopped with --resume.", file=sys.stderr)
@@ -95,6 +99,9 @@ def train(
     checkpoint_activations: Annotated[
         bool | None, typer.Option("--checkpoint-activations", help="Less memory for very deep networks, more time.")
     ] = None,
+    no_autotune: Annotated[
+        bool, typer.Option("--no-autotune", help="Do not try at the start how this machine computes fastest.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for training instead of epochs: 90s, 5m, 1h.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/<source> if not given.")] = None,
@@ -111,6 +118,7 @@ def train(
         "head": _head(head),
         "frozen_base": frozen_base,
         "checkpoint_activations": checkpoint_activations,
+        "training__autotune": False if no_autotune else None,
         "epochs": epochs,
         "budget": budget,
         "seed": seed,

@@ -114,6 +114,10 @@ class RanksDisagree(TellapartError):
     """The processes that train together were started with different data, recipes or releases."""
 
 
+class RankLost(TellapartError):
+    """Another of the processes that train together is gone."""
+
+
 class Interrupted(TellapartError):
     """The system, or the user, asked training to end by a signal, `number`; its state was saved first."""
 

@@ -44,11 +44,12 @@ from tellapart.run import (
     run_identity,
     write_history,
 )
-from tellapart.training.autotune import Plan, default_plan, fastest_plan, plan_from
+from tellapart.training.autotune import Plan, default_plan, fastest_plan, plan_from, threads_of
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distributed import Ranks, joined, was_restarted
 from tellapart.training.fit import Part, Trainer
 from tellapart.training.head import fit_head
+from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
 from tellapart.training.state import History
 from tellapart.transfer import starting_network, starting_preprocess, teacher_of, with_base
@@ -87,7 +88,8 @@ def train(
         said = said if ranks.first else Progress()
         prepared = ranks.from_first(lambda: _prepare(source, recipe, values, directory, resume, said))
         if not prepared.finished:
-            _Training(prepared, ranks, said).run()
+            with freed_memory_kept():
+                _Training(prepared, ranks, said).run()
         ranks.wait()
         return ranks.from_first(lambda: read_run(prepared.directory))
 
@@ -149,7 +151,7 @@ class _Training:
         classes = found.samples.classes
         architecture, network = ranks.in_turn(lambda: starting_network(self._recipe, len(classes), self.progress))
         if ranks.first:
-            open_run(directory, self._recipe, found, self.prepared.splits)
+            open_run(directory, self._recipe, self.prepared.identity, found, self.prepared.splits)
         network = network.to(default_device())
         settings = starting_preprocess(self._recipe)
         resizer = Preprocess(settings)
@@ -197,12 +199,13 @@ class _Training:
             frozen_norms=fine_tuning,
             on_epoch=lambda history: write_history(self.prepared.directory, history),
         )
-        if fine_tuning and recipe.training.head_epochs and saved is None:
-            began = time.monotonic()
-            self.progress.say("Fitting the head on frozen features.")
-            fit_head(trainer, network)
-            trainer = replace(trainer, spent=time.monotonic() - began)
-        return trainer.fit(network, saved).history
+        with threads_of(plan):
+            if fine_tuning and recipe.training.head_epochs and saved is None:
+                began = time.monotonic()
+                self.progress.say("Fitting the head on frozen features.")
+                fit_head(trainer, network)
+                trainer = replace(trainer, spent=time.monotonic() - began)
+            return trainer.fit(network, saved).history
 
     def _plan(self, network: Network, saved: Checkpoint | None) -> Plan:
         """Return how this machine computes the steps: as the run began, or what is fastest here."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tellapart.classifier import Classifier, load_file
+from tellapart.classifier import Classifier, load_file, package_versions
 from tellapart.data.audit import Audit
 from tellapart.data.manifest import write_manifest
 from tellapart.data.sources import Source
@@ -69,9 +69,10 @@ def refuse_existing(directory: Path) -> None:
         )
 
 
-def open_run(directory: Path, recipe: Recipe, found: Audit, splits: Splits) -> None:
+def open_run(directory: Path, recipe: Recipe, identity: str, found: Audit, splits: Splits) -> None:
     """Make the run's folder and write what is known before training."""
     make_folder(directory)
+    write_atomic(directory / "run.json", json.dumps({"identity": identity, "versions": package_versions()}, indent=2))
     write_atomic(directory / "recipe.toml", recipe.to_toml())
     try:
         write_splits(directory / "split.csv", found.samples, splits)
@@ -89,13 +90,22 @@ def is_finished(directory: Path, recipe: Recipe, identity: str, progress: Progre
             f"The run in {printable(str(directory))} was started with other settings: give the same ones to resume "
             "it (its recipe.toml has them), or choose another folder with --out."
         )
-    model = directory / MODEL
-    if not model.is_file():
+    if (directory / "run.json").is_file() and _identity(directory) != identity:
+        raise of_other_data(directory)
+    if not (directory / MODEL).is_file():
         return False
-    if load_file(model).facts.get("identity") != identity:
+    if load_file(directory / MODEL).facts.get("identity") != identity:
         raise of_other_data(directory)
     progress.say(f"The run in {printable(str(directory))} is already finished.")
     return True
+
+
+def _identity(directory: Path) -> str | None:
+    """Return the identity that the run in `directory` was started with, or None if its file is damaged."""
+    try:
+        return str(json.loads((directory / "run.json").read_text(encoding="utf-8"))["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_run(directory: Path) -> Run:

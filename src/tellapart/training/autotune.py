@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,6 @@ def fastest_plan(network: Network, size: int, batch: int, first: Plan, precision
             taken = _trial(network, images, plan)
             if taken < best_time * _BETTER:
                 best, best_time = plan, taken
-    _use_threads(first)
     _write(path, best)
     return best
 
@@ -106,7 +106,11 @@ def _changes(first: Plan, precision: str, device: torch.device) -> Iterator[dict
 
 def _trial(network: Network, images: Tensor, plan: Plan) -> float:
     """Return the seconds of a training step of a copy of the network: the median of a few."""
-    _use_threads(plan)
+    with threads_of(plan):
+        return _time_steps(network, images, plan)
+
+
+def _time_steps(network: Network, images: Tensor, plan: Plan) -> float:
     trained = copy.deepcopy(network).to(memory_format=plan.memory_format).train()  # type: ignore[call-overload]
     images = images.to(memory_format=plan.memory_format)
     outputs_of = torch.compile(trained.training_outputs) if plan.compiled else trained.training_outputs
@@ -127,8 +131,15 @@ def _trial(network: Network, images: Tensor, plan: Plan) -> float:
     return statistics.median(seconds[1:])
 
 
-def _use_threads(plan: Plan) -> None:
+@contextmanager
+def threads_of(plan: Plan) -> Iterator[None]:
+    """Compute with the plan's threads while this lasts."""
+    before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) -> Path:

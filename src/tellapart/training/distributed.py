@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-from tellapart.errors import RanksDisagree
+from tellapart.errors import RankLost, RanksDisagree
 
 _TIMEOUT = timedelta(minutes=10)  # for a step, and for a validation
 _PATIENCE = timedelta(days=1)  # for what one rank does alone, such as reading all pictures
@@ -119,6 +119,10 @@ def joined() -> Iterator[Ranks]:
     distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
         yield Ranks(distributed.get_rank(), count, distributed.new_group(timeout=_PATIENCE, backend="gloo"))
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("gloo", "NCCL", "onnection")):
+            raise
+        raise RankLost("Another process ended or stopped answering: its own message says why.") from error
     finally:
         distributed.destroy_process_group()
 

@@ -98,6 +98,8 @@ class Trainer:
                     self.on_epoch(state.history)
                 self.progress.say(self._line(state))
                 state.next_epoch()
+        if self.ranks.first:
+            saver.save(state)  # what follows may be cut short too
         state.network.load_state_dict(state.best)
         kept = f"the weights of epoch {state.kept_epoch}" if state.kept_epoch else "the head alone: nothing did better"
         self.progress.say(f"Kept {kept}.")
@@ -125,7 +127,6 @@ class Trainer:
             network.head.requires_grad_(True)
         if training.sync_batch_norm and self.ranks.count > 1:
             use_cross_rank_norms(network)
-        torch.set_num_threads(self.plan.threads)
         network.to(memory_format=self.plan.memory_format)  # type: ignore[call-overload]
         optimizer = make_optimizer(network, training, fine_tuning=self.frozen_norms)
         average = WeightAverage(network, training.ema) if training.ema else None

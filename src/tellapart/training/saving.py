@@ -31,6 +31,7 @@ class Saver:
         self.plan = plan
         self._last = time.monotonic()
         self._cost = 0.0
+        self._saved = (-1, -1)
 
     def save_if_due(self, state: State) -> None:
         """Save when the steps or the minutes since the last time are over."""
@@ -39,11 +40,13 @@ class Saver:
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now; raises `CannotSave`."""
+        """Save now, unless this very state is saved; raises `CannotSave`."""
+        if (state.step, state.epoch) == self._saved:
+            return
         began = time.monotonic()
         document = {"identity": self.identity, "plan": asdict(self.plan), **state.document()}
         save_checkpoint(self.folder, state.step, state.parts(), document)
-        self._last = time.monotonic()
+        self._last, self._saved = time.monotonic(), (state.step, state.epoch)
         self._cost = self._last - began
 
 
