@@ -83,17 +83,19 @@ def test_norms_over_ranks_equal_those_of_the_whole_batch(tmp_path):
     run([*TORCHRUN, "--nproc-per-node", "2", str(script)])
 
 
-def test_two_ranks_learn_what_one_does(folder, tmp_path):
+@pytest.mark.parametrize(("model", "rounding"), [("simple_cnn", 1e-5), ("small_resnet", 1e-3)])
+def test_two_ranks_learn_what_one_does(folder, tmp_path, model, rounding):
     # One step an epoch, so that the history has the loss of each of 50 steps.
-    settings = SETTINGS | {"epochs": 50, "training__batch_size": 64, "training__sync_batch_norm": True}
-    settings |= {"training__precision": "float32", "augment__mixup": 0.2, "augment__policy": "trivialaugment"}
-    settings |= {"training__checkpoint_steps": 1000, "training__learning_rate": 0.0005}
+    # BatchNorm and max-pooling make much of rounding: a value that is the largest by a hair is another one then.
+    settings = SETTINGS | {"model": model, "epochs": 50, "training__batch_size": 64, "training__sync_batch_norm": True}
+    settings |= {"training__precision": "float32", "augment__mixup": 0.2, "preprocess__size": 20}
+    settings |= {"training__checkpoint_steps": 1000, "training__learning_rate": 0.0002}
     settings |= {"training__optimizer": "sgd"}  # AdamW divides by its gradients: it would blow rounding up
     run(command(folder, tmp_path / "one", settings, ranks=1))
     run(command(folder, tmp_path / "two", settings))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 50
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+    np.testing.assert_allclose(two, one, rtol=rounding)
     assert one[-1] < one[0]
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
     assert metrics[0]["test"]["classes"].keys() == metrics[1]["test"]["classes"].keys()
@@ -101,7 +103,7 @@ def test_two_ranks_learn_what_one_does(folder, tmp_path):
 
 
 def test_accumulated_pieces_learn_what_the_whole_batch_does(folder, tmp_path):
-    settings = SETTINGS | {"training__precision": "float32", "model": "lenet5", "epochs": 4}
+    settings = SETTINGS | {"training__precision": "float32", "model": "simple_cnn", "preprocess__size": 20, "epochs": 4}
     run(command(folder, tmp_path / "whole", settings, ranks=1))
     run(command(folder, tmp_path / "pieces", settings | {"training__accumulate": 3}, ranks=1))
     np.testing.assert_allclose(losses(tmp_path / "pieces"), losses(tmp_path / "whole"), rtol=1e-4)
@@ -124,7 +126,7 @@ def test_an_error_on_one_rank_ends_all_with_its_message(folder, tmp_path):
     began = time.monotonic()
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
-    assert "Rank 1: Error: cat.jpg" in done.stderr
+    assert "Rank 1: Error: Cannot read cat.jpg: its disk is gone." in done.stderr, done.stderr
     assert "Traceback" not in done.stderr.partition("Rank 1: Error")[0]
     assert time.monotonic() - began < 100
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from tellapart.errors import RankLost, RanksDisagree
+from tellapart.training.rendezvous import meet
 
 _TIMEOUT = timedelta(minutes=10)  # for a step, and for a validation
 _PATIENCE = timedelta(days=1)  # for what one rank does alone, such as reading all pictures
@@ -116,9 +117,10 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "nccl"
-    distributed.init_process_group(backend, timeout=_TIMEOUT)
+    store, rank, count = meet(_TIMEOUT)
+    distributed.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=rank, world_size=count)
     try:
-        yield Ranks(distributed.get_rank(), count, distributed.new_group(timeout=_PATIENCE, backend="gloo"))
+        yield Ranks(rank, count, distributed.new_group(timeout=_PATIENCE, backend="gloo"))
     except RuntimeError as error:
         if not any(word in str(error) for word in ("gloo", "NCCL", "onnection")):
             raise

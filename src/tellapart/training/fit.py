@@ -143,7 +143,7 @@ class Trainer:
     def _wrapped(self, network: Network) -> nn.Module:
         forward: nn.Module = _TrainingOutputs(network)
         if self.ranks.count > 1:
-            forward = DistributedDataParallel(forward, broadcast_buffers=False)
+            forward = DistributedDataParallel(forward, forward_sync_buffers=False)
         if self.plan.compiled:
             forward.compile()
         return forward
