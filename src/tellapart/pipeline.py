@@ -44,7 +44,7 @@ from tellapart.run import (
     run_identity,
     write_history,
 )
-from tellapart.training.autotune import Plan, default_plan, fastest_plan, plan_from, threads_of
+from tellapart.training.autotune import Plan, default_plan, deterministic, fastest_plan, plan_from, threads_of
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distributed import Ranks, joined, was_restarted
 from tellapart.training.fit import Part, Trainer
@@ -199,7 +199,7 @@ class _Training:
             frozen_norms=fine_tuning,
             on_epoch=lambda history: write_history(self.prepared.directory, history),
         )
-        with threads_of(plan):
+        with threads_of(plan), deterministic(recipe.training.deterministic):
             if fine_tuning and recipe.training.head_epochs and saved is None:
                 began = time.monotonic()
                 self.progress.say("Fitting the head on frozen features.")

@@ -88,7 +88,8 @@ class TrainingRecipe:
     is bfloat16 where the processor has it. checkpoint_activations: less memory for very deep networks, more time.
     checkpoint_minutes, checkpoint_steps: save the run's state so often, whichever comes first. accumulate: compute a
     batch in so many pieces, for less memory. sync_batch_norm: BatchNorm over all ranks' share of a batch together.
-    autotune: try how this machine computes fastest, at the start.
+    autotune: try how this machine computes fastest, at the start. deterministic: the same bits from run to run on a GPU
+    too, slower; a processor needs no such order.
 
     loss, focal_gamma: see `tellapart.training.losses`. class_balance: show rare classes as often as others (`sample`),
     or count them more (`weight`); prior_correction: tell probabilities for the data's own frequencies all the same.
@@ -119,6 +120,7 @@ class TrainingRecipe:
     accumulate: int = _number(1, 1, 1024)
     sync_batch_norm: bool = False
     autotune: bool = True
+    deterministic: bool = False
     loss: str = _choice("cross_entropy", "cross_entropy", "focal")
     focal_gamma: float = _number(2.0, 0, 10)
     class_balance: str = _choice("none", "none", "sample", "weight")

@@ -7,6 +7,7 @@ that a resumed run computes as it began.
 import copy
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.errors import CannotSave
+from tellapart.errors import BadRecipe, CannotSave
 from tellapart.files import cache_folder, write_atomic
 from tellapart.models.network import Network
 
@@ -32,12 +33,12 @@ _BETTER = 0.97  # a plan must take less than this share of the time of the one b
 
 @dataclass(frozen=True)
 class Plan:
-    """How steps are computed. threads: of the processor. compiled: by `torch.compile`."""
+    """How steps are computed. threads: of the processor. compiled: the mode of `torch.compile`, or "" for none."""
 
     bfloat16: bool = False
     channels_last: bool = True
     threads: int = 1
-    compiled: bool = False
+    compiled: str = ""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -52,7 +53,7 @@ class Plan:
     def __str__(self) -> str:
         words = [self.precision]
         words += [] if self.channels_last else ["channels first"]
-        words += ["compiled"] if self.compiled else []
+        words += [f"compiled ({self.compiled})"] if self.compiled else []
         return ", ".join([*words, f"{self.threads} thread{'s' * (self.threads != 1)}"])
 
 
@@ -101,19 +102,27 @@ def _changes(first: Plan, precision: str, device: torch.device) -> Iterator[dict
     if device.type == "cpu" and first.threads > 1:
         yield {"threads": max(1, first.threads // 2)}  # two hardware threads of a core may be in each other's way
     if device.type == "cuda":
-        yield {"compiled": True}  # on processors compiling takes longer than it saves
+        yield {"compiled": "default"}  # on processors compiling takes longer than it saves
+        yield {"compiled": "reduce-overhead"}  # one launch for the whole step, by CUDA graphs
 
 
 def _trial(network: Network, images: Tensor, plan: Plan) -> float:
     """Return the seconds of a training step of a copy of the network: the median of a few."""
     with threads_of(plan):
-        return _time_steps(network, images, plan)
+        try:
+            return _time_steps(network, images, plan)
+        except RuntimeError:
+            if not plan.compiled:
+                raise
+            return math.inf  # what compiling needs is not installed, or the network cannot be compiled
 
 
 def _time_steps(network: Network, images: Tensor, plan: Plan) -> float:
     trained = copy.deepcopy(network).to(memory_format=plan.memory_format).train()  # type: ignore[call-overload]
     images = images.to(memory_format=plan.memory_format)
-    outputs_of = torch.compile(trained.training_outputs) if plan.compiled else trained.training_outputs
+    outputs_of = trained.training_outputs
+    if plan.compiled:
+        outputs_of = torch.compile(outputs_of, mode=plan.compiled)
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
     seconds: list[float] = []
     while len(seconds) < 3 or (sum(seconds[1:]) < _SECONDS and len(seconds) < 50):
@@ -140,6 +149,27 @@ def threads_of(plan: Plan) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """If asked, let GPUs compute the same bits from run to run while this lasts.
+
+    Raises `BadRecipe` for a network with a layer that has no such form.
+    """
+    if not (asked and torch.cuda.is_available()):
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts its products
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise BadRecipe(f"training.deterministic cannot be had with this network: {error}") from error
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) -> Path:

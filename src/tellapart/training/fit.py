@@ -145,7 +145,7 @@ class Trainer:
         if self.ranks.count > 1:
             forward = DistributedDataParallel(forward, forward_sync_buffers=False)
         if self.plan.compiled:
-            forward.compile()
+            forward.compile(mode=self.plan.compiled)
         return forward
 
     def _finished(self, state: State) -> bool:
