@@ -33,10 +33,24 @@ from tellapart.pipeline import train
 ROOT = Path(__file__).parent.parent
 PEER = ("tensorflow-cpu==2.21.0",)
 PADDINGS = ("valid", "same")
+
+
+def _block(width: int, *after: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a convolution with BatchNorm, halved."""
+    conv = {"type": "conv", "width": width, "bias": False}
+    return [conv, {"type": "batch_norm"}, {"type": "activation"}, {"type": "max_pool"}, *after]
+
+
 FAST = {  # what reaches Keras's accuracy soonest
-    "model": "small_resnet",
-    "epochs": 2,
+    "model": "layered",
+    "layers": [*_block(16), *_block(32), *_block(96), {"type": "flatten"}],
+    "epochs": 5,
+    "preprocess__size": 20,
+    "training__optimizer": "muon",
+    "training__learning_rate": 0.01,
+    "training__batch_size": 128,
     "training__checkpoint_minutes": 60,
+    **{f"augment__{name}": 0.0 for name in ("rotation", "zoom", "shift", "shear")},
 }
 
 

@@ -86,7 +86,8 @@ def test_updates_are_as_large_as_those_of_adamw(shape):
 def test_everything_that_is_no_hidden_matrix_is_trained_as_by_adamw():
     net = network()
     twin = copy.deepcopy(net)
-    recipes = TrainingRecipe(optimizer="muon", learning_rate=0.01), TrainingRecipe(learning_rate=0.01)
+    settings = {"learning_rate": 0.01, "weight_decay": 0.05}
+    recipes = TrainingRecipe(optimizer="muon", **settings), TrainingRecipe(**settings)
     hidden = {id(p) for p in hidden_matrices(net)}
     for each, recipe in zip((net, twin), recipes, strict=True):
         optimizer = make_optimizer(each, recipe, fine_tuning=False)

@@ -12,7 +12,7 @@ from tellapart.models import entry
 from tellapart.models.registry import LAYERED, SMALL
 from tellapart.progress import Progress
 from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRecipe
-from tellapart.training.optimise import default_rate
+from tellapart.training.optimise import default_decay, default_rate
 
 _FINE_TUNING_RATE = 1e-3
 
@@ -142,6 +142,15 @@ def _training(recipe: TrainingRecipe, model: str, pretrained: bool, pictures: in
         epochs = recipe.epochs or int(np.clip(round(steps / pictures), few, many))
     largest = 32 if pretrained else 64
     batch_size = recipe.batch_size or int(np.clip(pictures // 10, 4, largest))
-    scratch_rate = default_rate(recipe.optimizer) * entry(model).rate
+    optimizer = recipe.optimizer or ("adamw" if pretrained else entry(model).optimizer)
+    decay = default_decay(optimizer) if recipe.weight_decay is None else recipe.weight_decay
+    scratch_rate = default_rate(optimizer) * entry(model).rate
     rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else scratch_rate)
-    return replace(recipe, epochs=epochs, batch_size=batch_size, learning_rate=rate)
+    return replace(
+        recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=rate,
+        weight_decay=decay,
+    )

@@ -81,7 +81,6 @@ class Preprocess(nn.Module):
 
     mean: Tensor
     std: Tensor
-    luma: Tensor
 
     def __init__(self, settings: PreprocessSettings) -> None:
         super().__init__()
@@ -89,7 +88,6 @@ class Preprocess(nn.Module):
         shape = (1, settings.channels, 1, 1)
         self.register_buffer("mean", torch.tensor(settings.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(shape), persistent=False)
-        self.register_buffer("luma", torch.tensor(_LUMA).view(1, 3, 1, 1), persistent=False)
 
     def resize(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Bring one picture (H, W, 3) to (S, S, 3), both uint8, by antialiased resampling."""
@@ -116,7 +114,7 @@ class Preprocess(nn.Module):
         """uint8 (N, S, S, 3) -> float (N, C, S, S) in 0..1, channels last in memory, grey where C is 1."""
         images = _as_floats(pixels).permute(0, 3, 1, 2).div_(255)  # N 3 S S
         if self.settings.channels == 1:
-            images = (images * self.luma).sum(dim=1, keepdim=True)  # N 1 S S
+            images = grey(images)
         return images
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -148,6 +146,12 @@ class Preprocess(nn.Module):
         if pixels.shape[-2:] == (height, width):
             return pixels
         return F.interpolate(pixels, size=(height, width), mode=self.settings.interpolation, antialias=True)
+
+
+def grey(images: Tensor) -> Tensor:
+    """(N, 3, S, S) -> its brightness (N, 1, S, S)."""
+    red, green, blue = (images[:, i : i + 1] * weight for i, weight in enumerate(_LUMA))
+    return red + green + blue
 
 
 def _as_floats(pixels: Tensor) -> Tensor:

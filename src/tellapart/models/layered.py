@@ -1,6 +1,7 @@
 """A network of your own: a list of layers whose shapes are checked before anything is trained."""
 
 import dataclasses
+import itertools
 import math
 import reprlib
 import tomllib
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tellapart.errors import BadLayers, did_you_mean, printable
-from tellapart.models.layers import LAYERS, TYPES, Layer, Shape
+from tellapart.models.layers import LAYERS, RISING, TYPES, Layer, Shape
 from tellapart.models.network import Network
 
 MAX_PARAMETERS = 2**30  # of one layer; 4 GiB of weights
@@ -36,7 +37,8 @@ class Layered(Network):
         self.layers = parse_layers(layers)
         shapes = trace_shapes(self.layers, in_channels, size)
         width = _end_width(shapes[-1], num_classes)
-        self.features = nn.Sequential(*(layer.build(shape) for layer, shape in zip(self.layers, shapes, strict=False)))
+        modules = [layer.build(shape) for layer, shape in zip(self.layers, shapes, strict=False)]
+        self.features = nn.Sequential(*_pooled_first(modules))
         self.classifier = nn.Linear(width, num_classes)
         _initialise(self)
 
@@ -134,6 +136,15 @@ def _check_count(place: str, count: int) -> None:
 
 def _times(shape: Shape) -> str:
     return " x ".join(map(str, shape))
+
+
+def _pooled_first(modules: list[nn.Module]) -> list[nn.Module]:
+    """Put maximum pooling before a rising activation: the same values, of which fewer are computed."""
+    ordered = list(modules)
+    for place, (first, second) in enumerate(itertools.pairwise(modules)):
+        if isinstance(first, RISING) and isinstance(second, nn.MaxPool2d):
+            ordered[place : place + 2] = second, first
+    return ordered
 
 
 def _initialise(network: nn.Module) -> None:

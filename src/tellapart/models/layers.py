@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # never lower for a higher input
 
 
 def _number(low: float, high: float, default: Any = MISSING, *words: str) -> Any:

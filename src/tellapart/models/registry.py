@@ -36,7 +36,7 @@ class ModelEntry:
     size: the side it is meant for, in pixels. classes, channels: what it was published for. min_size: the smallest
     side it takes; full_min_size: with the usual stem. small_stem, aux, fixed_size: whether `build` takes small_stem,
     aux and size. fast_bfloat16: depthwise convolutions are slower in bfloat16 on processors. rate: share
-    of the default learning rate from scratch, since networks without norms need a lower one.
+    of the default learning rate from scratch, since networks without norms need a lower one. optimizer: from scratch.
     """
 
     build: Callable[..., Network]
@@ -51,6 +51,7 @@ class ModelEntry:
     fixed_size: bool = False
     fast_bfloat16: bool = True
     rate: float = 1.0
+    optimizer: str = "adamw"
 
     def smallest(self, size: int, pretrained: bool) -> int:
         """Return the smallest side that it takes with the stem which it gets for pictures of this side."""
@@ -74,7 +75,7 @@ class ModelEntry:
 _NORMLESS = 0.1
 MODELS: dict[str, ModelEntry] = {
     "simple_cnn": ModelEntry(SimpleCNN, 32, classes=10, min_size=18, small_stem=False, fixed_size=True),
-    "small_resnet": ModelEntry(SmallResNet, 32, classes=10, small_stem=False),
+    "small_resnet": ModelEntry(SmallResNet, 32, classes=10, small_stem=False, optimizer="muon"),
     "lenet5": ModelEntry(LeNet5, 32, classes=10, channels=1, min_size=32, small_stem=False, fixed_size=True),
     "alexnet": ModelEntry(AlexNet, 224, WEIGHTS["alexnet"], full_min_size=63, rate=_NORMLESS),
     "vgg11": ModelEntry(vgg.vgg11, 224, WEIGHTS["vgg11"], min_size=16, rate=_NORMLESS),

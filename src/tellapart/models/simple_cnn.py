@@ -19,13 +19,14 @@ class SimpleCNN(Network):
         if size < 18:
             raise WrongInput(f"SimpleCNN takes sides from 18 pixels, not {size}: resize the pictures.")
         side = ((size - 2) // 2 - 2) // 2 - 2
+        # The largest of rectified values is the largest value, rectified: the same, on a quarter of the values.
         self.features = nn.Sequential(  # N C S S
             nn.Conv2d(in_channels, 32, 3),
-            nn.ReLU(),
             nn.MaxPool2d(2),  # N 32 S/2 S/2
-            nn.Conv2d(32, 64, 3),
             nn.ReLU(),
+            nn.Conv2d(32, 64, 3),
             nn.MaxPool2d(2),  # N 64 S/4 S/4
+            nn.ReLU(),
             nn.Conv2d(64, 64, 3),
             nn.ReLU(),
             nn.Flatten(),

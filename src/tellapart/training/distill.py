@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tellapart.errors import BadRecipe, printable
 from tellapart.models.network import Network
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess, PreprocessSettings, grey
 from tellapart.recipe import TrainingRecipe
 
 _LISTED = 5  # class names in a message
@@ -47,7 +47,7 @@ class Teacher:
         """Bring images to the teacher's channels and size."""
         settings = self.preprocess.settings
         if settings.channels < images.shape[1]:
-            images = (images * self.preprocess.luma).sum(dim=1, keepdim=True)
+            images = grey(images)
         elif settings.channels > images.shape[1]:
             images = images.expand(-1, settings.channels, -1, -1)
         if images.shape[-1] == settings.size:

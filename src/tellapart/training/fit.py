@@ -35,6 +35,7 @@ from tellapart.training.losses import Loss
 from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
 from tellapart.training.resizing import shrunk, size_at, size_step
 from tellapart.training.saving import Saver, StopRequest, stop_requests
+from tellapart.training.seeding import seed_draws
 from tellapart.training.state import History, Score, State
 
 
@@ -180,7 +181,7 @@ class Trainer:
     def _step(self, state: State, batch: Batch, pixels: list[Tensor], size: int) -> None:
         """Update the weights by one batch, whose pieces are `pixels` (n, S, S, 3)."""
         # Dropout draws from torch's generator: seeded here, a step is the same after a restart.
-        torch.manual_seed(((self.recipe.seed << 30) + state.step) * self.ranks.count + self.ranks.rank)
+        seed_draws(((self.recipe.seed << 30) + state.step) * self.ranks.count + self.ranks.rank, pixels[0].device)
         sums = torch.zeros(3, device=pixels[0].device)
         state.optimizer.zero_grad(set_to_none=True)
         for number, piece in enumerate(batch.pieces):

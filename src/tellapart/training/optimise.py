@@ -24,13 +24,14 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, *, fine_tuning: boo
 
     Decoupled weight decay: Loshchilov and Hutter 2019. `adam` decays nothing.
     """
-    peak = recipe.learning_rate or default_rate(recipe.optimizer)
+    name = recipe.optimizer or "adamw"
+    peak = recipe.learning_rate or default_rate(name)
     shares = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
     if fine_tuning:
         shares |= _backbone_shares(network, recipe)
     # One kernel for all parameters: two to three times as fast as torch's default for AdamW.
     fused = all(p.device.type in _FUSED_ON for p in network.parameters())
-    optimizer = OPTIMIZERS[recipe.optimizer](_groups(network, recipe, peak, shares), fused)
+    optimizer = OPTIMIZERS[name](_groups(network, recipe, peak, shares), fused)
     optimizer.register_load_state_dict_post_hook(_lay_out_state)
     optimizer.register_step_pre_hook(_lay_out_gradients)
     return optimizer
@@ -39,16 +40,18 @@ def make_optimizer(network: Network, recipe: TrainingRecipe, *, fine_tuning: boo
 def _groups(network: Network, recipe: TrainingRecipe, peak: float, shares: dict[int, float]) -> Groups:
     """Return the parameters by share of the rate, by whether they decay, and by whether they are Muon's."""
     hidden = {id(p) for p in hidden_matrices(network)} if recipe.optimizer == "muon" else set()
+    decay = default_decay(recipe.optimizer or "adamw") if recipe.weight_decay is None else recipe.weight_decay
+    decaying = decay > 0 and recipe.optimizer != "adam"
     members: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for p in network.parameters():
         if id(p) in shares:
-            members.setdefault((shares[id(p)], p.ndim > 1, id(p) in hidden), []).append(p)
+            members.setdefault((shares[id(p)], decaying and p.ndim > 1, id(p) in hidden), []).append(p)
     return [
         {
             "params": members[key],
             "lr": peak * share,
             "peak": peak * share,
-            "weight_decay": recipe.weight_decay if decays else 0.0,
+            "weight_decay": decay if decays else 0.0,
             "orthogonal": orthogonal,
             "bfloat16": recipe.precision == "bfloat16",
         }
@@ -58,7 +61,7 @@ def _groups(network: Network, recipe: TrainingRecipe, peak: float, shares: dict[
 
 
 def _adam(groups: Groups, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adam([group | {"weight_decay": 0.0} for group in groups], fused=fused)
+    return torch.optim.Adam(groups, fused=fused)
 
 
 def _adamw(groups: Groups, fused: bool) -> torch.optim.Optimizer:
@@ -123,6 +126,11 @@ def _backbone_shares(network: Network, recipe: TrainingRecipe) -> dict[int, floa
 def default_rate(optimizer: str) -> float:
     """Return the peak learning rate for training from scratch."""
     return {"adam": 2e-3, "adamw": 4e-3, "sgd": 0.02, "muon": 4e-3}[optimizer]
+
+
+def default_decay(optimizer: str) -> float:
+    """Return the decoupled weight decay, per step of rate 1."""
+    return 0.1 if optimizer == "muon" else 0.05
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: str, progress: float) -> None:

@@ -11,19 +11,23 @@ import time
 import uuid
 from datetime import timedelta
 
-from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from tellapart.errors import RankLost
 
 _PAUSE = 0.02
 
 
-def meet(timeout: timedelta) -> tuple[distributed.Store, int, int]:
+def meet(timeout: timedelta) -> tuple[Store, int, int]:
     """Return a store that only the processes of this start use, this one's rank, and how many there are.
 
     Raises `RankLost` if not all come within the time.
     """
-    store, rank, count = next(distributed.rendezvous("env://", timeout=timeout))
+    try:
+        store, rank, count = next(iter(rendezvous("env://", timeout=timeout)))
+    except (RuntimeError, ValueError) as error:  # of the network, or of torchrun's variables
+        raise RankLost(f"Cannot reach the other processes, as torchrun names them: {error}.") from error
     ends = time.monotonic() + timeout.total_seconds()
     name = uuid.uuid4().hex
     store.set(f"name/{rank}", name)
@@ -35,12 +39,12 @@ def meet(timeout: timedelta) -> tuple[distributed.Store, int, int]:
             if rank == 0 and store.check([f"{place}/{other}" for other in range(count)]):
                 store.set(f"{place}/all", "here")
             if store.check([f"{place}/all"]):
-                return distributed.PrefixStore(place, store), rank, count
+                return PrefixStore(place, store), rank, count
         time.sleep(_PAUSE)
     raise RankLost(f"Not all of the {count} processes came within {timeout.total_seconds() / 60:g} minutes.")
 
 
-def _call_roll(store: distributed.Store, count: int) -> list[str]:
+def _call_roll(store: Store, count: int) -> list[str]:
     """Write down the names of all ranks; one that died may be among them, until its successor signs in."""
     keys = [f"name/{rank}" for rank in range(count)]
     names = [store.get(key).decode() for key in keys] if store.check(keys) else []
@@ -48,5 +52,5 @@ def _call_roll(store: distributed.Store, count: int) -> list[str]:
     return names
 
 
-def _roll(store: distributed.Store) -> list[str]:
+def _roll(store: Store) -> list[str]:
     return list(json.loads(store.get("roll"))) if store.check(["roll"]) else []
