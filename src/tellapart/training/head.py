@@ -1,6 +1,7 @@
 """Fine-tuning's first phase: the head alone, on the features of frozen layers."""
 
 import math
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,6 +18,7 @@ from tellapart.recipe import TrainingRecipe
 from tellapart.training.balance import class_weights, epoch_order
 from tellapart.training.fit import Trainer
 from tellapart.training.losses import Loss
+from tellapart.training.seeding import seed_draws
 
 _HEAD_RATE = 1e-2
 _HEAD_BATCH = 256
@@ -29,19 +31,37 @@ def fit_head(trainer: Trainer, network: Network) -> None:
     """Fit the head alone, on the frozen features of the training pictures and of changed copies of them.
 
     The features cost their price once, so this gives a good classifier in seconds (Kornblith et al. 2019, "Do better
-    ImageNet models transfer better?", section 3). Weights and statistics of the backbone stay as they are.
+    ImageNet models transfer better?", section 3), and a first one, which the user is told of, from the pictures as they
+    are. Weights and statistics of the backbone stay as they are.
     """
-    recipe = trainer.recipe.training
-    embedded = _embed_views(trainer, network)  # V n F
+    began, count = time.monotonic(), len(trainer.train.rows)
+    views = 1 + max(0, min(trainer.recipe.training.head_views, _HEAD_PICTURES // count - 1))
+    found: list[NDArray[np.float32]] = []
+    network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
+    with trainer.progress.bar("Features for the head", views * count) as advance:
+        for view in range(views):
+            found.append(trainer.ranks.rows(partial(_embed, trainer, network, view, advance), count))
+            if view == 0 and views > 1:
+                _fit(trainer, network, np.stack(found), _HEAD_STEPS)
+                accuracy = trainer.judge(network)[1]["validation_accuracy"]
+                seconds = time.monotonic() - began
+                trainer.progress.say(f"First model after {seconds:.1f} s: validation accuracy {accuracy:.1%}.")
+    batches = math.ceil(views * count / _HEAD_BATCH)
+    _fit(trainer, network, np.stack(found), trainer.recipe.training.head_epochs * batches)
+
+
+def _fit(trainer: Trainer, network: Network, embedded: NDArray[np.float32], steps: int) -> None:
+    """Go on fitting the head for so many steps, on features (V, n, F) of V copies of each picture."""
+    recipe, device = trainer.recipe.training, next(network.parameters()).device
     views, pictures, width = embedded.shape
-    inputs = embedded.reshape(views * pictures, width)
+    inputs = torch.from_numpy(embedded).to(device).reshape(views * pictures, width)
     labels = np.tile(trainer.train.labels, views)  # V * n
-    targets = torch.from_numpy(labels).to(inputs.device)
+    targets = torch.from_numpy(labels).to(device)
     loss_of = Loss(recipe, class_weights(recipe, labels, trainer.num_classes))
     optimizer = torch.optim.AdamW(network.head.parameters(), lr=_HEAD_RATE, weight_decay=0.01)
-    steps = max(_HEAD_STEPS, recipe.head_epochs * math.ceil(len(inputs) / _HEAD_BATCH))
+    steps = max(_HEAD_STEPS, steps)
     network.head.train()
-    torch.manual_seed(trainer.recipe.seed << 20)
+    seed_draws(trainer.recipe.seed << 20, device)
     for step, places in enumerate(_endless_batches(recipe, labels, trainer.recipe.seed, steps)):
         for group in optimizer.param_groups:
             group["lr"] = _HEAD_RATE * (1 - step / steps)
@@ -49,17 +69,7 @@ def fit_head(trainer: Trainer, network: Network) -> None:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-
-
-def _embed_views(trainer: Trainer, network: Network) -> Tensor:
-    """Return the features (V, n, F) of the training pictures, first as they are, then changed in V - 1 ways."""
-    count = len(trainer.train.rows)
-    views = 1 + max(0, min(trainer.recipe.training.head_views, _HEAD_PICTURES // count - 1))
-    network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
-    with trainer.progress.bar("Features for the head", views * count) as advance:
-        embed = [partial(_embed, trainer, network, view, advance) for view in range(views)]
-        found = [trainer.ranks.rows(embed_view, count) for embed_view in embed]
-    return torch.from_numpy(np.stack(found)).to(next(network.parameters()).device)
+    network.head.eval()
 
 
 @torch.no_grad()
