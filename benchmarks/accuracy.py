@@ -8,7 +8,8 @@
 mnist5k: 4,000 training and 1,000 test pictures, 100 of each digit for testing. orl: 40 people, divided as by default;
 orl-half: half of the pictures for testing. Where a network is fine-tuned, `first_model` tells after how many seconds of
 training the user hears of the first useful model, and its accuracy on the validation pictures, which nothing has used
-by then. Expected on two cores: above 99.2 %, 98 % and 98.5 %, each in under 60 seconds of training.
+by then. Expected on two cores: about 99.2 %, 99 % and 98.5 % or more, each in about a
+minute of training or less.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     python benchmarks/scaling.py                     # about 4 minutes
     python benchmarks/scaling.py --model small_resnet --json
 
-Alternately, 5 repeats; the rate is that of the last epoch of training on MNIST-5k. Expected: a ratio of 0.95 or more.
+Alternately, 5 repeats; the rate is that of the last epoch of training on MNIST-5k. The aim is a ratio of
+0.95; docs/results.md has what was reached.
 """
 
 import argparse

@@ -314,6 +314,16 @@ def test_tutorial_network_is_the_named_one():
     torch.testing.assert_close(ours(images), named(images))
 
 
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_pooling_and_activation_give_what_their_order_says(kind):
+    torch.manual_seed(0)
+    network = Layered(10, 3, [Conv(8), Activation(kind), MaxPool(), Flatten()], 8)
+    conv = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    images = torch.randn(4, 3, 8, 8)
+    expected = nn.functional.max_pool2d(ACTIVATIONS[kind]()(conv(images)), 2).flatten(1)
+    assert torch.equal(network.embed(images), expected)
+
+
 def test_takes_only_the_size_it_was_checked_at():
     network = Layered(10, 3, [GlobalPool()], 16)
     with pytest.raises(TellapartError, match="16"):

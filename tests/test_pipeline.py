@@ -1,6 +1,7 @@
 """The whole of a run: what training may see, what it chooses, and how good the default recipes are."""
 
 import importlib.util
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_photographs_fine_tune_published_weights(faces, tmp_path):
     said = "\n".join(heard.messages)
     for choice in ("efficientnet_lite0, fine-tuned", "squash to 160 x 160", "Head alone: validation accuracy"):
         assert choice in said
+    assert re.search(r"First model after [\d.]+ s: validation accuracy [\d.]+%", said)
     assert run.metrics["test"]["accuracy"]["value"] >= 0.75
     assert run.classifier.preprocess.interpolation == "bicubic"
     # Frozen BatchNorm keeps the published statistics.

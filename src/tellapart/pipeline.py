@@ -45,9 +45,10 @@ from tellapart.run import (
     write_history,
 )
 from tellapart.training.autotune import Plan, default_plan, deterministic, fastest_plan, plan_from, threads_of
+from tellapart.training.batches import Part
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distributed import Ranks, joined, was_restarted
-from tellapart.training.fit import Part, Trainer
+from tellapart.training.fit import Trainer
 from tellapart.training.head import fit_head
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint

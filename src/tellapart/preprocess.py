@@ -149,7 +149,9 @@ class Preprocess(nn.Module):
 
 
 def grey(images: Tensor) -> Tensor:
-    """(N, 3, S, S) -> its brightness (N, 1, S, S)."""
+    """(N, C, S, S) -> its brightness (N, 1, S, S); what is grey already stays as it is."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = (images[:, i : i + 1] * weight for i, weight in enumerate(_LUMA))
     return red + green + blue
 

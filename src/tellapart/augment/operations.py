@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights Pillow uses for grey
+from tellapart.preprocess import grey
 
 
 def brightness(images: Tensor, amount: Tensor) -> Tensor:
@@ -21,13 +21,13 @@ def brightness(images: Tensor, amount: Tensor) -> Tensor:
 
 def color(images: Tensor, amount: Tensor) -> Tensor:
     """Move away from grey, or towards it, as `ImageEnhance.Color`; grey pictures stay as they are."""
-    return images if images.shape[1] == 1 else _blend(_grey(images), images, amount)
+    return images if images.shape[1] == 1 else _blend(grey(images), images, amount)
 
 
 def contrast(images: Tensor, amount: Tensor) -> Tensor:
     """Move away from the mean grey level, or towards it, as `ImageEnhance.Contrast`."""
     # In whole numbers the sum is exact, so that the mean is the same however the batch is divided.
-    total = _levels(_grey(images)).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
+    total = _levels(grey(images)).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
     pixels = images.shape[2] * images.shape[3]
     mean = (2 * total + pixels) // (2 * pixels)  # rounded
     return _blend(mean.to(images.dtype) / 255, images, amount)
@@ -89,10 +89,3 @@ def _blend(plain: Tensor, images: Tensor, amount: Tensor) -> Tensor:
 
 def _levels(images: Tensor) -> Tensor:
     return (images * 255).round_().clamp_(0, 255)
-
-
-def _grey(images: Tensor) -> Tensor:
-    if images.shape[1] == 1:
-        return images
-    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
-    return red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2]  # n 1 S S

@@ -161,6 +161,7 @@ def deterministic(asked: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts its products
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -169,7 +170,7 @@ def deterministic(asked: bool) -> Iterator[None]:
             raise
         raise BadRecipe(f"training.deterministic cannot be had with this network: {error}") from error
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before)
 
 
 def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) -> Path:

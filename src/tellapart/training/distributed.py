@@ -72,10 +72,6 @@ class Ranks:
                 f"Rank {other} has other {what} than rank 0: all machines need the same pictures, recipe and release."
             )
 
-    def share(self, count: int) -> NDArray[np.int64]:
-        """Return the places among `count` that are this rank's: in mirror pairs, see `mirror_shares`."""
-        return mirror_shares(count, self.count)[self.rank]
-
     def sums(self, values: Tensor) -> Tensor:
         """Return the sums of the values over all ranks."""
         if self.count > 1:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tellapart.augment import augment, mix
-from tellapart.data.loader import PixelTable, prefetched, rows_of
+from tellapart.data.loader import prefetched, rows_of
 from tellapart.errors import TrainingDiverged
 from tellapart.inference import logits, softmax
 from tellapart.models.network import Network
@@ -26,10 +26,11 @@ from tellapart.preprocess import Preprocess
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe, TrainingRecipe
 from tellapart.training.autotune import Plan
-from tellapart.training.balance import class_weights, correct_prior, distinct_rows, epoch_order
+from tellapart.training.balance import class_weights, correct_prior
+from tellapart.training.batches import Batch, Part, batches_of
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distill import Teacher
-from tellapart.training.distributed import ONE, Ranks, mirror_shares, use_cross_rank_norms
+from tellapart.training.distributed import ONE, Ranks, use_cross_rank_norms
 from tellapart.training.judge import judge
 from tellapart.training.losses import Loss
 from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
@@ -37,27 +38,6 @@ from tellapart.training.resizing import shrunk, size_at, size_step
 from tellapart.training.saving import Saver, StopRequest, stop_requests
 from tellapart.training.seeding import seed_draws
 from tellapart.training.state import History, Score, State
-
-
-@dataclass(frozen=True)
-class Part:
-    """Resized pixels (n, S, S, 3), labels (n,), and the rows' numbers in the data (n,)."""
-
-    pixels: PixelTable
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch of all ranks, and this rank's pieces of it.
-
-    places (n,): in the training part. numbers (n,): what seeds each picture's changes. pieces: of 0..n-1.
-    """
-
-    places: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    pieces: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -160,7 +140,7 @@ class Trainer:
 
     def _epoch(self, state: State, saver: Saver, asked: StopRequest) -> None:
         """Run what is left of the epoch."""
-        batches = self._batches(state.epoch)
+        batches = batches_of(self.train, self.recipe, state.epoch, self.ranks)
         self._set_mode(state.network)
         began, before = state.seconds, state.sums[2]
         with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(self.train.rows)) as advance:
@@ -223,25 +203,6 @@ class Trainer:
     def _alone(self, forward: nn.Module, alone: bool) -> AbstractContextManager[None]:
         """Keep gradients to this rank until the last piece of a batch."""
         return forward.no_sync() if alone and isinstance(forward, DistributedDataParallel) else nullcontext()
-
-    def _batches(self, epoch: int) -> list[Batch]:
-        """Return the epoch's batches, the same for any number of ranks, with this rank's pieces."""
-        order = epoch_order(self._training, self.recipe.seed, epoch, self.train.labels)
-        numbers = distinct_rows(self.train.rows, order)
-        pieces = self.ranks.count * self._training.accumulate
-        size = min(self._training.batch_size or 64, len(order))
-        starts = list(range(0, len(order), size))
-        if len(starts) > 1 and len(order) - starts[-1] < 2 * pieces:  # BatchNorm cannot work on one picture
-            starts.pop()
-        ends = [*starts[1:], len(order)]
-        return [
-            Batch(
-                order[start:end],
-                numbers[start:end],
-                mirror_shares(end - start, pieces)[self.ranks.rank :: self.ranks.count],
-            )
-            for start, end in zip(starts, ends, strict=True)
-        ]
 
     def _fetch(self, batch: Batch) -> list[Tensor]:
         """Return the pixels of this rank's pieces, on the device or on their way to it."""

@@ -5,6 +5,7 @@ tutorial's network 4,700 page faults a step, which took half of its time.
 """
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,9 @@ _DEFAULT = 128 * 1024
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Keep what is freed while this lasts, and give it back to the system at the end; only glibc can."""
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # Windows takes no None
     mallopt: Callable[[int, int], int] | None = getattr(libc, "mallopt", None)
-    if mallopt is None:
+    if libc is None or mallopt is None:
         yield
         return
     mallopt(_TRIM_THRESHOLD, _KEEP)
