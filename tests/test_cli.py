@@ -42,6 +42,7 @@ def test_train_writes_the_run_and_tells_what_it_does(trained):
     assert {"value", "low", "high"} == printed["metrics"]["test"]["accuracy"].keys()
     for said in ("Network: small_resnet", "Resize: squash to 16 x 16", "Split:", "Epoch 1/1"):
         assert said in messages
+    assert 'optimizer = "muon"' in (run / "recipe.toml").read_text()
     with open(run / "split.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 36
