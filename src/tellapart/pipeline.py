@@ -49,6 +49,7 @@ from tellapart.training.batches import Part
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distributed import Ranks, joined, was_restarted
 from tellapart.training.fit import Trainer
+from tellapart.training.freezing import freeze, set_mode
 from tellapart.training.head import fit_head
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
@@ -217,6 +218,8 @@ class _Training:
         if training.autotune:
             size, batch = self._recipe.preprocess.size or 0, training.batch_size or 64
             per_piece = max(2, batch // (self.ranks.count * training.accumulate))
+            freeze(network, training)
+            set_mode(network, training, bool(self._recipe.pretrained))
             plan = fastest_plan(network, size, per_piece, plan, training.precision)
         self.progress.say(f"Computing in {plan}.")
         return plan

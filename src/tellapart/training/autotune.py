@@ -66,7 +66,8 @@ def default_plan(precision: str, fast_bfloat16: bool) -> Plan:
 def fastest_plan(network: Network, size: int, batch: int, first: Plan, precision: str) -> Plan:
     """Return the fastest of the plans for training steps of this network on `batch` images of side `size`.
 
-    first: tried first, and kept unless another is clearly faster. precision: as in the recipe; `auto` leaves it open.
+    network: in the mode in which it is trained, frozen where it stays as it is. first: tried first, and kept unless
+    another is clearly faster. precision: as in the recipe; `auto` leaves it open.
     """
     path = _kept(network, size, batch, first, precision)
     if (known := _read(path)) is not None:
@@ -118,7 +119,7 @@ def _trial(network: Network, images: Tensor, plan: Plan) -> float:
 
 
 def _time_steps(network: Network, images: Tensor, plan: Plan) -> float:
-    trained = copy.deepcopy(network).to(memory_format=plan.memory_format).train()  # type: ignore[call-overload]
+    trained = copy.deepcopy(network).to(memory_format=plan.memory_format)  # type: ignore[call-overload]
     images = images.to(memory_format=plan.memory_format)
     outputs_of = trained.training_outputs
     if plan.compiled:
@@ -175,9 +176,10 @@ def deterministic(asked: bool) -> Iterator[None]:
 
 def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) -> Path:
     """Return the file of the choice for this machine, release of torch, network and shape of the batch."""
-    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
+    shapes = [(*parameter.shape, parameter.requires_grad) for parameter in network.parameters()]
+    modes = [module.training for module in network.modules()]
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    about = [_processor(), os.cpu_count(), accelerator, torch.__version__, repr(network), shapes, size, batch]
+    about = [_processor(), os.cpu_count(), accelerator, torch.__version__, repr(network), shapes, modes, size, batch]
     digest = hashlib.sha256(json.dumps([about, asdict(first), precision]).encode()).hexdigest()
     return cache_folder() / "plans" / f"{digest[:32]}.json"
 

@@ -72,12 +72,6 @@ class Ranks:
                 f"Rank {other} has other {what} than rank 0: all machines need the same pictures, recipe and release."
             )
 
-    def sums(self, values: Tensor) -> Tensor:
-        """Return the sums of the values over all ranks."""
-        if self.count > 1:
-            distributed.all_reduce(values)
-        return values
-
     def rows(self, compute: Callable[[NDArray[np.int64]], NDArray[Any]], count: int) -> NDArray[Any]:
         """Return compute(places), one row for each of `count` places, each computed once, by one of the ranks."""
         if self.count == 1:

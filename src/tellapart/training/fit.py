@@ -31,6 +31,7 @@ from tellapart.training.batches import Batch, Part, batches_of
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distill import Teacher
 from tellapart.training.distributed import ONE, Ranks, use_cross_rank_norms
+from tellapart.training.freezing import freeze, set_mode
 from tellapart.training.judge import judge
 from tellapart.training.losses import Loss
 from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
@@ -103,15 +104,14 @@ class Trainer:
     def _start(self, network: Network, saved: Checkpoint | None) -> State:
         training = self._training
         network.checkpoint_activations = training.checkpoint_activations
-        if training.frozen_base:
-            network.requires_grad_(False)
-            network.head.requires_grad_(True)
+        freeze(network, training)
         if training.sync_batch_norm and self.ranks.count > 1:
             use_cross_rank_norms(network)
         network.to(memory_format=self.plan.memory_format)  # type: ignore[call-overload]
         optimizer = make_optimizer(network, training, fine_tuning=self.frozen_norms)
         average = WeightAverage(network, training.ema) if training.ema else None
-        state = State(network, optimizer, average, self._wrapped(network))
+        tally = nn.Parameter(torch.zeros(3, device=self.preprocess.mean.device))
+        state = State(network, optimizer, average, self._wrapped(network, tally), tally)
         if saved is not None:
             state.restore(saved.parts, saved.document)
             self.progress.say(f"Going on after step {state.step}, in epoch {state.epoch}.")
@@ -121,10 +121,10 @@ class Trainer:
             self._judge_start(state)
         return state
 
-    def _wrapped(self, network: Network) -> nn.Module:
-        forward: nn.Module = _TrainingOutputs(network)
+    def _wrapped(self, network: Network, tally: nn.Parameter) -> nn.Module:
+        forward: nn.Module = _TrainingOutputs(network, tally)
         if self.ranks.count > 1:
-            forward = DistributedDataParallel(forward, forward_sync_buffers=False)
+            forward = DistributedDataParallel(forward, forward_sync_buffers=False, gradient_as_bucket_view=True)
         if self.plan.compiled:
             forward.compile(mode=self.plan.compiled)
         return forward
@@ -141,7 +141,7 @@ class Trainer:
     def _epoch(self, state: State, saver: Saver, asked: StopRequest) -> None:
         """Run what is left of the epoch."""
         batches = batches_of(self.train, self.recipe, state.epoch, self.ranks)
-        self._set_mode(state.network)
+        set_mode(state.network, self._training, self.frozen_norms)
         began, before = state.seconds, state.sums[2]
         with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(self.train.rows)) as advance:
             advance(int(before), "")
@@ -162,19 +162,20 @@ class Trainer:
         """Update the weights by one batch, whose pieces are `pixels` (n, S, S, 3)."""
         # Dropout draws from torch's generator: seeded here, a step is the same after a restart.
         seed_draws(((self.recipe.seed << 30) + state.step) * self.ranks.count + self.ranks.rank, pixels[0].device)
-        sums = torch.zeros(3, device=pixels[0].device)
         state.optimizer.zero_grad(set_to_none=True)
+        state.tally.grad = None
         for number, piece in enumerate(batch.pieces):
             with self._alone(state.forward, number + 1 < len(pixels)):
-                losses, hits = self._piece(state, batch, piece, pixels[number], size)
+                loss, hits = self._piece(state, batch, piece, pixels[number], size)
+                sums = torch.stack([loss.detach(), hits, torch.full_like(hits, len(piece))])
                 # DistributedDataParallel takes the mean over ranks; the rows of all ranks count alike.
-                (losses.sum() * (self.ranks.count / len(batch.places))).backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack([losses.detach().sum(), hits, torch.full_like(hits, len(piece))])
+                share = loss * (self.ranks.count / len(batch.places))
+                (share + (state.tally * sums).sum()).backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.step += 1
         if state.average:
             state.average.update(state.network)
-        found = self.ranks.sums(sums).tolist()
+        found = state.tallied(self.ranks.count)
         if not math.isfinite(found[0]):
             raise TrainingDiverged(
                 f"The loss became {found[0]} at step {state.step} (epoch {state.epoch}): lower the learning rate, as "
@@ -185,7 +186,7 @@ class Trainer:
     def _piece(
         self, state: State, batch: Batch, piece: NDArray[np.int64], pixels: Tensor, size: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the losses (n,) of a piece, with their gradient, and how many rows are right."""
+        """Return the sum of the losses of a piece, with its gradient, and how many rows are right."""
         settings, seed, numbers = self.recipe.augment, self.recipe.seed, batch.numbers[piece]
         labels = torch.from_numpy(self.train.labels[batch.places[piece]]).to(pixels.device)  # n
         images = self.preprocess.scale(pixels)  # n C S S
@@ -198,7 +199,7 @@ class Trainer:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.plan.bfloat16):
             outputs = state.forward(images)  # of n K, each with its weight
         losses = [weight * self._loss.row_losses(part.float(), targets, taught) for weight, part in outputs]
-        return torch.stack(losses).sum(0), (outputs[0][1].argmax(dim=1) == labels).sum().float()
+        return torch.stack(losses).sum(), (outputs[0][1].argmax(dim=1) == labels).sum().float()
 
     def _alone(self, forward: nn.Module, alone: bool) -> AbstractContextManager[None]:
         """Keep gradients to this rank until the last piece of a batch."""
@@ -211,16 +212,6 @@ class Trainer:
         if device.type != "cuda":
             return [pixels.to(device) for pixels in found]
         return [pixels.pin_memory().to(device, non_blocking=True) for pixels in found]
-
-    def _set_mode(self, network: Network) -> None:
-        network.train()
-        if self._training.frozen_base:
-            network.eval()
-            network.head.train()
-        elif self.frozen_norms:
-            for module in network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
 
     def _validate(self, state: State) -> None:
         """Judge the averaged weights on the validation rows, and keep them if they are as good as the best.
@@ -291,9 +282,9 @@ class Trainer:
 class _TrainingOutputs(nn.Module):
     """`training_outputs` as a forward pass, for what wraps modules."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, tally: nn.Parameter) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.tally = network, tally
 
     def forward(self, images: Tensor) -> list[tuple[float, Tensor]]:
         """(N, C, S, S) -> logits (N, K), each with its weight."""

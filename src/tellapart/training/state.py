@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class State:
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     forward: nn.Module  # the network's training outputs, as wrapped for the ranks and the machine
+    tally: nn.Parameter  # of three: its gradient is the batch's sums, so that ranks exchange them with the others
     epoch: int = 1
     batch: int = 0
     step: int = 0
@@ -51,6 +52,11 @@ class State:
     @seconds.setter
     def seconds(self, value: float) -> None:
         self._origin = time.monotonic() - value
+
+    def tallied(self, ranks: int) -> list[float]:
+        """Return the sums of the last batch, over all ranks: loss, right answers, pictures."""
+        loss, hits, pictures = (value * ranks for value in cast(Tensor, self.tally.grad).tolist())
+        return [loss, round(hits), round(pictures)]  # the mean over ranks has rounding, counts have none
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """Return the weights to judge and keep: the average where there is one."""
