@@ -1,10 +1,11 @@
 """Runs killed at random moments and resumed: do all resume, and end with the weights of a run that nobody killed?
 
-    python benchmarks/resume.py --kills 300          # about 20 minutes on two cores
+    python benchmarks/resume.py --kills 300          # about 25 minutes on two cores
     python benchmarks/resume.py --kills 20 --json
 
-Each run is a process that trains a small network on scikit-learn's digits and saves after every step, so that many
-kills meet a checkpoint being written. It gets SIGKILL at a random moment and is started again until it ends.
+Each run is a process that trains a small network on scikit-learn's digits and saves after every step. It gets SIGKILL
+at a random moment, every second time as soon as a checkpoint is being written after it, and is started again until it
+ends.
 Expected: all resumed, all weights bit-identical.
 """
 
@@ -47,6 +48,17 @@ def start(out: Path) -> int:
         os._exit(1)
 
 
+def wait_for_save(out: Path, child: int) -> None:
+    """Return when a checkpoint is being written, or the child has ended."""
+    while not unfinished(out) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0)
+
+
+def unfinished(out: Path) -> bool:
+    """Whether a checkpoint is being written, or was."""
+    return any(out.glob("checkpoint/.unfinished*"))
+
+
 def ended(child: int) -> int:
     """Wait for a child; return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -80,12 +92,14 @@ def main() -> None:
             while killed < 3 and figures["kills"] < options.kills:
                 child = start(out)
                 time.sleep(generator.uniform(0, length))
+                if figures["kills"] % 2:
+                    wait_for_save(out, child)
                 os.kill(child, signal.SIGKILL)
                 if ended(child) == 0:
                     break  # it was faster
                 killed += 1
                 figures["kills"] += 1
-                figures["with_unfinished_checkpoint"] += bool(list(out.glob("checkpoint/.unfinished*")))
+                figures["with_unfinished_checkpoint"] += unfinished(out)
             if ended(start(out)) == 0:
                 figures["resumed"] += 1
                 figures["identical"] += weights(out) == expected

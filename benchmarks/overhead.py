@@ -1,0 +1,93 @@
+"""What training costs beside training: checkpoints at their default cadence, and a plan that is not the best.
+
+    python benchmarks/overhead.py                    # about 3 minutes
+    python benchmarks/overhead.py --json
+
+checkpoints: the seconds spent in saving over those of training small_resnet on MNIST-5k by the default recipe (aim: at
+most 2 %). plans: for several networks, the step of the plan that the trial at the start chooses over the step of the
+best of all plans, each timed at length and alternately (aim: at most 1.03).
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from accuracy import mnist5k
+
+from tellapart.models.registry import create, entry
+from tellapart.pipeline import train
+from tellapart.training import autotune
+from tellapart.training.autotune import Plan, default_plan, fastest_plan
+from tellapart.training.memory import freed_memory_kept
+from tellapart.training.saving import Saver
+
+NETWORKS = (
+    ("simple_cnn", 1, 28, 64),
+    ("small_resnet", 1, 28, 64),
+    ("resnet20", 3, 32, 64),
+    ("mobilenet_v2", 3, 96, 32),
+)
+ROUNDS = 5
+
+
+def checkpoints() -> dict[str, float]:
+    """Measure the seconds in saving, and those of training."""
+    spent: list[float] = []
+    save = Saver.save
+
+    def timed(saver: Saver, state: Any) -> None:
+        began = time.perf_counter()
+        save(saver, state)
+        spent.append(time.perf_counter() - began)
+
+    samples, _ = mnist5k(0)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Saver, "save", timed):
+        run = train(samples, out=Path(folder) / "run")
+    share = sum(spent) / run.training_seconds
+    return {"saves": len(spent), "seconds": round(sum(spent), 3), "share": round(share, 4)}
+
+
+def plan(name: str, channels: int, size: int, batch: int) -> dict[str, Any]:
+    """Measure the step of the chosen plan against the best of all."""
+    network = create(name, 10, channels, **({"size": size} if name == "simple_cnn" else {})).train()
+    chosen = fastest_plan(network, size, batch, default_plan("auto", entry(name).fast_bfloat16), "auto")
+    threads = sorted({1, max(1, torch.get_num_threads() // 2), torch.get_num_threads()})
+    plans = [Plan(*values) for values in itertools.product((False, True), (False, True), threads)]
+    images = torch.rand(batch, channels, size, size)
+    seconds: dict[Plan, list[float]] = {tried: [] for tried in plans}
+    with freed_memory_kept():
+        for _, tried in itertools.product(range(ROUNDS), plans):
+            seconds[tried].append(autotune._trial(network, images, tried))
+    steps = {tried: statistics.median(found) for tried, found in seconds.items()}
+    best = min(steps, key=lambda tried: steps[tried])
+    return {
+        "network": name,
+        "chosen": str(chosen),
+        "best": str(best),
+        "best_ms": round(steps[best] * 1e3, 2),
+        "chosen_over_best": round(steps[chosen] / steps[best], 3),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(autotune, "cache_folder", return_value=Path(folder)),
+    ):
+        found = {"checkpoints": checkpoints(), "plans": [plan(*network) for network in NETWORKS]}
+    print(json.dumps(found, indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    main()
