@@ -1,5 +1,7 @@
 """The one inference loop: every probability, of validation, test, command line and report, comes through it."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,9 +21,20 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-@torch.inference_mode()
 def logits(network: Network, preprocess: Preprocess, pixels: PixelTable) -> NDArray[np.float32]:
     """Return the logits (N, K), in float32, of resized pictures (N, S, S, 3), with the network in evaluation mode."""
+    return _outputs(network, network, preprocess, pixels)
+
+
+def features(network: Network, preprocess: Preprocess, pixels: PixelTable) -> NDArray[np.float32]:
+    """Return the features (N, F) before the head, in float32, of resized pictures (N, S, S, 3), in evaluation mode."""
+    return _outputs(network.embed, network, preprocess, pixels)
+
+
+@torch.inference_mode()
+def _outputs(
+    compute: Callable[[Tensor], Tensor], network: Network, preprocess: Preprocess, pixels: PixelTable
+) -> NDArray[np.float32]:
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
@@ -29,7 +42,7 @@ def logits(network: Network, preprocess: Preprocess, pixels: PixelTable) -> NDAr
         outputs: list[Tensor] = []
         for _, batch in pixel_batches(pixels, blocks(len(pixels), BATCH)):
             images = preprocess(torch.from_numpy(batch).to(device))  # n C S S
-            outputs.append(network(images).float().cpu())
+            outputs.append(compute(images).float().cpu())
         return torch.cat(outputs).numpy()
     finally:
         network.train(was_training)
