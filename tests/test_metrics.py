@@ -1,5 +1,6 @@
 """Figures against scikit-learn and SciPy; intervals by what they must do."""
 
+import json
 import warnings
 
 import numpy as np
@@ -8,18 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as oracle
+from sklearn.calibration import calibration_curve
 
+from tellapart.evaluation.evaluate import evaluate
 from tellapart.metrics import (
+    Ranking,
     accuracy,
-    averaged,
+    averages,
     bootstrap,
+    calibration_error,
     confusion_matrix,
-    log_loss,
+    kappa,
+    matrix_draws,
     precision_recall_f1,
+    reliability,
+    row_brier,
     row_log_loss,
-    top_k_accuracy,
+    top_k_hits,
     wilson,
 )
+
+MACRO = ("balanced_accuracy", "kappa", "macro_precision", "macro_recall", "macro_f1")
+AVERAGES = (*MACRO, "weighted_precision", "weighted_recall", "weighted_f1")
 
 
 @st.composite
@@ -66,8 +77,8 @@ def test_figures_are_scikit_learns(drawn):
     assert accuracy(probabilities, labels).value == pytest.approx(oracle.accuracy_score(labels, predicted))
     for k in range(1, count if count > 2 else 1):
         score = oracle.top_k_accuracy_score(labels, probabilities, k=k, labels=every)
-        assert top_k_accuracy(probabilities, labels, k).value == pytest.approx(score)
-    assert top_k_accuracy(probabilities, labels, count).value == 1
+        assert top_k_hits(probabilities, labels, k).mean() == pytest.approx(score)
+    assert top_k_hits(probabilities, labels, count).all()
     clipped = probabilities.clip(1e-7, 1)
     score = oracle.log_loss(labels, clipped / clipped.sum(axis=1, keepdims=True), labels=every)
     assert row_log_loss(probabilities, labels).mean() == pytest.approx(score, abs=1e-5)
@@ -78,34 +89,158 @@ def test_figures_are_scikit_learns(drawn):
 def test_averages_are_scikit_learns_within_their_intervals(drawn):
     probabilities, labels = drawn
     predicted = probabilities.argmax(axis=1)
-    found = averaged(confusion_matrix(predicted, labels, probabilities.shape[1]))
+    found = evaluated(probabilities, labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, of classes that are predicted and never true
         expected = {"balanced_accuracy": oracle.balanced_accuracy_score(labels, predicted)}
+        agreement = oracle.cohen_kappa_score(labels, predicted)
+    expected["kappa"] = 0.0 if np.isnan(agreement) else agreement
     for kind in ("macro", "weighted"):
         scores = oracle.precision_recall_fscore_support(labels, predicted, average=kind, zero_division=0)
         expected |= {f"{kind}_{n}": s for n, s in zip(("precision", "recall", "f1"), scores[:3], strict=True)}
-    assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(expected)
-    for estimate in found.values():
-        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert {name: found[name]["value"] for name in AVERAGES} == pytest.approx(expected)
+    for name in AVERAGES:
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(predictions(), st.booleans(), st.integers(0, 100))
+def test_rankings_are_scikit_learns_with_ties_and_weights(drawn, coarse, seed):
+    probabilities, labels = drawn
+    probabilities = probabilities.round(1) if coarse else probabilities
+    weights = np.random.default_rng(seed).integers(1, 4, len(labels)).astype(float)
+    ranking = Ranking(probabilities, labels)
+    areas, precisions = ranking.roc_auc(weights), ranking.average_precision(weights)
+    for k in range(probabilities.shape[1]):
+        mine, column = labels == k, probabilities[:, k]
+        if not mine.any():
+            assert np.isnan([areas[k], precisions[k]]).all()
+            continue
+        assert precisions[k] == pytest.approx(oracle.average_precision_score(mine, column, sample_weight=weights))
+        if not mine.all():
+            assert areas[k] == pytest.approx(oracle.roc_auc_score(mine, column, sample_weight=weights))
+
+
+def test_brier_is_scikit_learns():
+    random = np.random.default_rng(0)
+    probabilities, labels = random.dirichlet([1, 1, 1], 200), random.integers(0, 3, 200)
+    expected = oracle.brier_score_loss(labels, probabilities, labels=[0, 1, 2], scale_by_half=False)
+    assert row_brier(probabilities, labels).mean() == pytest.approx(expected)
+
+
+def test_kappa_is_0_for_answers_by_chance_and_where_there_is_no_choice():
+    assert kappa(np.array([[40, 10], [40, 10]])) == pytest.approx(0)
+    assert kappa(np.array([[7, 0], [0, 0]])) == 0
+
+
+def evaluated(probabilities, labels, groups=None):
+    classes = tuple(f"class {k}" for k in range(probabilities.shape[1]))
+    return evaluate(probabilities.astype(np.float32), labels, classes, groups)
+
+
+def of_matrix(matrix):
+    """Probabilities and labels with this confusion matrix."""
+    true, predicted = np.indices(matrix.shape).reshape(2, -1)
+    times = matrix.ravel()
+    return np.eye(len(matrix))[predicted.repeat(times)], true.repeat(times)
 
 
 def test_averages_of_a_perfect_score_on_few_pictures_are_not_certain():
-    few, many = averaged(np.diag([5, 5, 5])), averaged(np.diag([500, 500, 500]))
-    for name, estimate in few.items():
-        assert estimate.value == 1
-        assert estimate.low < 0.98
-        assert estimate.low < many[name].low < 1
+    few, many = (evaluated(*of_matrix(np.diag([n, n, n]))) for n in (5, 500))
+    for name in AVERAGES:
+        assert few[name]["value"] == 1
+        assert few[name]["low"] < 0.98
+        assert few[name]["low"] < many[name]["low"] < 1
 
 
 @pytest.mark.parametrize("count", [3, 120])
-def test_averages_are_deterministic_and_narrow_with_more_pictures(count):
+def test_drawn_matrices_are_always_the_same_and_nearer_with_more_pictures(count):
     matrix = np.random.default_rng(0).integers(0, 5, (count, count)) + np.diag(np.full(count, 20))
-    once = averaged(matrix)
-    assert once == averaged(matrix)
-    for name, estimate in averaged(matrix * 100).items():
-        assert estimate.value == pytest.approx(once[name].value)
-        assert estimate.high - estimate.low < (once[name].high - once[name].low) / 5
+
+    def shares(times):
+        drawn = np.stack([np.trace(found) / found.sum() for found in matrix_draws(matrix * times)])
+        return drawn.mean(), drawn.std()
+
+    assert shares(1) == shares(1)
+    assert shares(100)[0] == pytest.approx(np.trace(matrix) / matrix.sum(), rel=1e-3)
+    assert shares(100)[1] < shares(1)[1] / 5
+
+
+def test_pictures_of_few_groups_say_less_than_as_many_alone():
+    random = np.random.default_rng(0)
+    groups = np.arange(400) // 20
+    labels = random.integers(0, 2, 400)
+    hard = random.random(20) < 0.3  # groups in which half of the answers are wrong
+    right = np.where(hard[groups], random.random(400) < 0.5, True)
+    probabilities = np.where((right == (labels == 1))[:, None], [0.2, 0.8], [0.8, 0.2])
+    alone, grouped = evaluated(probabilities, labels), evaluated(probabilities, labels, groups)
+    for name in ("accuracy", "macro_f1", "kappa", "log_loss", "brier"):
+        assert grouped[name]["value"] == pytest.approx(alone[name]["value"], abs=0.02)
+        width = grouped[name]["high"] - grouped[name]["low"]
+        assert width > 1.5 * (alone[name]["high"] - alone[name]["low"]), name
+
+
+def test_a_perfect_score_on_few_groups_is_not_certain():
+    labels = np.arange(100) % 2
+    found = evaluated(np.eye(2)[labels] * 0.8 + 0.1, labels, np.arange(100) // 10)
+    assert found["accuracy"]["low"] == pytest.approx(wilson(10, 10).low)
+
+
+def test_classes_without_pictures_have_figures_that_json_can_hold():
+    found = evaluated(np.random.default_rng(0).dirichlet([1, 1, 1], 30), np.arange(30) % 2)
+    absent = found["classes"]["class 2"]
+    assert absent["pictures"] == 0
+    assert absent["roc_auc"] == {"value": None, "low": None, "high": None}
+    json.dumps(found, allow_nan=False)
+    assert found["macro_roc_auc"]["low"] <= found["macro_roc_auc"]["value"]
+
+
+def test_one_class_alone_has_no_ranking():
+    found = evaluated(np.random.default_rng(0).dirichlet([1, 1], 20), np.zeros(20, np.int64))
+    assert "macro_roc_auc" not in found
+    json.dumps(found, allow_nan=False)
+
+
+def confident(rows, seed, promised=1.0, classes=10):
+    """Probabilities sharpened by `promised`, and labels that follow the unsharpened ones."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(rows, classes)) * 4
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) > random.random((rows, 1))).argmax(axis=1)
+    sharp = np.exp(logits * promised)
+    return sharp / sharp.sum(axis=1, keepdims=True), labels
+
+
+def test_reliability_has_bins_of_equal_numbers_and_the_usual_error():
+    probabilities, labels = confident(1000, 0, promised=2)
+    found = reliability(probabilities, labels)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    assert len(found.share) == 10
+    assert found.share == pytest.approx(np.full(10, 0.1))
+    assert (np.diff(found.confidence) > 0).all()
+    assert (found.share * found.accuracy).sum() == pytest.approx(right.mean())
+    true, predicted = calibration_curve(right, confidence, n_bins=10, strategy="quantile")
+    assert found.accuracy == pytest.approx(true, abs=0.011)  # scikit-learn's edges may fall one row off
+    assert found.confidence == pytest.approx(predicted, abs=0.011)
+
+
+@pytest.mark.parametrize("rows", [200, 1000, 5000])
+def test_calibration_error_of_honest_probabilities_holds_0(rows):
+    found = [calibration_error(reliability(*confident(rows, seed))) for seed in range(200)]
+    assert np.mean([each.low == 0 for each in found]) > 0.93
+    assert np.mean([each.value for each in found]) < 0.6 * np.mean(
+        [reliability(*confident(rows, seed)).binned_error for seed in range(200)]
+    )
+
+
+@pytest.mark.parametrize("rows", [200, 1000, 5000])
+def test_calibration_error_of_boasting_holds_the_truth(rows):
+    probabilities, labels = confident(400_000, 1, promised=1.8)
+    right = probabilities.argmax(axis=1) == labels
+    truth = (probabilities.max(axis=1) - right).mean()  # too high for all confidences
+    found = [calibration_error(reliability(*confident(rows, seed, promised=1.8))) for seed in range(300)]
+    assert 0.91 < np.mean([each.low <= truth <= each.high for each in found]) < 0.98
+    assert np.mean([each.value for each in found]) == pytest.approx(truth, rel=0.1)
 
 
 def test_a_certain_mistake_costs_much_but_not_everything():
@@ -115,15 +250,19 @@ def test_a_certain_mistake_costs_much_but_not_everything():
 
 def test_bootstrap_interval_is_near_the_normal_one():
     values = np.random.default_rng(0).exponential(size=400)
-    found = bootstrap(lambda rows: float(values[rows].mean()), len(values))
+    found = bootstrap(lambda weights: np.array([np.average(values, weights=weights)]), np.zeros(400, np.int64))[0]
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert found.value == pytest.approx(values.mean())
     assert [found.low, found.high] == pytest.approx([found.value - half, found.value + half], abs=0.15 * half)
 
 
-def test_log_loss_has_the_mean_and_an_interval_around_it():
-    random = np.random.default_rng(0)
-    probabilities, labels = random.dirichlet([1, 1, 1], 200), random.integers(0, 3, 200)
-    found = log_loss(probabilities, labels)
-    assert found.value == pytest.approx(oracle.log_loss(labels, probabilities, labels=[0, 1, 2]))
-    assert found.low < found.value < found.high
+def test_bootstrap_keeps_the_number_of_each_class():
+    labels = np.array([0, 1, 1, 2, 2, 2])
+    found = bootstrap(lambda weights: np.bincount(labels, weights), labels)
+    assert [(each.low, each.value, each.high) for each in found] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+
+
+def test_averages_leave_out_classes_that_never_were():
+    matrix = np.zeros((4, 4), np.int64)
+    matrix[:2, :2] = [[8, 2], [1, 9]]
+    assert averages(matrix, matrix)["macro_recall"] == pytest.approx(0.85)

@@ -12,11 +12,11 @@ import torch
 from scipy.special import softmax
 
 from folders import QUICK, package
+from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.arrays import from_arrays
 from tellapart.data.decode import from_array
 from tellapart.data.named import load_digits
 from tellapart.errors import BadRecipe, UnknownModel
-from tellapart.evaluation.calibration import fit_temperature
 from tellapart.pipeline import train
 from tellapart.preprocess import Preprocess
 from tellapart.progress import Progress

@@ -1,6 +1,6 @@
 """`Classifier`: network, preprocess, temperature and class names in one file; loading it runs no code.
 
-Format, version 1: a safetensors file (8 bytes of header length, a JSON header, the weights). The header's metadata
+Format, version 2: a safetensors file (8 bytes of header length, a JSON header, the weights). The header's metadata
 holds `tellapart`, a JSON document of all that is not weights; its `checksum` is the SHA-256 over the rest of it, the
 table of weights and the weights. The same classifier always gives the same bytes. Each defect has an error of its own:
 cut short, edited, of another version, no classifier at all.
@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -22,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tellapart.confidence.familiarity import Familiarity
+from tellapart.confidence.sets import SetRule
 from tellapart.data.decode import Picture, from_array, from_image, read_picture
 from tellapart.data.loader import PixelTable
 from tellapart.data.parallel import map_in_order
@@ -37,18 +40,19 @@ from tellapart.errors import (
     printable,
 )
 from tellapart.files import write_atomic
-from tellapart.inference import BATCH, default_device, logits, softmax
+from tellapart.inference import BATCH, default_device, features_and_logits, softmax
 from tellapart.models import MODELS, create, entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import fill
 from tellapart.models.timm_models import PREFIX
-from tellapart.prediction import Prediction, Unreadable, best
+from tellapart.prediction import Answers, Prediction, Unreadable
 from tellapart.preprocess import Preprocess, PreprocessSettings
 from tellapart.progress import Progress, TerminalProgress
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PictureLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
 _MAX_HEADER = 100 * 2**20
+_FAMILIARITY = "familiarity."  # before the names of tensors that are not weights
 _PACKAGES = ("tellapart", "torch", "numpy", "pillow", "simplejpeg")
 
 
@@ -70,6 +74,7 @@ class Architecture:
 class Classifier:
     """Tells pictures apart: pixels (H, W, 3) of any size -> calibrated probabilities (K).
 
+    sets, familiarity: what else it says of a picture, learnt on validation pictures; None for published weights.
     facts: test metrics, data fingerprint, recipe and package versions, as in the file's JSON document.
     """
 
@@ -78,6 +83,8 @@ class Classifier:
     preprocess: PreprocessSettings
     classes: tuple[str, ...]
     temperature: float = 1.0
+    sets: SetRule | None = None
+    familiarity: Familiarity | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def probabilities(self, pictures: Sequence[PictureLike]) -> NDArray[np.float32]:
@@ -87,19 +94,28 @@ class Classifier:
         """
         if not len(pictures):
             return np.zeros((0, len(self.classes)), np.float32)
-        preprocess = Preprocess(self.preprocess)
-        resized = map_in_order(lambda picture: preprocess.resize(to_picture(picture)), pictures)
-        return self.of_pixels(np.stack(list(resized)))
+        return self.of_pixels(self._resized(pictures))
 
     def of_pixels(self, pixels: PixelTable) -> NDArray[np.float32]:
         """Return the probabilities (N, K) of pictures already resized by the preprocess, (N, S, S, 3)."""
-        device = next(self.network.parameters()).device
-        return softmax(logits(self.network, Preprocess(self.preprocess).to(device), pixels), self.temperature)
+        return self.answers(pixels).probabilities
+
+    def answers(self, pixels: PixelTable) -> Answers:
+        """Return all that is said of pictures already resized by the preprocess, (N, S, S, 3)."""
+        preprocess = Preprocess(self.preprocess).to(next(self.network.parameters()).device)
+        features, found = features_and_logits(self.network, preprocess, pixels)
+        probabilities = softmax(found, self.temperature)
+        sets = self.sets.members(probabilities) if self.sets else None
+        return Answers(probabilities, sets, self.familiarity.familiar(features) if self.familiarity else None)
 
     def predict(self, picture: PictureLike, top: int = 5) -> Prediction:
         """Return what one picture shows, with the `top` best classes; raises `UnreadableImage`."""
         name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "picture"
-        return best(name, self.probabilities([picture])[0], self.classes, top)
+        return self.answers(self._resized([picture])).prediction(0, name, self.classes, top)
+
+    def _resized(self, pictures: Sequence[PictureLike]) -> NDArray[np.uint8]:
+        preprocess = Preprocess(self.preprocess)
+        return np.stack(list(map_in_order(lambda picture: preprocess.resize(to_picture(picture)), pictures)))
 
     def predict_many(self, pictures: Iterable[PictureLike], top: int = 5) -> Iterator[Prediction | Unreadable]:
         """Yield a prediction for each picture in order; one that cannot be read yields `Unreadable` in its place."""
@@ -125,9 +141,13 @@ class Classifier:
         self, batch: list[tuple[str, Picture | Unreadable]], top: int
     ) -> Iterator[Prediction | Unreadable]:
         pixels = [content for _, content in batch if not isinstance(content, Unreadable)]
-        probabilities = iter(self.of_pixels(np.stack(pixels)) if pixels else np.zeros((0, 0), np.float32))
+        answers = self.answers(np.stack(pixels)) if pixels else None
+        rows = count()
         for name, content in batch:
-            yield content if isinstance(content, Unreadable) else best(name, next(probabilities), self.classes, top)
+            if answers is None or isinstance(content, Unreadable):
+                yield cast(Unreadable, content)
+            else:
+                yield answers.prediction(next(rows), name, self.classes, top)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier as one file, as a whole or not at all; raises `CannotSave`."""
@@ -136,6 +156,8 @@ class Classifier:
     def to_bytes(self) -> bytes:
         """Return the content of the classifier's file."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        if self.familiarity:
+            weights |= {_FAMILIARITY + k: torch.from_numpy(v) for k, v in self.familiarity.tensors().items()}
         document = self.document()
         table, data = _parts(safetensors.torch.save(weights), "the new file")
         document["checksum"] = _checksum(document, table, data)
@@ -149,6 +171,8 @@ class Classifier:
             "classes": list(self.classes),
             "preprocess": self.preprocess.to_json(),
             "temperature": self.temperature,
+            "sets": self.sets.to_json() if self.sets else None,
+            "familiarity": self.familiarity.to_json() if self.familiarity else None,
             **self.facts,
         }
 
@@ -239,9 +263,14 @@ def package_versions() -> dict[str, str]:
 def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -> Classifier:
     architecture = Architecture(**document["architecture"])
     network = architecture.build()
+    arrays = {
+        name.removeprefix(_FAMILIARITY): weights.pop(name).numpy()
+        for name in list(weights)
+        if name.startswith(_FAMILIARITY)
+    }
     network.load_state_dict(weights)
     network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    known = ("format_version", "architecture", "classes", "preprocess", "temperature")
+    known = ("format_version", "architecture", "classes", "preprocess", "temperature", "sets", "familiarity")
     classes = tuple(document["classes"])
     if len(classes) != architecture.num_classes:
         raise ValueError(f"{len(classes)} class names for {architecture.num_classes} outputs")
@@ -251,6 +280,8 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
         PreprocessSettings.from_json(document["preprocess"]),
         classes,
         float(document["temperature"]),
+        SetRule.from_json(document["sets"]) if document["sets"] else None,
+        Familiarity.from_file(arrays, document["familiarity"]) if document["familiarity"] else None,
         {key: value for key, value in document.items() if key not in known},
     )
 

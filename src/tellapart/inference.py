@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tellapart.data.loader import PixelTable, blocks, pixel_batches
-from tellapart.models.network import Network
+from tellapart.models.network import Network, last_linear
 from tellapart.preprocess import Preprocess
 
 BATCH = 64
@@ -26,9 +26,19 @@ def logits(network: Network, preprocess: Preprocess, pixels: PixelTable) -> NDAr
     return _outputs(network, network, preprocess, pixels)
 
 
-def features(network: Network, preprocess: Preprocess, pixels: PixelTable) -> NDArray[np.float32]:
-    """Return the features (N, F) before the head, in float32, of resized pictures (N, S, S, 3), in evaluation mode."""
-    return _outputs(network.embed, network, preprocess, pixels)
+def features_and_logits(
+    network: Network, preprocess: Preprocess, pixels: PixelTable
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the features before the head (N, F) and the logits (N, K), in float32, in evaluation mode."""
+
+    def both(images: Tensor) -> Tensor:
+        network.check(images)
+        found = network.embed(images)
+        return torch.cat([network.head(found).float(), found.float()], dim=1)
+
+    classes = last_linear(network.head).out_features
+    found = _outputs(both, network, preprocess, pixels)
+    return found[:, classes:], found[:, :classes]
 
 
 @torch.inference_mode()

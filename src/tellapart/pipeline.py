@@ -13,18 +13,20 @@ import torch
 
 from tellapart.choices import resolve
 from tellapart.classifier import Classifier, package_versions
+from tellapart.confidence.familiarity import fit_familiarity
+from tellapart.confidence.sets import fit_sets
+from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.audit import Audit, audit, check_readable, pixel_digest
 from tellapart.data.cache import Pixels, open_pixels
-from tellapart.data.loader import pixel_batches
+from tellapart.data.loader import pixel_batches, rows_of
 from tellapart.data.samples import Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import Rows, Splits, make_splits
 from tellapart.errors import BadRecipe, printable
-from tellapart.evaluation.calibration import fit_temperature
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import write_atomic
-from tellapart.inference import default_device, logits
+from tellapart.inference import default_device, features_and_logits, softmax
 from tellapart.models import entry
 from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.network import Network
@@ -64,6 +66,7 @@ _SHORT_NAMES = {
     "frozen_base": "training__frozen_base",
 }
 _STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
+_FAMILIAR_PICTURES = 5000  # training pictures that say what is familiar
 
 
 def train(
@@ -163,10 +166,8 @@ class _Training:
             settings = ranks.from_first(lambda: _with_statistics(settings, train, self.progress))
         history = self._fit(network, Preprocess(settings), train, validation, saved)
         if ranks.first:
-            preprocess = Preprocess(settings).to(default_device())
-            temperature = fit_temperature(logits(network, preprocess, validation.pixels), validation.labels)
-            classifier = Classifier(architecture, network.eval(), settings, classes, temperature)
-            self._finish(classifier, validation, test, history)
+            classifier = Classifier(architecture, network.eval(), settings, classes)
+            self._finish(self._with_confidence(classifier, train, validation), validation, test, history)
 
     def _agree(self) -> None:
         """Make sure that all ranks see the same pictures with the same releases."""
@@ -224,6 +225,18 @@ class _Training:
         self.progress.say(f"Computing in {plan}.")
         return plan
 
+    def _with_confidence(self, classifier: Classifier, train: Part, validation: Part) -> Classifier:
+        """Return the classifier with what it says of its own answers, learnt on validation pictures."""
+        network, settings = classifier.network, self._recipe.evaluation
+        preprocess = Preprocess(classifier.preprocess).to(default_device())
+        validation_features, found = features_and_logits(network, preprocess, validation.pixels)
+        temperature = fit_temperature(found, validation.labels)
+        sets = fit_sets(softmax(found, temperature), validation.labels, settings.coverage, settings.class_conditional)
+        places = np.sort(np.random.default_rng(self._recipe.seed).permutation(len(train.rows))[:_FAMILIAR_PICTURES])
+        features, _ = features_and_logits(network, preprocess, rows_of(train.pixels, places))
+        familiarity = fit_familiarity(features, train.labels[places], validation_features, settings.unfamiliar_share)
+        return replace(classifier, temperature=temperature, sets=sets, familiarity=familiarity)
+
     def _finish(self, classifier: Classifier, validation: Part, test: Part, history: History) -> None:
         """Open the test rows, once; write the figures, the report and the classifier."""
         probabilities = classifier.of_pixels(test.pixels)
@@ -234,7 +247,6 @@ class _Training:
         facts = {
             "title": self.prepared.found.samples.title,
             "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
-            "thresholds": {},
             "fingerprint": self.prepared.found.fingerprint,
             "identity": self.prepared.identity,
             "recipe": self._recipe.to_table(),

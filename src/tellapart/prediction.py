@@ -9,13 +9,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class, its index and probability, and the best few as (label, probability)."""
+    """The most probable class, its index and probability, and the best few as (label, probability).
+
+    set: the classes, most probable first, among which the right one is with the coverage that the classifier was made
+    for. familiar: whether the picture is like those that the classifier was trained on; if not, none of its classes may
+    be right. Both are None if the classifier was never given validation pictures, as published ones.
+    """
 
     path: str
     label: str
     index: int
     probability: float
     top: tuple[tuple[str, float], ...]
+    set: tuple[str, ...] | None = None
+    familiar: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `predict --json` prints."""
@@ -25,7 +32,30 @@ class Prediction:
             "index": self.index,
             "probability": round(self.probability, 6),
             "top": [[label, round(probability, 6)] for label, probability in self.top],
+            "set": None if self.set is None else list(self.set),
+            "familiar": self.familiar,
         }
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier says of N pictures.
+
+    probabilities: (N, K). sets: which classes are in each prediction set (N, K). familiar: (N,).
+    """
+
+    probabilities: NDArray[np.float32]
+    sets: NDArray[np.bool_] | None = None
+    familiar: NDArray[np.bool_] | None = None
+
+    def prediction(self, row: int, path: str, classes: tuple[str, ...], count: int) -> Prediction:
+        """Return the answer for one picture, with the `count` best classes."""
+        probabilities = self.probabilities[row]
+        order = np.argsort(-probabilities, kind="stable")
+        top = tuple((classes[k], float(probabilities[k])) for k in order[:count])
+        inside = None if self.sets is None else tuple(classes[k] for k in order if self.sets[row, k])
+        familiar = None if self.familiar is None else bool(self.familiar[row])
+        return Prediction(path, top[0][0], int(order[0]), top[0][1], top, inside, familiar)
 
 
 @dataclass(frozen=True)
@@ -38,10 +68,3 @@ class Unreadable:
     def to_json(self) -> dict[str, Any]:
         """Return the object that `predict --json` prints."""
         return {"path": self.path, "error": self.error}
-
-
-def best(path: str, probabilities: NDArray[np.float32], classes: tuple[str, ...], count: int) -> Prediction:
-    """Return the prediction for the probabilities (K,) of one picture, with the `count` best classes."""
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    top = tuple((classes[k], float(probabilities[k])) for k in order)
-    return Prediction(path, top[0][0], int(order[0]), top[0][1], top)

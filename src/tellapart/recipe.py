@@ -140,6 +140,19 @@ class HeadRecipe:
 
 
 @dataclass(frozen=True)
+class EvaluationRecipe:
+    """What the classifier says of its own answers.
+
+    coverage: the share of prediction sets that hold the right class; class_conditional: for the pictures of each class,
+    not only on average. unfamiliar_share: of pictures of the known kind that may be called unfamiliar.
+    """
+
+    coverage: float = _number(0.95, 0.5, 0.9999)
+    class_conditional: bool = False
+    unfamiliar_share: float = _number(0.01, 0, 0.5)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Every knob of a run.
 
@@ -157,6 +170,7 @@ class Recipe:
     preprocess: PreprocessRecipe = PreprocessRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     training: TrainingRecipe = TrainingRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
 
     def with_values(self, **values: Any) -> "Recipe":
         """Return a copy with some values replaced, named as in `training__epochs=5`; each is checked.

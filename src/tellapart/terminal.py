@@ -36,11 +36,13 @@ def print_csv(results: "Iterable[Prediction | Unreadable]") -> int:
     """Print a CSV table; return how many files cannot be read."""
     failed = 0
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    writer = csv.DictWriter(sys.stdout, ["path", "label", "index", "probability", "error"], lineterminator="\n")
+    columns = ["path", "label", "index", "probability", "set", "familiar", "error"]
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
         failed += hasattr(result, "error")
-        writer.writerow({key: value for key, value in result.to_json().items() if key != "top"})
+        row = {key: value for key, value in result.to_json().items() if key != "top"}
+        writer.writerow(row | {"set": " | ".join(row.get("set") or [])})
     return failed
 
 
@@ -49,7 +51,7 @@ def print_table(results: "Iterable[Prediction | Unreadable]") -> int:
     failed = 0
     table = Table("path", "label", box=None, pad_edge=False)
     table.add_column("probability", justify="right")
-    table.add_column("others, or the reason", overflow="fold")
+    table.add_column("others, doubts, or the reason", overflow="fold")
     for result in results:
         failed += hasattr(result, "error")
         table.add_row(*(_plain(printable(cell)) for cell in _cells(result)))
@@ -60,8 +62,12 @@ def print_table(results: "Iterable[Prediction | Unreadable]") -> int:
 def _cells(result: "Prediction | Unreadable") -> list[str]:
     if hasattr(result, "error"):
         return [result.path, "", "", result.error]
-    others = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:])
-    return [result.path, result.label, f"{result.probability:.1%}", others]
+    others = [", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:])]
+    if result.set and len(result.set) > 1:
+        others.append(f"one of {len(result.set)}: {', '.join(result.set[:_SHOWN])}")
+    if result.familiar is False:
+        others.append("unfamiliar: unlike the training pictures, it may be none of these")
+    return [result.path, result.label, f"{result.probability:.1%}", "; ".join(filter(None, others))]
 
 
 def print_audit(found: "Audit") -> None:

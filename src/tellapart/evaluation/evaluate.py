@@ -1,46 +1,146 @@
 """The figures of one part of the data, as they stand in `metrics.json`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.metrics import (
+    Estimate,
+    Ranking,
     accuracy,
-    averaged,
+    averages,
+    bootstrap,
+    calibration_error,
     confusion_matrix,
-    log_loss,
+    interval,
+    matrix_draws,
     precision_recall_f1,
-    top_k_accuracy,
+    reliability,
+    row_brier,
+    row_log_loss,
+    top_k_hits,
     wilson,
 )
 
+Groups = NDArray[np.integer] | None
+Figures = dict[str, Estimate]
 
-def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, Any]:
+
+def evaluate(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], groups: Groups = None
+) -> dict[str, Any]:
     """Return headline figures with 95 % intervals, the figures of each class, and the confusion matrix.
 
-    probabilities: (N, K). labels: (N,). A class without a picture has support 0 and figures of 0.
+    probabilities: (N, K). labels: (N,). groups (N,): numbers of the groups whose pictures are not independent of each
+    other, such as those of one patient; they widen the intervals. A class without a picture has support 0 and figures
+    of 0, and null where ranking has no meaning.
     """
-    count = len(classes)
-    matrix = confusion_matrix(probabilities.argmax(axis=1), labels, count)
-    figures: dict[str, Any] = {"pictures": len(labels), "accuracy": accuracy(probabilities, labels).to_json()}
-    if count > 5:
-        figures["top5_accuracy"] = top_k_accuracy(probabilities, labels, 5).to_json()
-    figures |= {name: e.to_json() for name, e in averaged(matrix).items()}
-    figures["log_loss"] = log_loss(probabilities, labels).to_json()
-    figures["classes"] = _by_class(matrix, classes)
-    figures["confusion_matrix"] = matrix.tolist()
-    return figures
-
-
-def _by_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, Any]:
-    precision, recall, f1 = precision_recall_f1(matrix)
+    matrix = confusion_matrix(probabilities.argmax(axis=1), labels, len(classes))
+    headline, by_class = _of_matrix(matrix) if groups is None else _of_groups(probabilities, labels, groups)
+    rows, ranked = _of_rows(probabilities, labels, groups)
+    bins = reliability(probabilities, labels, groups)
+    error = calibration_error(bins).to_json() | {"binned": bins.binned_error}
     return {
-        name: {
-            "pictures": int(matrix[k].sum()),
-            "precision": wilson(int(matrix[k, k]), int(matrix[:, k].sum())).to_json() | {"value": float(precision[k])},
-            "recall": wilson(int(matrix[k, k]), int(matrix[k].sum())).to_json() | {"value": float(recall[k])},
-            "f1": float(f1[k]),
-        }
+        "pictures": len(labels),
+        "accuracy": (accuracy(probabilities, labels) if groups is None else headline.pop("accuracy")).to_json(),
+        **({"top5_accuracy": _top5(probabilities, labels, groups).to_json()} if len(classes) > 5 else {}),
+        **{name: figure.to_json() for name, figure in (headline | rows).items()},
+        "calibration_error": error,
+        "reliability": {name: np.asarray(values).tolist() for name, values in vars(bins).items()},
+        "classes": _by_class(matrix, classes, by_class | ranked),
+        "confusion_matrix": matrix.tolist(),
+    }
+
+
+def _by_class(
+    matrix: NDArray[np.int64], classes: tuple[str, ...], figures: dict[str, list[Estimate]]
+) -> dict[str, Any]:
+    return {
+        name: {"pictures": int(matrix[k].sum())} | {kind: _finite(found[k]) for kind, found in figures.items()}
         for k, name in enumerate(classes)
     }
+
+
+def _finite(figure: Estimate) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in figure.to_json().items()}
+
+
+def _of_matrix(matrix: NDArray[np.int64]) -> tuple[Figures, dict[str, list[Estimate]]]:
+    """Return the averages, and each class's figures, of independent rows."""
+    headline, f1 = _from_draws(matrix, matrix_draws(matrix))
+    hits, predicted, true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    precision = [wilson(int(hit), int(count)) for hit, count in zip(hits, predicted, strict=True)]
+    recall = [wilson(int(hit), int(count)) for hit, count in zip(hits, true, strict=True)]
+    return headline, {"precision": precision, "recall": recall, "f1": f1}
+
+
+def _from_draws(matrix: NDArray[np.int64], draws: Iterable[NDArray[np.float64]]) -> tuple[Figures, list[Estimate]]:
+    """Return the averages and the F1 of each class (K), with intervals from drawn matrices."""
+    names = list(averages(matrix, matrix))
+
+    def row(drawn: NDArray[Any]) -> NDArray[np.float64]:
+        return np.concatenate([list(averages(drawn, matrix).values()), precision_recall_f1(drawn)[2]])
+
+    found = interval(row(matrix), np.stack([row(drawn) for drawn in draws]))
+    return dict(zip(names, found, strict=False)), found[len(names) :]
+
+
+def _of_groups(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.integer]
+) -> tuple[Figures, dict[str, list[Estimate]]]:
+    """Return the same, and the accuracy, over groups drawn as wholes."""
+    predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
+    counts = confusion_matrix(predicted, labels, count)
+    names = ["accuracy", *averages(counts, counts)]
+
+    def row(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        drawn = confusion_matrix(predicted, labels, count, weights)
+        share = [np.trace(drawn) / drawn.sum()]
+        return np.concatenate([share, list(averages(drawn, counts).values()), *precision_recall_f1(drawn)])
+
+    found = bootstrap(row, labels, groups, width=count)
+    by_class = [found[start : start + count] for start in range(len(names), len(found), count)]
+    headline = dict(zip(names, found, strict=False))
+    headline["accuracy"] = _of_few_groups(headline["accuracy"], len(np.unique(groups)))
+    return headline, dict(zip(("precision", "recall", "f1"), by_class, strict=True))
+
+
+def _of_few_groups(figure: Estimate, groups: int) -> Estimate:
+    """Return a share of right answers that no draw has changed with the interval of as many rows as groups."""
+    if figure.low < figure.high:
+        return figure
+    alone = wilson(round(figure.value * groups), groups)
+    return Estimate(figure.value, min(alone.low, figure.value), max(alone.high, figure.value))
+
+
+def _of_rows(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: Groups
+) -> tuple[Figures, dict[str, list[Estimate]]]:
+    """Return the means over rows and over classes, and each class's figures, of the probabilities."""
+    losses, squares = row_log_loss(probabilities, labels), row_brier(probabilities, labels)
+    ranking, count = Ranking(probabilities, labels), probabilities.shape[1]
+    pictures = np.bincount(labels, minlength=count)
+    present = np.flatnonzero((pictures > 0) & (pictures < len(labels)))
+
+    def row(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        means = [np.average(values, weights=weights) for values in (losses, squares)]
+        parts = [ranking.roc_auc(weights), ranking.average_precision(weights)]
+        return np.concatenate(
+            [means, [np.nanmean(part[present]) if len(present) else np.nan for part in parts], *parts]
+        )
+
+    found = bootstrap(row, labels, groups, width=4 * count)
+    names = ("log_loss", "brier", "macro_roc_auc", "macro_average_precision")
+    headline = {name: figure for name, figure in zip(names, found, strict=False) if np.isfinite(figure.value)}
+    start = len(names)
+    return headline, {"roc_auc": found[start : start + count], "average_precision": found[start + count :]}
+
+
+def _top5(probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: Groups) -> Estimate:
+    hits = top_k_hits(probabilities, labels, 5)
+    if groups is None:
+        return wilson(int(hits.sum()), len(hits))
+    found = bootstrap(lambda weights: np.array([np.average(hits, weights=weights)]), labels, groups)[0]
+    return _of_few_groups(found, len(np.unique(groups)))
