@@ -112,8 +112,14 @@ def _with_parts(samples: Samples, parts: dict[str, list[str]], model: Judged) ->
 def check_same_test(model: Judged, other: Judged, data: Labelled, progress: Progress) -> None:
     """Make sure that `other` was tested on `data`, the test pictures of `model`, by pixels and labels.
 
-    Raises `CannotCompare` if not, or as `tested_source`.
+    Raises `CannotCompare` if not, or if arrays have changed since, or as `tested_source`.
     """
+    rows_by_place = not isinstance(data.found.samples.pictures, Files)
+    if rows_by_place and data.found.fingerprint != model.classifier.facts.get("fingerprint"):
+        raise CannotCompare(
+            f"The pictures of {data.found.samples.title} have changed since {model.name} was trained: give some "
+            "by --on."
+        )
     samples = load_source(tested_source(other, progress), progress)
     rows = np.flatnonzero(samples.preset == TEST)
     digests = map_in_order(lambda row: pixel_digest(samples.pictures.picture(row)), rows.tolist())
