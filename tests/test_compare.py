@@ -85,7 +85,7 @@ def test_an_unknown_class_is_an_error_that_names_it(runs, new_pictures):
     with pytest.raises(UnknownClass, match=r"pictures of 'digt 2', which .*Did you mean 'digit 2'\?"):
         tellapart.evaluate_on(runs / "a", (pixels, np.where(names == "digit 2", "digt 2", names)))
     narrow = replace(tellapart.load(runs / "a"), classes=("digit 0", "digit 1", "b"))
-    with pytest.raises(UnknownClass, match="pictures of 'digit 2', which .* does not tell"):
+    with pytest.raises(UnknownClass, match=r"pictures of 'digit 2', which .* does not tell"):
         tellapart.compare(runs / "a", narrow, (pixels, names))
 
 
