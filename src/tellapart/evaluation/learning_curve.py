@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from tellapart.errors import WrongInput
 from tellapart.metrics import Estimate
@@ -27,7 +28,7 @@ _HARDLY = 0.005  # a gain that is surely below half a point is not worth collect
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `pictures` training pictures would bring: the accuracy, and its gain over that of now; 0 to 1."""
+    """What `pictures` training pictures would bring: the accuracy, and its gain over that measured now, as shares."""
 
     pictures: int
     accuracy: Estimate
@@ -39,7 +40,7 @@ class LearningCurve:
     """Accuracy by the number of training pictures, and what twice and four times as many would bring.
 
     sizes, accuracies: (J,) training pictures, and accuracy on the validation pictures, the mean over seeds. floor,
-    scale, exponent: of the error, floor + scale * n ** -exponent. twice, four_times: forecasts by that law.
+    scale, exponent: of the error that fits best, floor + scale * n ** -exponent. twice, four_times: forecasts.
     """
 
     sizes: tuple[int, ...]
@@ -88,29 +89,30 @@ def learning_curve(
     train_features: (N, F). train_labels: (N,), of at least 2 classes. validation_features: (V, F). validation_labels:
     (V,). The parts are nested and hold each class in its share. The error is taken to be a + b n^-c (Hestness et al.
     2017, "Deep learning scaling is predictable, empirically", section 2; Viering and Loog 2021, "The shape of learning
-    curves", section 4). The intervals (95 %) are those of resampled validation pictures and orders of the training
-    pictures; each resample also leaves out none, one or two of the smallest parts, as it is not known where the law
-    begins to hold.
+    curves", section 4). Forecasts are the median and the middle 95 % of resamples of the validation pictures, of the
+    orders of the training pictures, and of the luck with them. Each resample also leaves out none, one or two of the
+    smallest parts, and every other one takes the floor to be 0: where the law begins to hold, and whether the error has
+    a floor, cannot be seen from so few sizes.
 
     Returns None where there is too little to tell: fewer than 20 validation pictures, or so few training pictures that
     their parts have fewer than 4 different sizes. Raises `WrongInput` for arrays that do not fit together.
     """
     _check(train_features, train_labels, validation_features, validation_labels)
     orders = [_stratified_shares(train_labels, np.random.default_rng([seed, number])) for number in range(_SEEDS)]
-    shares = _different_shares(orders[0])
+    shares = np.unique(orders[0])  # those whose parts are not of one size
     if len(shares) < _FEWEST_SIZES or len(validation_labels) < _FEWEST_VALIDATION:
         return None
     sizes = np.array([(orders[0] <= share).sum() for share in shares])  # J, alike for all orders
     inputs, validation_inputs = _standardised(train_features, validation_features)
     wrong = np.empty((_SEEDS, len(sizes), len(validation_labels)), np.float32)  # S J V
-    for size, share in enumerate(shares):
+    # The products are small: on a busy machine two threads that wait for each other took 30 times as long as one.
+    with threadpool_limits(1, "blas"):
+        model = _fit(inputs, train_labels)
+        wrong[:, -1] = model.predict(validation_inputs) != validation_labels  # all pictures, whatever their order
         for number, order in enumerate(orders):
-            rows = order <= share
-            if number and rows.all():
-                wrong[number, size] = wrong[0, size]  # all pictures: the order does not matter
-                continue
-            model = _fit(inputs[rows], train_labels[rows])
-            wrong[number, size] = model.predict(validation_inputs) != validation_labels
+            for size, share in enumerate(shares[:-1]):
+                model = _fit(inputs[order <= share], train_labels[order <= share])
+                wrong[number, size] = model.predict(validation_inputs) != validation_labels
     return _extend(sizes, wrong, np.random.default_rng([seed, _SEEDS]))
 
 
@@ -140,17 +142,13 @@ def _stratified_shares(labels: NDArray[np.integer], random: np.random.Generator)
     return found
 
 
-def _different_shares(order: NDArray[np.float64]) -> list[float]:
-    """Return the shares whose parts are not of the same size as the one before."""
-    return sorted(set(order.tolist()))
-
-
 def _standardised(
     train: NDArray[np.floating], other: NDArray[np.floating]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bring features to zero mean and unit deviation on the training pictures, and rows to a length of about 1."""
-    mean, width = train.mean(axis=0), np.sqrt(train.shape[1])
-    deviation = train.std(axis=0) * width + 1e-6
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    # A feature that hardly ever speaks in training must not shout in validation.
+    deviation = np.maximum(deviation, 0.01 * deviation.mean() + 1e-12) * np.sqrt(train.shape[1])
     return ((train - mean) / deviation).astype(np.float32), ((other - mean) / deviation).astype(np.float32)
 
 
@@ -162,40 +160,64 @@ def _fit(inputs: NDArray[np.float32], labels: NDArray[np.integer]) -> LogisticRe
 
 def _extend(sizes: NDArray[np.int64], wrong: NDArray[np.float32], random: np.random.Generator) -> LearningCurve:
     """Fit the law to wrong answers (S, J, V), and to resamples of them, and read off what more pictures would bring."""
-    seeds, count, pictures = wrong.shape
+    count, pictures = wrong.shape[1:]
     relative = sizes / sizes[-1]  # J
     errors = wrong.mean(axis=(0, 2))  # J
     weights = pictures / (errors * (1 - errors) + 1 / pictures)  # J, inverse variance of a share
-    picked = random.multinomial(pictures, np.full(pictures, 1 / pictures), _RESAMPLES) / pictures  # R V
-    mixed = random.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES) / seeds  # R S
-    drawn = np.einsum("rs,rsj->rj", mixed, np.einsum("rv,sjv->rsj", picked, wrong, optimize=True))
+    drawn = _resampled_errors(wrong, random)  # R J
+    lucky = random.normal(1, _luck(relative, wrong.mean(axis=2)), drawn.shape)
     begins = random.integers(0, count - 2, _RESAMPLES)  # at least three parts stay
     kept = weights * (np.arange(count) >= begins[:, None])  # R J
-    measured, resampled = _fit_law(relative, errors[None], weights[None]), _fit_law(relative, drawn, kept)
-    floor, scale, exponent = measured[0].tolist()
+    highest_floor = np.where(random.random(_RESAMPLES) < 0.5, 0, np.inf)
+    laws = _fit_law(relative, (drawn * lucky).clip(0, 1), kept, highest_floor)
+    floor, scale, exponent = _fit_law(relative, errors[None], weights[None], np.array([np.inf]))[0].tolist()
     return LearningCurve(
         tuple(sizes.tolist()),
         tuple((1 - errors).tolist()),
         floor,
         scale * float(sizes[-1]) ** exponent,
         exponent,
-        *(_forecast(int(sizes[-1]), times, measured, resampled) for times in (2, 4)),
+        *(_forecast(int(sizes[-1]), times, drawn[:, -1], laws) for times in (2, 4)),
     )
 
 
-def _forecast(now: int, times: int, measured: NDArray[np.float64], resampled: NDArray[np.float64]) -> Forecast:
-    """Return what `times` as many pictures would bring by the law measured (1, 3) and its resamples (R, 3)."""
-    error, errors = _error(measured, times)[0], _error(resampled, times)
-    gain, gains = _error(measured, 1)[0] - error, _error(resampled, 1) - errors
-    return Forecast(times * now, _estimate(1 - error, 1 - errors), _estimate(gain, gains))
+def _resampled_errors(wrong: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float64]:
+    """Return errors (R, J) of wrong answers (S, J, V) with seeds and validation pictures drawn with replacement."""
+    seeds, _, pictures = wrong.shape
+    picked = random.multinomial(pictures, np.full(pictures, 1 / pictures), _RESAMPLES) / pictures  # R V
+    mixed = random.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES) / seeds  # R S
+    errors: NDArray[np.float64] = np.einsum("rs,rsj->rj", mixed, np.einsum("rv,sjv->rsj", picked, wrong, optimize=True))
+    return errors
+
+
+def _luck(relative: NDArray[np.float64], errors: NDArray[np.float32]) -> float:
+    """Return how far the error strays, relative to itself, with which pictures happened to be there for training.
+
+    All orders draw on the same pictures, so what their parts (S, J) tell is scaled up as in sampling without
+    replacement (Cochran 1977, "Sampling techniques", section 2.5): a part of share s varies by (1 - s) / s of it.
+    """
+    shares, mean = relative[:-1], errors.mean(axis=0)[:-1]
+    strays = errors.var(axis=0, ddof=1)[:-1] / np.maximum(mean, 1e-6) ** 2
+    return float(np.sqrt((strays * shares / (1 - shares)).mean()))
+
+
+def _forecast(now: int, times: int, errors: NDArray[np.float64], laws: NDArray[np.float64]) -> Forecast:
+    """Return what `times` as many pictures would bring, by resamples of the error now (R,) and of the law (R, 3)."""
+    floor, scale, exponent = laws.T
+    then = floor + scale * float(times) ** -exponent
+    return Forecast(times * now, _estimate(1 - then), _estimate(errors - then))
 
 
 def _fit_law(
-    relative: NDArray[np.float64], errors: NDArray[np.float64], weights: NDArray[np.float64]
+    relative: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    highest_floor: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Fit floor + scale * relative ** -exponent to errors (R, J) by least squares, with weights (R, J); return (R, 3).
 
-    Given the exponent the two others have a closed form, held at 0 or above, so all exponents of a grid are tried.
+    Given the exponent the two others have a closed form, with the floor held from 0 to `highest_floor` (R,) and the
+    scale at 0 or above; so all exponents of a grid are tried.
     """
     total = weights.sum(axis=1)  # R
     mean = (weights * errors).sum(axis=1) / total
@@ -205,10 +227,8 @@ def _fit_law(
         centre = weights @ power / total
         spread = (weights * (power - centre[:, None]) ** 2).sum(axis=1)
         slope = (weights * (power - centre[:, None]) * errors).sum(axis=1) / spread
-        through_zero = (weights * power * errors).sum(axis=1) / (weights @ power**2)
-        no_floor = slope * centre > mean
-        scale = np.where(no_floor, through_zero, np.maximum(slope, 0))
-        floor = np.where(no_floor, 0, mean - scale * centre)
+        floor = (mean - np.maximum(slope, 0) * centre).clip(0, highest_floor)
+        scale = ((weights * power * (errors - floor[:, None])).sum(axis=1) / (weights @ power**2)).clip(0)
         cost = (weights * (floor[:, None] + scale[:, None] * power - errors) ** 2).sum(axis=1)
         better = cost < best_cost
         best[better] = np.stack([floor, scale, np.full(len(floor), exponent)], axis=1)[better]
@@ -216,13 +236,6 @@ def _fit_law(
     return best
 
 
-def _error(law: NDArray[np.float64], times: int) -> NDArray[np.float64]:
-    """Return the error (R,) of each law (R, 3) at so many times the pictures of now."""
-    floor, scale, exponent = law.T
-    errors: NDArray[np.float64] = floor + scale * float(times) ** -exponent
-    return errors
-
-
-def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+def _estimate(draws: NDArray[np.float64]) -> Estimate:
+    low, value, high = np.quantile(draws, [0.025, 0.5, 0.975])
+    return Estimate(float(value), float(low), float(high))
