@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tellapart.data.sources import load_source
     from tellapart.describe import describe
     from tellapart.errors import TellapartError
+    from tellapart.evaluation.compare import Comparison, compare
+    from tellapart.evaluation.on_source import Evaluation, evaluate_on
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
     from tellapart.recipe import Recipe
@@ -28,13 +30,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "Audit": "tellapart.data.audit",
     "Classifier": "tellapart.classifier",
+    "Comparison": "tellapart.evaluation.compare",
+    "Evaluation": "tellapart.evaluation.on_source",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",
     "Run": "tellapart.run",
     "Samples": "tellapart.data.samples",
     "TellapartError": "tellapart.errors",
     "audit": "tellapart.data.audit",
+    "compare": "tellapart.evaluation.compare",
     "describe": "tellapart.describe",
+    "evaluate_on": "tellapart.evaluation.on_source",
     "load": "tellapart.classifier",
     "load_source": "tellapart.data.sources",
     "train": "tellapart.pipeline",
@@ -44,13 +50,17 @@ _NEED_TRAIN_EXTRA = ("torch", "safetensors", "sklearn", "scipy", "matplotlib", "
 __all__ = [
     "Audit",
     "Classifier",
+    "Comparison",
+    "Evaluation",
     "Prediction",
     "Recipe",
     "Run",
     "Samples",
     "TellapartError",
     "audit",
+    "compare",
     "describe",
+    "evaluate_on",
     "load",
     "load_source",
     "train",

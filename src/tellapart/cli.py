@@ -12,7 +12,17 @@ import typer
 import tellapart
 from tellapart.errors import Interrupted, TellapartError, UnreadableImage, printable
 from tellapart.progress import TerminalProgress
-from tellapart.terminal import print_audit, print_csv, print_json, print_models, print_run, print_summary, print_table
+from tellapart.terminal import (
+    print_audit,
+    print_comparison,
+    print_csv,
+    print_evaluation,
+    print_json,
+    print_models,
+    print_run,
+    print_summary,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from tellapart.run import Run
@@ -27,6 +37,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SourceArgument = Annotated[
     str, typer.Argument(help="Folder, manifest (.csv, .parquet), .npz, IDX or CIFAR folder, or a name such as digits.")
+]
+ModelArgument = Annotated[
+    str, typer.Argument(help="Classifier file, run folder, or a pretrained network such as efficientnet_lite0.")
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; may be repeated.")
@@ -132,9 +145,7 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[
-        str, typer.Argument(help="Classifier file, run folder, or a pretrained network such as efficientnet_lite0.")
-    ],
+    model: ModelArgument,
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Pictures, folders, or patterns such as '*.jpg'.")
     ],
@@ -148,9 +159,37 @@ def predict(
     classifier = tellapart.load(model, TerminalProgress())
     results = classifier.predict_many(_pictures(paths), top)
     failed = print_json(results) if json_output else print_csv(results) if csv_output else print_table(results)
-    if failed:
-        print(f"{failed} of the files cannot be read.", file=sys.stderr)
-        raise typer.Exit(1)
+    _end_badly_if(failed)
+
+
+@app.command()
+def evaluate(model: ModelArgument, source: SourceArgument, json_output: Json = False) -> None:
+    """Judge a classifier on new labelled pictures; classes are matched by name."""
+    found = tellapart.evaluate_on(model, source, TerminalProgress())
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_evaluation(found)
+    _end_badly_if(found.unreadable)
+
+
+@app.command()
+def compare(
+    model_a: ModelArgument,
+    model_b: ModelArgument,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Labelled pictures; the test part that two runs share if not given."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Tell whether one of two classifiers is better, on the same pictures, and where they differ."""
+    found = tellapart.compare(model_a, model_b, on, TerminalProgress())
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_comparison(found)
+    _end_badly_if(found.unreadable)
 
 
 @app.command()
@@ -214,6 +253,13 @@ def demo(
     print("What to run next:")
     print("  tellapart train FOLDER         on your own pictures, one folder for each class")
     print(f"  tellapart predict {model} PICTURE...")
+
+
+def _end_badly_if(unreadable: int) -> None:
+    """End with code 1, after the results, if there were files that could not be read."""
+    if unreadable:
+        print(f"{unreadable} of the files cannot be read.", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _head(text: str | None) -> str | list[int] | None:

@@ -6,7 +6,9 @@ and exits with code 1; a program catches `TellapartError` or one of the classes 
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_LISTED = 5  # names in a message
 
 
 class TellapartError(Exception):
@@ -40,6 +42,10 @@ class DownloadFailed(TellapartError):
 
 class UnsafeArchive(TellapartError):
     """An archive holds a member that does not belong inside the folder it is extracted to."""
+
+
+class UnknownClass(BadSource):
+    """Pictures that a classifier is judged on carry a label that it does not tell."""
 
 
 class TooManyUnreadable(TellapartError):
@@ -110,6 +116,10 @@ class WrongVersionClassifierFile(BadClassifierFile):
     """A classifier file was written in a format version that this release does not read."""
 
 
+class CannotCompare(TellapartError):
+    """Two classifiers cannot be judged on the same pictures."""
+
+
 class RanksDisagree(TellapartError):
     """The processes that train together were started with different data, recipes or releases."""
 
@@ -139,3 +149,9 @@ def printable(name: str) -> str:
         c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
         for c in decoded
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few names, quoted and printable, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(f"'{printable(name)}'" for name in names[:_LISTED]) + more

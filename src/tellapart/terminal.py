@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tellapart.data.audit import Audit
+    from tellapart.evaluation.compare import ClassChange, Comparison
+    from tellapart.evaluation.on_source import Evaluation
     from tellapart.models.facts import Facts
     from tellapart.models.summary import Summary
     from tellapart.prediction import Prediction, Unreadable
@@ -107,21 +109,85 @@ def _print_list(title: str, lines: list[str]) -> None:
 
 def print_run(run: "Run") -> None:
     """Print the test figures of a run, and where its files are."""
-    test = run.metrics["test"]
+    console = _console()
+    console.print(_figures(run.metrics["test"], "test"))
+    console.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+    console.print(f"Classifier: {run.directory / 'model.safetensors'}", markup=False, soft_wrap=True)
+
+
+def _figures(metrics: dict[str, Any], title: str) -> Table:
+    """Return the headline figures of one part as a table."""
     names = {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
     table = Table(box=None, pad_edge=False)
-    for column in (f"test ({test['pictures']} pictures)", "", "95 % interval"):
+    for column in (f"{title} ({metrics['pictures']} pictures)", "", "95 % interval"):
         table.add_column(column)
     for key, name in names.items():
-        if key in test:
-            figure = test[key]
+        if key in metrics:
+            figure = metrics[key]
             form = "{:.3f}" if key == "log_loss" else "{:.1%}"
             interval = f"{form.format(figure['low'])} to {form.format(figure['high'])}"
             table.add_row(name, form.format(figure["value"]), interval)
+    return table
+
+
+def print_evaluation(found: "Evaluation") -> None:
+    """Print the figures of a classifier on new pictures: headline, the weakest classes, and what to know of them."""
     console = _console()
+    console.print(f"{found.model} on {found.source}", markup=False)
+    console.print(_figures(found.metrics, found.part))
+    shown = {name: figures for name, figures in found.metrics["classes"].items() if figures["pictures"]}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for column in ("pictures", "recall", "precision"):
+        table.add_column(column, justify="right")
+    weakest = sorted(shown.items(), key=lambda item: item[1]["recall"]["value"])
+    for name, figures in weakest[:_SHOWN]:
+        shares = (f"{figures[kind]['value']:.1%}" for kind in ("recall", "precision"))
+        table.add_row(_plain(printable(name)), f"{figures['pictures']:,}", *shares)
     console.print(table)
-    console.print(f"Report: {run.report}", markup=False, soft_wrap=True)
-    console.print(f"Classifier: {run.directory / 'model.safetensors'}", markup=False, soft_wrap=True)
+    if len(shown) > _SHOWN:
+        console.print(f"These are the weakest {_SHOWN} of {len(shown)} classes (--json has all).", markup=False)
+    _print_list("Classes without a picture here", [printable(name) for name in found.lacking])
+    _print_left_out(found)
+
+
+def print_comparison(found: "Comparison") -> None:
+    """Print what tells two classifiers apart: accuracies, verdict, changed classes, flipped pictures."""
+    console = _console()
+    table = Table(box=None, pad_edge=False)
+    for column in (f"{found.part} ({found.paired.pictures} pictures of {found.source})", "accuracy", "95 % interval"):
+        table.add_column(_plain(column), overflow="fold")
+    rows = (("A", found.model_a, found.accuracy_a), ("B", found.model_b, found.accuracy_b))
+    for letter, name, share in rows:
+        table.add_row(_plain(f"{letter}: {name}"), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")
+    console.print(table)
+    console.print(found.verdict, markup=False)
+    console.print(
+        f"Only A is right on {found.paired.only_a}, only B on {found.paired.only_b} "
+        f"(McNemar's exact test: p = {found.paired.p_value:.2g}).",
+        markup=False,
+    )
+    changed = [change for change in found.classes if change.changed]
+    _print_list("Classes that changed", [f"{printable(c.name)}: {_change(c)}" for c in changed])
+    _print_list(
+        "Pictures that A and B name differently",
+        [f"{f.path} ({printable(f.label)}): A {printable(f.a)}, B {printable(f.b)}" for f in found.flips],
+    )
+    _print_left_out(found)
+
+
+def _change(change: "ClassChange") -> str:
+    difference = change.paired.difference
+    return (
+        f"recall {change.recall_a.value:.1%} to {change.recall_b.value:.1%}, {100 * difference.value:+.1f} points "
+        f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {change.paired.pictures} pictures"
+    )
+
+
+def _print_left_out(found: "Evaluation | Comparison") -> None:
+    _print_list("Left out", [f"{left['path']}: {left['reason']}" for left in found.excluded])
+    for warning in found.warnings:
+        _console().print("Note: " + warning, markup=False)
 
 
 def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], pretrained: set[str]) -> None:

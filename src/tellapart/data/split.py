@@ -1,5 +1,6 @@
 """`Samples` -> `Splits`: stratified, seeded, and honest: no group and no picture stands in two parts."""
 
+import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from tellapart.data.audit import Audit
 from tellapart.data.duplicates import clusters
 from tellapart.data.manifest import write_manifest
 from tellapart.data.samples import PARTS, TEST, TRAIN, VALIDATION, Files, Samples, Skipped
-from tellapart.errors import CannotSplit, LeakedSplit
+from tellapart.errors import BadManifest, CannotSplit, LeakedSplit, printable
 from tellapart.recipe import DataRecipe
 
 Rows = NDArray[np.int64]
@@ -65,6 +66,21 @@ def write_splits(path: Path, samples: Samples, splits: Splits) -> None:
             rows.append((row, record))
     columns = ["path", "label", *(["group"] if samples.groups is not None else []), "split"]
     write_manifest(path, [record for _, record in sorted(rows, key=lambda item: item[0])], columns)
+
+
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """Return what `write_splits` saved as the path of each picture, by the names in `PARTS`; raises `BadManifest`."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = [(row["split"], row["path"]) for row in csv.DictReader(file)]
+        found: dict[str, list[str]] = {part: [] for part in PARTS}
+        for part, name in rows:
+            found[part].append(name)
+    except (OSError, KeyError, csv.Error) as error:
+        raise BadManifest(
+            f"{printable(str(path))} is not the split that a run saved: use the original file."
+        ) from error
+    return found
 
 
 def _reference(samples: Samples, row: int, folder: Path) -> str:

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.errors import BadRecipe, printable
+from tellapart.errors import BadRecipe, listed
 from tellapart.models.network import Network
 from tellapart.preprocess import Preprocess, PreprocessSettings, grey
 from tellapart.recipe import TrainingRecipe
-
-_LISTED = 5  # class names in a message
 
 
 class Teacher:
@@ -62,11 +60,6 @@ def matching_columns(student: Sequence[str], teacher: Sequence[str]) -> list[int
     """
     lacking, surplus = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
     if lacking or surplus:
-        said = [f"lacks {_names(lacking)}"] * bool(lacking) + [f"knows {_names(surplus)} besides"] * bool(surplus)
+        said = [f"lacks {listed(lacking)}"] * bool(lacking) + [f"knows {listed(surplus)} besides"] * bool(surplus)
         raise BadRecipe(f"The teacher must tell the same classes as the pictures, but it {' and '.join(said)}.")
     return [list(teacher).index(name) for name in student]
-
-
-def _names(classes: Sequence[str]) -> str:
-    more = f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else ""
-    return ", ".join(f"'{printable(name)}'" for name in classes[:_LISTED]) + more
