@@ -3,7 +3,8 @@
 A heat map says which places raised the logit of one class, as seen by the last layer that still has places. It is no
 proof of what the network "looks at": it is coarse (that layer has a few cells a side), it is scaled for each picture,
 and some methods give much the same map for a network with random weights (Adebayo et al. 2018, "Sanity checks for
-saliency maps", which Grad-CAM passes).
+saliency maps", which Grad-CAM passes). Strided convolutions also move the centres of the cells, so that places are
+right to about half a cell.
 
 Letters: N pictures, S the network's input size, C channels and M the side of the layer's maps, F features.
 """
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,7 +121,7 @@ def nearest(
 
 
 def overlay(picture: Picture, heat: NDArray[np.float32]) -> Picture:
-    """Return a picture (H, W, 3) with heat in 0..1 laid over all of it: the hotter, the more colour.
+    """Return a picture (H, W, 3) in grey with heat in 0..1 laid over all of it: the hotter, the more colour.
 
     heat: (H, W), or smaller or larger and then stretched to it. A map of the network's square fits the resized
     picture; for the original one, bring it there first by `on_original`.
@@ -128,7 +130,8 @@ def overlay(picture: Picture, heat: NDArray[np.float32]) -> Picture:
     stretched = _stretched(heat, height, width).clip(0, 1)
     colours = np.asarray(colormaps[_COLOURS](stretched, bytes=True))[..., :3]  # H W 3
     share = _OPACITY * stretched[..., None]
-    blended: Picture = (picture * (1 - share) + colours * share).round().astype(np.uint8)
+    grey = np.asarray(Image.fromarray(picture).convert("L"))[..., None]  # its own colours would be taken for heat
+    blended: Picture = (grey * (1 - share) + colours * share).round().astype(np.uint8)
     return blended
 
 
