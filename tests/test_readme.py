@@ -23,9 +23,11 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in ROOT.glob("docs/*.md")))
-def test_python_of_the_documents_runs(page):
+def test_python_of_the_documents_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}  # a block may go on with what one before it made
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S):
-        exec(compile(block, page, "exec"), {})
+        exec(compile(block, page, "exec"), names)
 
 
 def test_commands_named_in_the_documents_exist():

@@ -76,6 +76,18 @@ class WrongInput(TellapartError):
     """A network was given images of a shape that it cannot take."""
 
 
+class CannotExplain(TellapartError):
+    """What a heat map, or a search for the nearest pictures, was asked of does not fit, or the network has no map."""
+
+
+class CannotSlice(TellapartError):
+    """The columns to slice the test by do not fit its rows."""
+
+
+class CannotCorrupt(TellapartError):
+    """Pictures cannot be corrupted as asked, to measure what that costs."""
+
+
 class BadLayers(TellapartError):
     """A network described layer by layer does not fit together; the message names the layer."""
 

@@ -76,6 +76,39 @@ class PreprocessSettings:
         )
 
 
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels, from its top left corner."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        """The rows of pixels it covers."""
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """The columns of pixels it covers."""
+        return slice(self.left, self.left + self.width)
+
+
+def placement(settings: PreprocessSettings, height: int, width: int) -> tuple[Box, Box]:
+    """Return which box of a picture (H, W) the network sees, and the box of its square (S, S) where that is shown."""
+    size = settings.size
+    source, target = Box(0, 0, height, width), Box(0, 0, size, size)
+    if settings.resize == "crop":
+        side = max(1, round(settings.crop_share * min(height, width)))
+        source = _middle(height, width, side, side)
+    elif settings.resize == "pad":
+        scale = size / max(height, width)
+        target = _middle(size, size, max(1, round(height * scale)), max(1, round(width * scale)))
+    return source, target
+
+
 class Preprocess(nn.Module):
     """uint8 pictures of any size -> the network's normalised float input."""
 
@@ -96,18 +129,13 @@ class Preprocess(nn.Module):
             picture = picture.copy()
         # The axis of one is made first and by torch: only then it sees that channels are last, and keeps them so.
         pixels = torch.from_numpy(np.require(picture, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # 1 3 H W
-        height, width = picture.shape[:2]
-        if self.settings.resize == "squash":
-            return _to_array(self._resample(pixels, size, size))
-        if self.settings.resize == "crop":
-            # Crop in the source first, so that a long panorama is not blown up to be thrown away.
-            return _to_array(self._resample(_middle_square(pixels, self.settings.crop_share), size, size))
-        scale = size / max(height, width)
-        inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
-        inner = self._resample(pixels, inner_h, inner_w)
-        top, left = (size - inner_h) // 2, (size - inner_w) // 2
+        source, target = placement(self.settings, *picture.shape[:2])
+        # Cropped in the source first, so that a long panorama is not blown up to be thrown away.
+        inner = self._resample(pixels[:, :, source.rows, source.columns], target.height, target.width)
+        if inner.shape[-2:] == (size, size):
+            return _to_array(inner)
         padded = torch.full((1, size, size, 3), _PAD, dtype=torch.uint8).permute(0, 3, 1, 2)
-        padded[:, :, top : top + inner_h, left : left + inner_w] = inner
+        padded[:, :, target.rows, target.columns] = inner
         return _to_array(padded)
 
     def scale(self, pixels: Tensor) -> Tensor:
@@ -163,11 +191,8 @@ def _as_floats(pixels: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(pixels.shape, np.float32)).copy_(pixels)
 
 
-def _middle_square(pixels: Tensor, share: float) -> Tensor:
-    height, width = pixels.shape[-2:]
-    side = max(1, round(share * min(height, width)))
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[:, :, top : top + side, left : left + side]
+def _middle(height: int, width: int, inner_height: int, inner_width: int) -> Box:
+    return Box((height - inner_height) // 2, (width - inner_width) // 2, inner_height, inner_width)
 
 
 def _to_array(pixels: Tensor) -> NDArray[np.uint8]:
