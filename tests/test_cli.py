@@ -36,7 +36,9 @@ def trained(tmp_path_factory):
 def test_train_writes_the_run_and_tells_what_it_does(trained):
     root, printed, messages = trained
     run = root / "runs" / "pictures"
-    expected = "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html report.json"
+    expected = (
+        "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html report.json"
+    )
     assert sorted(p.name for p in run.iterdir()) == [*expected.split(), "run.json", "split.csv"]
     assert printed["metrics"] == json.loads((run / "metrics.json").read_text())
     assert {"value", "low", "high"} == printed["metrics"]["test"]["accuracy"].keys()

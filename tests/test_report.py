@@ -116,13 +116,13 @@ def test_page_prints(run, browser, tmp_path):
 def test_report_json_says_what_the_page_shows(any_run):
     found = json.loads((any_run.directory / "report.json").read_text(encoding="utf-8"))
     assert found["metrics"] == any_run.metrics
-    assert found["wrong"] == round((1 - found["metrics"]["test"]["accuracy"]["value"]) * found["pictures"]["test"])
+    assert found["wrong"] == round((1 - found["metrics"]["test"]["accuracy"]["value"]) * found["split"]["test"])
     assert len(found["mistakes"]) == min(24, found["wrong"])
     matrix = np.array(found["metrics"]["test"]["confusion_matrix"])
     np.fill_diagonal(matrix, 0)
     assert [pair["times"] for pair in found["confused"]] == sorted(matrix[matrix > 0], reverse=True)[:6]
     assert found["sets"]["coverage"] == 0.95
-    assert sum(found["sets"]["sizes"].values()) == found["pictures"]["test"]
+    assert sum(found["sets"]["sizes"].values()) == found["split"]["test"]
     assert {each["kind"] for each in found["robustness"]} >= {"noise", "blur", "rotation"}
     assert {each["column"] for each in found["slices"]} >= {"brightness", "sharpness"}
 

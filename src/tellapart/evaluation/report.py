@@ -23,11 +23,15 @@ _SMALL = 112  # pixels of a picture beside another
 
 @dataclass(frozen=True)
 class Findings:
-    """What the report tells of: the data, the split, the course of training, the test, and how it was made."""
+    """What the report tells of: the data, the split, the course of training, the test, and how it was made.
+
+    splits: None for pictures that come from elsewhere than those of training; then there is no history. metrics: of
+    the part "test", and of "validation" in a run.
+    """
 
     title: str
     found: Audit
-    splits: Splits
+    splits: Splits | None
     history: Sequence[dict[str, Any]]
     metrics: dict[str, Any]
     examination: Examination
@@ -35,11 +39,9 @@ class Findings:
 
     def to_json(self) -> str:
         """Return `report.json`: what the page shows, but for pictures."""
-        parts = {name: len(rows) for name, rows in zip(PARTS, self.splits.parts(), strict=True)}
         content = {
             "title": self.title,
-            "pictures": parts,
-            "split": self.splits.rule,
+            "split": self._split(),
             "audit": self.found.to_json(),
             "history": list(self.history),
             "metrics": self.metrics,
@@ -47,6 +49,12 @@ class Findings:
             "facts": self.facts,
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def _split(self) -> dict[str, Any] | None:
+        if self.splits is None:
+            return None
+        parts = {name: len(rows) for name, rows in zip(PARTS, self.splits.parts(), strict=True)}
+        return {"rule": self.splits.rule, **parts}
 
 
 def render(findings: Findings) -> str:
@@ -66,17 +74,16 @@ def render(findings: Findings) -> str:
         "picture": _picture,
     }
     script = environment.get_template("report.js").render()
-    samples, examination = findings.found.samples, findings.examination
+    test, examination = findings.metrics["test"], findings.examination
     return environment.get_template("report.html").render(
         title=findings.title,
-        samples=samples,
+        samples=findings.found.samples,
         found=findings.found,
-        excluded=findings.found.excluded() + list(findings.splits.dropped),
+        excluded=findings.found.excluded() + list(findings.splits.dropped if findings.splits else ()),
         splits=findings.splits,
-        test=findings.metrics["test"],
-        validation=findings.metrics["validation"],
+        test=test,
         curves=plots.learning_curves(list(findings.history)) if findings.history else "",
-        confusion=plots.confusion(np.array(findings.metrics["test"]["confusion_matrix"]), samples.classes),
+        confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
         calibration=plots.calibration(examination.before, examination.after),
         corruptions=plots.corruptions(examination.robustness),
         examination=examination,
