@@ -240,12 +240,14 @@ class _Training:
     def _finish(self, classifier: Classifier, validation: Part, test: Part, history: History) -> None:
         """Open the test rows, once; write the figures, the report and the classifier."""
         probabilities = classifier.of_pixels(test.pixels)
+        samples, classes = self.prepared.found.samples, classifier.classes
+        told = {"validation": (validation, classifier.of_pixels(validation.pixels)), "test": (test, probabilities)}
         metrics = {
-            "validation": evaluate(classifier.of_pixels(validation.pixels), validation.labels, classifier.classes),
-            "test": evaluate(probabilities, test.labels, classifier.classes),
+            name: evaluate(found, part.labels, classes, samples.groups_of(part.rows))
+            for name, (part, found) in told.items()
         }
         facts = {
-            "title": self.prepared.found.samples.title,
+            "title": samples.title,
             "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
             "fingerprint": self.prepared.found.fingerprint,
             "identity": self.prepared.identity,
@@ -254,7 +256,7 @@ class _Training:
         }
         classifier = replace(classifier, facts=facts)
         shown = {**facts, "temperature": classifier.temperature, "recipe_toml": self._recipe.to_toml()}
-        title = Path(self.prepared.found.samples.title).name or self.prepared.found.samples.title
+        title = Path(samples.title).name or samples.title
         page = render(
             Findings(title, self.prepared.found, self.prepared.splits, history, metrics, probabilities, shown)
         )
