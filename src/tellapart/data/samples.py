@@ -134,9 +134,10 @@ class Samples:
 
     def groups_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32] | None:
         """Return the groups (n,) of rows (n,), or None where no two of them share one."""
-        if self.groups is None or len(np.unique(self.groups[rows])) == len(rows):
+        if self.groups is None:
             return None
-        return self.groups[rows]
+        groups: NDArray[np.int32] = self.groups[rows]
+        return groups if len(np.unique(groups)) < len(rows) else None
 
     def rename_classes(self, names: dict[str, str]) -> "Samples":
         """Return the same rows under other class names, sorted anew; names not given stay."""
