@@ -6,10 +6,10 @@
     python benchmarks/confidence.py --runs FOLDER      # keeps the two trained runs there, and uses them again
 
 intervals: the share of 1,000 simulated test sets whose 95 % interval holds the truth (aim: 93 to 97 %; of the
-calibration error of perfect probabilities, of which the truth is 0, 97.5 % is right). sets: coverage of prediction sets on pictures
-that were not used for them, over 20 divisions (aim: within 1.5 points). calibration: the error before and after the
-temperature (aim: after at most 2 %, never 0.3 points above before). unfamiliar: the area under the ROC curve of the
-distance from the training pictures, known test pictures against strange ones (aim: 0.95 for far ones).
+calibration error of perfect probabilities, of which the truth is 0, 97.5 % is right). sets: coverage of prediction sets
+on pictures that were not used for them, over 20 divisions (aim: within 1.5 points). calibration: the error before and
+after the temperature (aim: after at most 2 %, never 0.3 points above before). unfamiliar: the area under the ROC curve
+of the distance from the training pictures, known test pictures against strange ones (aim: 0.95 for far ones).
 """
 
 import argparse
