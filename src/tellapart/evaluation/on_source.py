@@ -52,7 +52,12 @@ def evaluate_on(model: Model, source: Source, progress: Progress | None = None) 
         judged.name,
         data.found.samples.title,
         data.part,
-        evaluate(data.probabilities(classifier, said), data.labels(classifier), classifier.classes),
+        evaluate(
+            data.probabilities(classifier, said),
+            data.labels(classifier),
+            classifier.classes,
+            data.found.samples.groups_of(data.rows),
+        ),
         data.lacking(classifier),
         tuple(data.excluded()),
         data.unreadable,
