@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+import tellapart
 from folders import QUICK, digit_folder
 from tellapart.data.arrays import from_arrays
 from tellapart.pipeline import train
@@ -78,6 +79,25 @@ def test_report_opens_from_disk_and_asks_for_nothing(any_run, browser, width, sc
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
+    page.close()
+
+
+@pytest.mark.parametrize("model", ["run", "efficientnet_lite0"])
+def test_report_of_other_pictures(run, browser, tmp_path, photos, make_tree, model):
+    if model == "run":
+        model, source = run.directory, digit_folder(tmp_path / "some", 3, 20)
+    else:
+        source = make_tree({"tabby cat": photos[:3], "goldfish": photos[3:6]})
+    tellapart.evaluate_on(model, source, report=tmp_path / "page.html")
+    page = browser.new_page()
+    problems = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert problems == []
+    text = page.inner_text("body")
+    assert "given for this test" in text
+    assert "Learning curves" not in text
+    assert Axe().run(page).violations_count == 0
     page.close()
 
 
