@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -19,6 +21,7 @@ from tellapart.evaluation.examine import Examination, Shown
 from tellapart.evaluation.slices import Slice
 
 _SMALL = 112  # pixels of a picture beside another
+_SIZES = (1, 2, 3, 4, 6, 11, 21, 51, 101, sys.maxsize)  # of prediction sets
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,15 @@ def _interval(figure: dict[str, float | None]) -> str:
     if figure["value"] is None:
         return "\N{EN DASH}"
     return f"{_percent(figure['value'])} ({_points(figure['low'] or 0)}\N{EN DASH}{_points(figure['high'] or 0)})"
+
+
+def _ranges(sizes: dict[int, int]) -> list[tuple[str, int]]:
+    """Return how many sets have how many classes, larger sizes taken together."""
+    found = []
+    for low, high in pairwise(_SIZES):
+        name = str(low) if high == low + 1 else f"{low} to {high - 1}" if high < _SIZES[-1] else f"{low} and more"
+        found.append((name, sum(times for size, times in sizes.items() if low <= size < high)))
+    return [(name, times) for name, times in found if times]
 
 
 def _address(shown: Shown) -> str:
