@@ -75,6 +75,7 @@ def render(findings: Findings) -> str:
         "interval": _interval,
         "address": _address,
         "picture": _picture,
+        "ranges": _ranges,
     }
     script = environment.get_template("report.js").render()
     test, examination = findings.metrics["test"], findings.examination
