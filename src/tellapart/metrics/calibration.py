@@ -78,8 +78,8 @@ def calibration_error(found: Reliability) -> Estimate:
     under which it would not be surprising: a test inverted, as Wilson's is. How the error is spread over the bins is
     taken from a parabola through the gaps. With a gap that chance explains, the value is 0.
 
-    Where mistakes are rare the mean absolute gap is not a normal one's: chance adds at most 2 p (1 - p), as for a single
-    answer of probability p.
+    Where mistakes are rare the mean absolute gap is not a normal one's: chance adds at most 2 p (1 - p), as for a
+    single answer of probability p.
     """
     shape = _shape(found)
 
