@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
+from tellapart.errors import WrongInput
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.metrics import (
     accuracy,
@@ -213,6 +214,52 @@ def test_one_class_alone_has_no_ranking():
     found = evaluated(np.random.default_rng(0).dirichlet([1, 1], 20), np.zeros(20, np.int64))
     assert "macro_roc_auc" not in found
     json.dumps(found, allow_nan=False)
+
+
+@st.composite
+def extremes(draw):
+    """What is at the edge: one row, two classes or a thousand, all right, all wrong, certainty, ties."""
+    count, rows = draw(st.sampled_from([2, 3, 7, 1000])), draw(st.sampled_from([1, 2, 5, 40]))
+    random = np.random.default_rng(draw(st.integers(0, 100)))
+    labels = random.integers(0, draw(st.sampled_from([1, count])), rows)
+    answers = (
+        labels + draw(st.sampled_from([np.zeros(rows, int), np.ones(rows, int), random.integers(0, 2, rows)]))
+    ) % count
+    certain = np.eye(count, dtype=np.float32)[answers]
+    doubt = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    groups = draw(st.sampled_from([None, np.zeros(rows, int), random.integers(0, 3, rows)]))
+    return (1 - doubt) * certain + doubt / count, labels, groups
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(extremes())
+def test_nothing_extreme_gives_nonsense(drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluated(*drawn)
+    json.dumps(found, allow_nan=False)
+    for name, figure in found.items():
+        if isinstance(figure, dict) and "low" in figure:
+            least = -1 if name == "kappa" else 0
+            assert least <= figure["low"] <= figure["value"] + 1e-9, name
+            assert figure["value"] - 1e-9 <= figure["high"] <= (np.inf if name == "log_loss" else 2), name
+    assert found["accuracy"]["low"] < found["accuracy"]["high"]
+    if drawn[2] is None:
+        for name in AVERAGES:
+            assert found[name]["low"] < found[name]["high"], name
+
+
+def test_probabilities_that_are_no_numbers_are_refused():
+    with pytest.raises(WrongInput, match="1 of 3 pictures"):
+        evaluated(np.array([[0.5, 0.5], [np.nan, 1], [0, 1]]), np.zeros(3, np.int64))
+
+
+def test_no_mistake_on_few_pictures_is_not_perfect_calibration():
+    labels = np.arange(60) % 3
+    for certainty in (0.999, 1.0):
+        found = evaluated(certainty * np.eye(3)[labels] + (1 - certainty) / 3, labels)["calibration_error"]
+        assert found["low"] == 0
+        assert 0.01 < found["high"] < 0.2
 
 
 def confident(rows, seed, promised=1.0, classes=10):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.errors import WrongInput
 from tellapart.metrics import (
     Estimate,
     accuracy,
@@ -34,8 +35,13 @@ def evaluate(
 
     probabilities: (N, K). labels: (N,). groups (N,): numbers of the groups whose pictures are not independent of each
     other, such as those of one patient; they widen the intervals. A class without a picture has support 0 and figures
-    of 0, and null where ranking has no meaning.
+    of 0, and null where ranking has no meaning. Raises `WrongInput` for a probability that is no number.
     """
+    if not np.isfinite(probabilities).all():
+        wrong = int((~np.isfinite(probabilities).all(axis=1)).sum())
+        raise WrongInput(
+            f"{wrong} of {len(labels)} pictures have probabilities that are no numbers: the weights are bad."
+        )
     matrix = confusion_matrix(probabilities.argmax(axis=1), labels, len(classes))
     headline, by_class = _of_matrix(matrix) if groups is None else _of_groups(probabilities, labels, groups)
     rows, ranked = _of_rows(probabilities, labels, groups)

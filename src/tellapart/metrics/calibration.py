@@ -42,9 +42,10 @@ class Reliability:
         """Return the variance of a single answer in each bin (B,) if the true gap is `gap` (B,).
 
         Taken from the promised probabilities and not from the answers: a bin of 30 with no mistake looks certain, and
-        is not.
+        is not. Where no accuracy can be so far above the confidence it is taken to be below, and the other way round.
         """
-        gap = np.clip(gap, -self.confidence, 1 - self.confidence)
+        accuracy = self.confidence + gap
+        gap = np.where((accuracy < 0) | (accuracy > 1), -gap, gap).clip(-self.confidence, 1 - self.confidence)
         variance: NDArray[np.float64] = self.chance + gap * (1 - 2 * self.confidence) - gap**2
         return variance.clip(_LEAST_VARIANCE)
 
@@ -77,14 +78,15 @@ def calibration_error(found: Reliability) -> Estimate:
     under which it would not be surprising: a test inverted, as Wilson's is. How the error is spread over the bins is
     taken from a parabola through the gaps. With a gap that chance explains, the value is 0.
 
-    Where mistakes are rare the mean absolute gap is not a normal one's: it is at most 2 p (1 - p), that of one answer.
+    Where mistakes are rare the mean absolute gap is not a normal one's: chance adds at most 2 p (1 - p), as for a
+    single answer of probability p.
     """
     shape = _shape(found)
 
     def moments(error: float) -> tuple[float, float]:
         gap, single = error * shape, found.variance(error * shape)
         squared = single / found.rows
-        mean = np.minimum(_mean_of_absolute(gap, np.sqrt(squared)), np.abs(gap) + 2 * single)
+        mean = np.minimum(_mean_of_absolute(gap, np.sqrt(squared)), np.abs(gap) + 2 * found.chance)
         variance = (gap**2 + squared - mean**2).clip(0)
         return float((found.share * mean).sum()), float(np.sqrt((found.share**2 * variance).sum()))
 
