@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from threadpoolctl import threadpool_limits
 
 from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.loader import blocks
@@ -75,7 +76,21 @@ def _held_out_scores(
     features: Floats, folds: Folds, sharpness: float, ridges: Sequence[float], seed: int
 ) -> list[Floats]:
     """Return for each ridge the scores (N, K), about 1 for the class of a row and 0 for others."""
-    mapped = _Mapped.fit(features, sharpness, seed)
+    # On a busy machine two threads that wait for each other took 15 times as long as one.
+    with threadpool_limits(1, "blas"):
+        mapped = _Mapped.fit(features, sharpness, seed)
+        weights = _weights(mapped, features, folds, ridges)
+        scores = [np.zeros((len(features), folds.classes), np.float32) for _ in ridges]
+        for rows, block in mapped.blocks(features):
+            for fold in np.unique(folds.numbers[rows]).tolist():
+                members = np.flatnonzero(folds.numbers[rows] == fold)
+                for found, weight in zip(scores, weights[fold], strict=True):
+                    found[rows][members] = block[members] @ weight
+    return scores
+
+
+def _weights(mapped: "_Mapped", features: Floats, folds: Folds, ridges: Sequence[float]) -> dict[int, list[Floats]]:
+    """Return for each fold, and each ridge, the weights (M, K) fitted on all other folds."""
     numbers = np.unique(folds.numbers)
     width = mapped.whitening.shape[1]
     squares = np.zeros((len(numbers), width, width), np.float32)  # of each fold
@@ -87,17 +102,10 @@ def _held_out_scores(
             squares[place] += inside.T @ inside
             products[place] += inside.T @ np.eye(folds.classes, dtype=np.float32)[folds.labels[rows][members]]
     all_squares, all_products = squares.sum(axis=0), products.sum(axis=0)
-    weights = [
-        [_ridge(all_squares - square, all_products - product, ridge) for ridge in ridges]
-        for square, product in zip(squares, products, strict=True)
-    ]
-    scores = [np.zeros((len(features), folds.classes), np.float32) for _ in ridges]
-    for rows, block in mapped.blocks(features):
-        for place, number in enumerate(numbers):
-            members = np.flatnonzero(folds.numbers[rows] == number)
-            for found, weight in zip(scores, weights[place], strict=True):
-                found[rows][members] = block[members] @ weight
-    return scores
+    return {
+        number: [_ridge(all_squares - square, all_products - product, ridge) for ridge in ridges]
+        for number, square, product in zip(numbers.tolist(), squares, products, strict=True)
+    }
 
 
 def _ridge(squares: Floats, products: Floats, ridge: float) -> Floats:

@@ -26,7 +26,7 @@ from tellapart.files import cannot_save
 from tellapart.progress import Progress
 
 _FOLDS = 5
-_TRIED = 1000  # rows that the features are chosen by
+_TRIED = 600  # rows that the features are chosen by
 _FENCE = 3.0  # interquartile ranges
 _BLOCK = 1024
 ERROR, CONTRADICTION, OUTLIER, ALONE, UNREADABLE = "error", "contradiction", "outlier", "alone", "unreadable"
