@@ -3,6 +3,7 @@
 Letters: N rows of the source, J of them judged, K classes.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,13 +107,16 @@ class LabelAudit:
 
         Raises `CannotAuditLabels` if the pictures are in no files, `CannotSave` if there is a file already.
         """
-        check_out(self.samples, Path(path))
+        _check_out(self.samples, Path(path))
         part, group = self.samples.has_preset, self.samples.groups is not None
         columns = ["path", "label", *["group"] * group, *["split"] * part, "suggested", "probability", "kind"]
         rows = [self._record(entry, Path(path).parent) for entry in self.table]
+        unfinished = Path(path).with_name(f".{Path(path).name}.part")
         try:
-            write_manifest(Path(path), [{name: row[name] for name in columns} for row in rows], columns)
+            write_manifest(unfinished, [{name: row[name] for name in columns} for row in rows], columns)
+            os.replace(unfinished, path)
         except OSError as error:
+            unfinished.unlink(missing_ok=True)
             raise cannot_save(Path(path), error) from error
 
     def _record(self, entry: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -148,18 +152,32 @@ class LabelAudit:
         return {row for group in self.found.conflicts for row in group}
 
 
-def audit_labels(source: Source, progress: Progress | None = None, seed: int = 0) -> LabelAudit:
+def audit_labels(
+    source: Source, *, out: str | Path | None = None, seed: int = 0, progress: Progress | None = None
+) -> LabelAudit:
     """Look for labels that are probably wrong, classes that are hard to tell apart, and pictures unlike all others.
 
-    source: as for `load_source`; its split is not looked at. Features that need no training are chosen by
-    cross-validated log loss, and each picture is judged by a classifier on those that has seen neither the picture, nor
-    a duplicate, nor one of its group.
+    source: as for `load_source`; its split is not looked at. out: a manifest to write, as `LabelAudit.save` does; that
+    it can be written is checked before the pictures are read. seed: of the folds and of other draws.
 
-    Raises `CannotAuditLabels` if fewer than two classes have two independent pictures, or what `load_source` raises.
+    Features that need no training are chosen by cross-validated log loss, and each picture is judged by a classifier
+    on those that has seen neither the picture, nor a duplicate, nor one of its group.
+
+    Raises `CannotAuditLabels` if fewer than two classes have two independent pictures, or what `load_source` and
+    `LabelAudit.save` raise.
     """
     said = progress or Progress()
     samples = load_source(source, said)
-    found = audit(samples, said)
+    if out is not None:
+        _check_out(samples, Path(out))
+    found = _audit(audit(samples, said), seed, said)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _audit(found: Audit, seed: int, said: Progress) -> LabelAudit:
+    samples = found.samples
     rows, alone = _judged(found)
     classes, labels = np.unique(samples.labels[rows], return_inverse=True)
     folds = Folds(labels.astype(np.int64), make_folds(found, rows, _FOLDS, seed), len(classes))
@@ -181,16 +199,18 @@ def audit_labels(source: Source, progress: Progress | None = None, seed: int = 0
     )
 
 
-def check_out(samples: Samples, path: Path) -> None:
+def _check_out(samples: Samples, path: Path) -> None:
     """Raise `CannotAuditLabels` or `CannotSave` if no manifest of these pictures can be written to `path`."""
     name = printable(str(path))
     if not isinstance(samples.pictures, Files):
         raise CannotAuditLabels(
-            f"The pictures of {samples.title} are not in files of their own, and a manifest names files: write none, and "
-            "mend the array of labels by the row numbers in the JSON output."
+            f"The pictures of {samples.title} are not in files of their own, and a manifest names files: write none, "
+            "and mend the array of labels by the row numbers in the JSON output."
         )
     if path.suffix.lower() != ".csv":
         raise CannotSave(f"Cannot write {name}: expected a name that ends in .csv, by which `train` knows a manifest.")
+    if not path.parent.is_dir():
+        raise CannotSave(f"Cannot write {name}: there is no such folder; create it, or name another.")
     if path.exists():
         raise CannotSave(f"Cannot write {name}: there is such a file, and it may hold mended labels; name another.")
 

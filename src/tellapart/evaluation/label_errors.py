@@ -55,9 +55,9 @@ def find_label_errors(probabilities: NDArray[np.floating], labels: NDArray[np.in
     """Return which labels (N,) are probably wrong by out-of-sample probabilities (N, K).
 
     A class is confident of a picture whose probability of it is at least the average among the pictures that carry its
-    label (section 3.1). The confident joint counts labels against the class that is most confident; as many pictures
-    of each cell off its diagonal as it estimates, those with the largest margin ("prune by noise rate", section 3.2),
-    are called wrong if the picture is in that cell too. So a label is called wrong only where both estimates agree.
+    label. The confident joint counts labels against the class that is most confident of the picture (section 3.1). Of
+    each cell off its diagonal as many labels are called wrong as the joint estimates, those of the pictures with the
+    largest margin for the other class ("prune by noise rate", section 3.2), as long as that class is the more probable.
 
     Raises `CannotAuditLabels` for arrays that do not fit together.
     """
@@ -66,10 +66,9 @@ def find_label_errors(probabilities: NDArray[np.floating], labels: NDArray[np.in
     given = probabilities.astype(np.float64)
     others = given.copy()
     others[rows, labels] = -np.inf
-    confident = _confident_class(given, labels)
-    joint = _joint(confident, labels, count)
-    wrong = (confident >= 0) & (confident != labels) & _pruned(given, labels, joint)
-    return LabelErrors(given[rows, labels] - others.max(axis=1), given.argmax(axis=1), wrong, joint)
+    joint = _joint(_confident_class(given, labels), labels, count)
+    margins = given[rows, labels] - others.max(axis=1)
+    return LabelErrors(margins, given.argmax(axis=1), _pruned(given, labels, joint), joint)
 
 
 def ambiguous_pairs(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> tuple[AmbiguousPair, ...]:
