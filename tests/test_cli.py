@@ -36,8 +36,8 @@ def trained(tmp_path_factory):
 def test_train_writes_the_run_and_tells_what_it_does(trained):
     root, printed, messages = trained
     run = root / "runs" / "pictures"
-    expected = "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html run.json"
-    assert sorted(p.name for p in run.iterdir()) == [*expected.split(), "split.csv"]
+    expected = "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html report.json"
+    assert sorted(p.name for p in run.iterdir()) == [*expected.split(), "run.json", "split.csv"]
     assert printed["metrics"] == json.loads((run / "metrics.json").read_text())
     assert {"value", "low", "high"} == printed["metrics"]["test"]["accuracy"].keys()
     for said in ("Network: small_resnet", "Resize: squash to 16 x 16", "Split:", "Epoch 1/1"):
@@ -70,7 +70,9 @@ def test_predict_prints_json_csv_and_a_table(trained, tmp_path, capsys):
     assert len(lines) == 13
     assert [line["path"] for line in lines if "error" in line] == [str(folder / "broken.png")]
     good = next(line for line in lines if "label" in line)
-    assert good.keys() == {"path", "label", "index", "probability", "top"}
+    assert good.keys() == {"path", "label", "index", "probability", "top", "set", "familiar"}
+    assert good["label"] in good["set"]
+    assert good["familiar"] in (True, False)
     assert good["top"][0] == [good["label"], good["probability"]]
     code, out, _ = run_cli(capsys, "predict", model, str(folder / "0*.png"), "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))

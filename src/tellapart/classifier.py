@@ -272,15 +272,16 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
     network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = ("format_version", "architecture", "classes", "preprocess", "temperature", "sets", "familiarity")
     classes = tuple(document["classes"])
-    if len(classes) != architecture.num_classes:
-        raise ValueError(f"{len(classes)} class names for {architecture.num_classes} outputs")
+    sets = SetRule.from_json(document["sets"]) if document["sets"] else None
+    if len(classes) != architecture.num_classes or (sets and len(sets.limits) != len(classes)):
+        raise ValueError(f"{len(classes)} class names, or limits of sets, for {architecture.num_classes} outputs")
     return Classifier(
         architecture,
         network.eval(),
         PreprocessSettings.from_json(document["preprocess"]),
         classes,
         float(document["temperature"]),
-        SetRule.from_json(document["sets"]) if document["sets"] else None,
+        sets,
         Familiarity.from_file(arrays, document["familiarity"]) if document["familiarity"] else None,
         {key: value for key, value in document.items() if key not in known},
     )

@@ -13,20 +13,19 @@ import torch
 
 from tellapart.choices import resolve
 from tellapart.classifier import Classifier, package_versions
-from tellapart.confidence.familiarity import fit_familiarity
-from tellapart.confidence.sets import fit_sets
-from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.audit import Audit, audit, check_readable, pixel_digest
 from tellapart.data.cache import Pixels, open_pixels
-from tellapart.data.loader import pixel_batches, rows_of
+from tellapart.data.loader import pixel_batches
 from tellapart.data.samples import Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import Rows, Splits, make_splits
 from tellapart.errors import BadRecipe, printable
+from tellapart.evaluation.confidence import with_confidence
 from tellapart.evaluation.evaluate import evaluate
+from tellapart.evaluation.examine import Tested, examine
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import write_atomic
-from tellapart.inference import default_device, features_and_logits, softmax
+from tellapart.inference import default_device
 from tellapart.models import entry
 from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.network import Network
@@ -66,7 +65,8 @@ _SHORT_NAMES = {
     "frozen_base": "training__frozen_base",
 }
 _STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
-_FAMILIAR_PICTURES = 5000  # training pictures that say what is familiar
+_EXAMINATION_SHARE = 0.05  # of the time of training that the test of spoilt pictures may take
+_LONG = ("classes", "confusion_matrix", "reliability")  # figures that a classifier file goes without
 
 
 def train(
@@ -167,7 +167,7 @@ class _Training:
         history = self._fit(network, Preprocess(settings), train, validation, saved)
         if ranks.first:
             classifier = Classifier(architecture, network.eval(), settings, classes)
-            self._finish(self._with_confidence(classifier, train, validation), validation, test, history)
+            self._finish(classifier, train, validation, test, history)
 
     def _agree(self) -> None:
         """Make sure that all ranks see the same pictures with the same releases."""
@@ -225,40 +225,37 @@ class _Training:
         self.progress.say(f"Computing in {plan}.")
         return plan
 
-    def _with_confidence(self, classifier: Classifier, train: Part, validation: Part) -> Classifier:
-        """Return the classifier with what it says of its own answers, learnt on validation pictures."""
-        network, settings = classifier.network, self._recipe.evaluation
-        preprocess = Preprocess(classifier.preprocess).to(default_device())
-        validation_features, found = features_and_logits(network, preprocess, validation.pixels)
-        temperature = fit_temperature(found, validation.labels)
-        sets = fit_sets(softmax(found, temperature), validation.labels, settings.coverage, settings.class_conditional)
-        places = np.sort(np.random.default_rng(self._recipe.seed).permutation(len(train.rows))[:_FAMILIAR_PICTURES])
-        features, _ = features_and_logits(network, preprocess, rows_of(train.pixels, places))
-        familiarity = fit_familiarity(features, train.labels[places], validation_features, settings.unfamiliar_share)
-        return replace(classifier, temperature=temperature, sets=sets, familiarity=familiarity)
-
-    def _finish(self, classifier: Classifier, validation: Part, test: Part, history: History) -> None:
+    def _finish(self, classifier: Classifier, train: Part, validation: Part, test: Part, history: History) -> None:
         """Open the test rows, once; write the figures, the report and the classifier."""
-        probabilities = classifier.of_pixels(test.pixels)
+        classifier, known = with_confidence(classifier, train, validation, self._recipe)
+        answers, samples = classifier.answers(test.pixels), self.prepared.found.samples
         metrics = {
             "validation": evaluate(classifier.of_pixels(validation.pixels), validation.labels, classifier.classes),
-            "test": evaluate(probabilities, test.labels, classifier.classes),
+            "test": evaluate(answers.probabilities, test.labels, classifier.classes),
         }
         facts = {
-            "title": self.prepared.found.samples.title,
-            "metrics": {k: v for k, v in metrics["test"].items() if k not in ("classes", "confusion_matrix")},
+            "title": samples.title,
+            "metrics": {name: value for name, value in metrics["test"].items() if name not in _LONG},
             "fingerprint": self.prepared.found.fingerprint,
             "identity": self.prepared.identity,
             "recipe": self._recipe.to_table(),
             "versions": package_versions(),
         }
         classifier = replace(classifier, facts=facts)
-        shown = {**facts, "temperature": classifier.temperature, "recipe_toml": self._recipe.to_toml()}
-        title = Path(self.prepared.found.samples.title).name or self.prepared.found.samples.title
-        page = render(
-            Findings(title, self.prepared.found, self.prepared.splits, history, metrics, probabilities, shown)
+        self.progress.say("Writing the report.")
+        tested = Tested(test.rows, test.pixels, test.labels, answers)
+        seconds = _EXAMINATION_SHARE * float(history[-1]["seconds"])
+        findings = Findings(
+            Path(samples.title).name or samples.title,
+            self.prepared.found,
+            self.prepared.splits,
+            history,
+            metrics,
+            examine(classifier, samples, tested, known, seconds),
+            {**facts, "temperature": classifier.temperature, "recipe_toml": self._recipe.to_toml()},
         )
-        write_atomic(self.prepared.directory / "report.html", page)
+        write_atomic(self.prepared.directory / "report.html", render(findings))
+        write_atomic(self.prepared.directory / "report.json", findings.to_json())
         write_atomic(self.prepared.directory / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False))
         classifier.save(self.prepared.directory / MODEL)
 

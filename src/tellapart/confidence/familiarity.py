@@ -100,4 +100,4 @@ def _spread(centred: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[
     least = _LEAST_VARIANCE * max(float(variances.mean()), 1e-12)
     noise = max(float(variances[: width - kept].mean()), least)
     main = variances[width - kept :].clip(noise)
-    return axes[:, width - kept :].T.astype(np.float32), main.astype(np.float32), noise
+    return np.ascontiguousarray(axes[:, width - kept :].T, np.float32), main.astype(np.float32), noise

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -14,8 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tellapart.data.decode import Picture
+from tellapart.evaluation.robustness import Robustness
+from tellapart.metrics.calibration import Reliability
 
-_INK = "#8a8f98"  # readable on white and on black
+_INK = "#010203"  # stands for the colour of the page's text, light or dark
+_ACCENT, _OTHER = "#2f7fd1", "#d1752f"  # told apart without colour vision, seen on white and on black
 _NAMED = 40  # classes whose names still fit beside a matrix
 
 
@@ -24,10 +29,14 @@ def learning_curves(history: list[dict[str, Any]]) -> str:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [entry["epoch"] for entry in history]
-    left.plot(epochs, [entry["loss"] for entry in history], label="training loss (smoothed labels)", marker=".")
-    left.plot(epochs, [entry["validation_log_loss"] for entry in history], label="validation log loss", marker=".")
-    right.plot(epochs, [entry["train_accuracy"] for entry in history], label="training (augmented)", marker=".")
-    right.plot(epochs, [entry["validation_accuracy"] for entry in history], label="validation", marker=".")
+    lines = (
+        (left, "loss", "training loss (smoothed labels)", _ACCENT),
+        (left, "validation_log_loss", "validation log loss", _OTHER),
+        (right, "train_accuracy", "training (augmented)", _ACCENT),
+        (right, "validation_accuracy", "validation", _OTHER),
+    )
+    for axes, key, label, colour in lines:
+        axes.plot(epochs, [entry[key] for entry in history], label=label, marker=".", color=colour)
     left.set_title("Loss")
     right.set_title("Accuracy")
     for axes in (left, right):
@@ -71,6 +80,44 @@ def confusion(matrix: NDArray[Any], classes: tuple[str, ...]) -> str:
     return _svg(figure)
 
 
+def calibration(before: Reliability, after: Reliability) -> str:
+    """Return an SVG of accuracy against confidence, with the range in which chance would put it."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, found, title in zip(
+        figure.subplots(1, 2), (before, after), ("Before calibration", "After calibration"), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
+        axes.errorbar(
+            found.confidence, found.accuracy, yerr=1.96 * found.error, fmt="o", color=_ACCENT, markersize=4, capsize=2
+        )
+        lowest = min(0.9, float(found.confidence.min()), float(found.accuracy.min()))
+        axes.set(xlim=(lowest - 0.02, 1.01), ylim=(lowest - 0.1, 1.03), title=title)
+        axes.set(xlabel="probability that was told", ylabel="share that was right")
+        _soften(axes)
+    return _svg(figure)
+
+
+def corruptions(found: Sequence[Robustness]) -> str:
+    """Return an SVG of the accuracy by strength, for each kind of corruption."""
+    kinds = list(dict.fromkeys(each.kind for each in found))
+    figure = Figure(figsize=(9, 2.6 * math.ceil(len(kinds) / 3)), layout="constrained")
+    panels = figure.subplots(math.ceil(len(kinds) / 3), 3, sharex=True, sharey=True, squeeze=False)
+    for axes, kind in zip(panels.flat, kinds, strict=False):
+        of_kind = [each for each in found if each.kind == kind]
+        strengths = [0] + [each.strength for each in of_kind]
+        whole = of_kind[0].accuracy.value + of_kind[0].drop.value
+        axes.plot(strengths, [whole] + [each.accuracy.value for each in of_kind], color=_ACCENT, marker=".")
+        low, high = ([getattr(each.accuracy, end) for each in of_kind] for end in ("low", "high"))
+        axes.fill_between(strengths[1:], low, high, color=_ACCENT, alpha=0.2, linewidth=0)
+        axes.set(title=kind, ylim=(0, 1.03))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _soften(axes)
+    for axes in panels[-1]:
+        axes.set_xlabel("strength")
+        _soften(axes)
+    return _svg(figure)
+
+
 def data_address(picture: Picture, side: int = 160) -> str:
     """Return a picture, made small, as a data: address."""
     image = Image.fromarray(picture)
@@ -100,4 +147,4 @@ def _svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "tellapart"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(_INK, "currentColor")

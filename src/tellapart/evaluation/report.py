@@ -1,30 +1,24 @@
 """`report.html`: one file that opens from disk, asks nothing of the network, and says plainly what was found."""
 
+import base64
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import numpy as np
-from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit
+from tellapart.data.decode import Picture
+from tellapart.data.samples import PARTS
 from tellapart.data.split import Splits
-from tellapart.errors import UnreadableImage
-from tellapart.evaluation.plots import confusion, data_address, learning_curves
+from tellapart.evaluation import plots
+from tellapart.evaluation.examine import Examination, Shown
+from tellapart.evaluation.slices import Slice
 
-_MISTAKES = 24
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A test picture that the classifier got wrong, with its picture as a data: address."""
-
-    name: str
-    label: str
-    predicted: str
-    probability: float
-    address: str
+_SMALL = 112  # pixels of a picture beside another
 
 
 @dataclass(frozen=True)
@@ -36,13 +30,27 @@ class Findings:
     splits: Splits
     history: Sequence[dict[str, Any]]
     metrics: dict[str, Any]
-    probabilities: NDArray[np.float32]
+    examination: Examination
     facts: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Return `report.json`: what the page shows, but for pictures."""
+        parts = {name: len(rows) for name, rows in zip(PARTS, self.splits.parts(), strict=True)}
+        content = {
+            "title": self.title,
+            "pictures": parts,
+            "split": self.splits.rule,
+            "audit": self.found.to_json(),
+            "history": list(self.history),
+            "metrics": self.metrics,
+            **self.examination.to_json(),
+            "facts": self.facts,
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def render(findings: Findings) -> str:
     """Return the report as HTML; names of classes and files are escaped."""
-    samples = findings.found.samples
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tellapart.evaluation", "templates"),
         autoescape=True,
@@ -50,10 +58,15 @@ def render(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
-    environment.filters["interval"] = _interval
-    mistakes, wrong = worst_mistakes(findings)
-    matrix = np.array(findings.metrics["test"]["confusion_matrix"])
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "interval": _interval,
+        "address": _address,
+        "picture": _picture,
+    }
+    script = environment.get_template("report.js").render()
+    samples, examination = findings.found.samples, findings.examination
     return environment.get_template("report.html").render(
         title=findings.title,
         samples=samples,
@@ -62,51 +75,40 @@ def render(findings: Findings) -> str:
         splits=findings.splits,
         test=findings.metrics["test"],
         validation=findings.metrics["validation"],
-        curves=learning_curves(list(findings.history)) if findings.history else "",
-        confusion=confusion(matrix, samples.classes),
-        confused=most_confused(matrix, samples.classes),
-        mistakes=mistakes,
-        wrong=wrong,
+        curves=plots.learning_curves(list(findings.history)) if findings.history else "",
+        confusion=plots.confusion(np.array(findings.metrics["test"]["confusion_matrix"]), samples.classes),
+        calibration=plots.calibration(examination.before, examination.after),
+        corruptions=plots.corruptions(examination.robustness),
+        examination=examination,
+        weak=[found for found in examination.slices if found.differs and _is_worse(found)],
+        worst=max(examination.robustness, key=lambda each: each.drop.value),
         facts=findings.facts,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def worst_mistakes(findings: Findings) -> tuple[list[Mistake], int]:
-    """Return the most confident mistakes on the test rows, and how many there are in all."""
-    samples, rows = findings.found.samples, findings.splits.test
-    predicted = findings.probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != samples.labels[rows])
-    confident = wrong[np.argsort(-findings.probabilities[wrong, predicted[wrong]], kind="stable")]
-    mistakes = []
-    for place in confident[:_MISTAKES].tolist():
-        row = int(rows[place])
-        try:
-            address = data_address(samples.pictures.picture(row))
-        except UnreadableImage:  # it could be read a moment ago
-            address = ""
-        mistakes.append(
-            Mistake(
-                samples.pictures.name(row),
-                samples.label_name(row),
-                samples.classes[predicted[place]],
-                float(findings.probabilities[place, predicted[place]]),
-                address,
-            )
-        )
-    return mistakes, len(wrong)
-
-
-def most_confused(matrix: NDArray[np.int64], classes: tuple[str, ...], count: int = 8) -> list[tuple[str, str, int]]:
-    """Return (true, predicted, times) of the pairs most often confused."""
-    off = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-off, axis=None, kind="stable")[:count]
-    pairs = [divmod(int(place), len(classes)) for place in order]
-    return [(classes[t], classes[p], int(off[t, p])) for t, p in pairs if off[t, p] > 0]
+def _is_worse(found: Slice) -> bool:
+    return found.accuracy.value < found.rest.value
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _interval(figure: dict[str, float]) -> str:
-    return f"{_percent(figure['value'])} ({_percent(figure['low'])} to {_percent(figure['high'])})"
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    if figure["value"] is None:
+        return "\N{EN DASH}"
+    return f"{_percent(figure['value'])} ({_points(figure['low'] or 0)}\N{EN DASH}{_points(figure['high'] or 0)})"
+
+
+def _address(shown: Shown) -> str:
+    return _picture(shown.picture) if shown.picture is not None else ""
+
+
+def _picture(picture: Picture) -> str:
+    return plots.data_address(picture, _SMALL)

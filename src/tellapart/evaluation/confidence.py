@@ -1,0 +1,41 @@
+"""A trained classifier learns from validation pictures what to say of its own answers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.classifier import Classifier
+from tellapart.confidence.familiarity import fit_familiarity
+from tellapart.confidence.sets import fit_sets
+from tellapart.confidence.temperature import fit_temperature
+from tellapart.data.loader import rows_of
+from tellapart.inference import features_and_logits, softmax
+from tellapart.preprocess import Preprocess
+from tellapart.recipe import Recipe
+from tellapart.training.batches import Part
+
+_PICTURES = 5000  # of training, at most, that say what is familiar
+
+
+@dataclass(frozen=True)
+class Known:
+    """Training pictures that new ones are likened to: their rows (n,) in the data, and features (n, F)."""
+
+    rows: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+def with_confidence(classifier: Classifier, train: Part, validation: Part, recipe: Recipe) -> tuple[Classifier, Known]:
+    """Return the classifier with its temperature, prediction sets and what is familiar, and the pictures that are."""
+    network, settings = classifier.network, recipe.evaluation
+    preprocess = Preprocess(classifier.preprocess).to(next(network.parameters()).device)
+    unseen, logits = features_and_logits(network, preprocess, validation.pixels)
+    temperature = fit_temperature(logits, validation.labels)
+    probabilities = softmax(logits, temperature)
+    sets = fit_sets(probabilities, validation.labels, settings.coverage, settings.class_conditional)
+    places = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:_PICTURES])
+    features, _ = features_and_logits(network, preprocess, rows_of(train.pixels, places))
+    familiarity = fit_familiarity(features, train.labels[places], unseen, settings.unfamiliar_share)
+    sure = replace(classifier, temperature=temperature, sets=sets, familiarity=familiarity)
+    return sure, Known(train.rows[places], features)
