@@ -26,6 +26,7 @@ _BACKBONE = "efficientnet_lite0"  # published weights that a package holds, so t
 _BACKBONE_STEP, _BACKBONE_SIDES = 32, (96, 224)  # pixels
 _CELLS = (7, 4)  # a side
 _SIDE = 28  # pixels: whole cells of both sizes
+_COARSE = 14  # pixels
 _DIRECTIONS = 8
 _BLOCK = 256
 
@@ -91,7 +92,7 @@ def _in_blocks(pixels: Pixels, compute: Callable[[Tensor], Tensor]) -> Features:
 
 
 def _colours(images: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(images, _SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(images, _COARSE).flatten(1)
 
 
 def _edges(images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from tellapart.confidence.familiarity import fit_familiarity
 from tellapart.data.audit import Audit, audit
@@ -186,13 +187,15 @@ def _audit(found: Audit, seed: int, said: Progress) -> LabelAudit:
     features = chosen.of_rows(rows)
     probabilities = np.zeros((len(rows), len(samples.classes)), np.float32)
     probabilities[:, classes] = cross_validate(features, folds, settings, seed)
+    with threadpool_limits(1, "blas"):  # as in `cross_validate`: on a busy machine more would wait for each other
+        outlying = _outlying(features, folds)
     given = samples.labels[rows]
     return LabelAudit(
         found,
         rows,
         probabilities,
         find_label_errors(probabilities, given),
-        _outlying(features, folds),
+        outlying,
         alone,
         ambiguous_pairs(probabilities, given),
         chosen.name,
