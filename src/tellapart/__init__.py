@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tellapart.describe import describe
     from tellapart.errors import TellapartError
     from tellapart.evaluation.compare import Comparison, compare
+    from tellapart.evaluation.label_audit import LabelAudit, audit_labels
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
@@ -32,12 +33,14 @@ _HOMES = {
     "Classifier": "tellapart.classifier",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.on_source",
+    "LabelAudit": "tellapart.evaluation.label_audit",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",
     "Run": "tellapart.run",
     "Samples": "tellapart.data.samples",
     "TellapartError": "tellapart.errors",
     "audit": "tellapart.data.audit",
+    "audit_labels": "tellapart.evaluation.label_audit",
     "compare": "tellapart.evaluation.compare",
     "describe": "tellapart.describe",
     "evaluate_on": "tellapart.evaluation.on_source",
@@ -52,12 +55,14 @@ __all__ = [
     "Classifier",
     "Comparison",
     "Evaluation",
+    "LabelAudit",
     "Prediction",
     "Recipe",
     "Run",
     "Samples",
     "TellapartError",
     "audit",
+    "audit_labels",
     "compare",
     "describe",
     "evaluate_on",

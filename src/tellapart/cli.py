@@ -18,6 +18,7 @@ from tellapart.terminal import (
     print_csv,
     print_evaluation,
     print_json,
+    print_labels,
     print_models,
     print_run,
     print_summary,
@@ -45,7 +46,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; may be repeated.")
 ]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="A recipe file (TOML), as a run writes it.")]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of the split and of training.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of all that is drawn, as the split.")]
 
 
 def main() -> None:
@@ -196,6 +197,25 @@ def compare(
         print(json.dumps(found.to_json(), indent=2))
     else:
         print_comparison(found)
+    _end_badly_if(found.unreadable)
+
+
+@app.command()
+def labels(
+    source: SourceArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all rows, suspects first, as a manifest (.csv) to mend and to train on.")
+    ] = None,
+    seed: SeedOption = None,
+    json_output: Json = False,
+) -> None:
+    """Find labels that are probably wrong, classes that are hard to tell apart, and pictures unlike all others."""
+    progress = TerminalProgress()
+    found = tellapart.audit_labels(source, out=out, seed=seed or 0, progress=progress)
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_labels(found, out)
     _end_badly_if(found.unreadable)
 
 

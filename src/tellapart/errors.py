@@ -132,6 +132,10 @@ class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 
 
+class CannotAuditLabels(TellapartError):
+    """There is too little to tell wrong labels from right ones by, or what was given does not fit together."""
+
+
 class RanksDisagree(TellapartError):
     """The processes that train together were started with different data, recipes or releases."""
 

@@ -13,9 +13,11 @@ from tellapart.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from tellapart.data.audit import Audit
     from tellapart.evaluation.compare import ClassChange, Comparison
+    from tellapart.evaluation.label_audit import LabelAudit
     from tellapart.evaluation.on_source import Evaluation
     from tellapart.models.facts import Facts
     from tellapart.models.summary import Summary
@@ -188,6 +190,44 @@ def _print_left_out(found: "Evaluation | Comparison") -> None:
     _print_list("Left out", [f"{left['path']}: {left['reason']}" for left in found.excluded])
     for warning in found.warnings:
         _console().print("Note: " + warning, markup=False)
+
+
+def print_labels(found: "LabelAudit", out: "Path | None") -> None:
+    """Print the most suspicious labels first, then hard pairs of classes and outliers; and where all rows stand."""
+    console, facts = _console(), found.to_json()
+    suspects = facts["errors"]
+    console.print(
+        f"{facts['source']}: {len(suspects)} of {facts['judged']:,} labels are probably wrong "
+        f"(judged by {facts['features']})",
+        markup=False,
+    )
+    if suspects:
+        table = Table("path", "label", "suggested", box=None, pad_edge=False)
+        table.add_column("probability", justify="right")
+        for entry in suspects[:_SHOWN]:
+            names = (_plain(printable(entry[key])) for key in ("path", "label", "suggested"))
+            table.add_row(*names, f"{entry['probability']:.1%}")
+        console.print(table)
+    if len(suspects) > _SHOWN:
+        rest = f"{printable(str(out))} and --json have" if out else "--json has"
+        console.print(f"These are the {_SHOWN} most suspicious ({rest} all).", markup=False)
+    _print_list(
+        "One picture under two labels", [f"{e['path']}: {printable(e['label'])}" for e in facts["contradictions"]]
+    )
+    _print_list(
+        "Classes that are hard to tell apart",
+        [
+            f"{' / '.join(map(printable, p['classes']))}: {p['undecided']} of {p['pictures']} lie between"
+            for p in facts["ambiguous"]
+        ],
+    )
+    _print_list("Unlike all other pictures", [f"{e['path']} ({printable(e['label'])})" for e in facts["outliers"]])
+    _print_list("Not judged, alone in their class", [f"{e['path']} ({printable(e['label'])})" for e in facts["alone"]])
+    _print_list("Unreadable", [f"{e['path']}: {e['reason']}" for e in facts["unreadable"]])
+    if out:
+        console.print(
+            f"All rows are in {printable(str(out))}: mend its labels, then `tellapart train` takes it.", markup=False
+        )
 
 
 def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], pretrained: set[str]) -> None:

@@ -40,13 +40,22 @@ def make_splits(found: Audit, settings: DataRecipe, seed: int) -> Splits:
     few independent pictures, and `LeakedSplit` when a given split has one picture or group in two parts.
     """
     samples, rows = found.samples, found.usable()
-    units = _units(found)
+    units = independent_units(found)
     if not samples.has_preset:
         shares = (_training_share(settings.validation + settings.test), settings.validation, settings.test)
+        _check_enough(samples, rows, units, shares)
         parts = _stratified(samples, rows, units, shares, seed)
         rule = f"stratified {shares[0]:.0%} / {shares[1]:.0%} / {shares[2]:.0%}, seed {seed}"
         return Splits(*_by_part(rows, parts), rule)
     return _complete_preset(found, settings, seed, units)
+
+
+def make_folds(found: Audit, rows: Rows, count: int, seed: int) -> NDArray[np.int8]:
+    """Return the number of the fold, below `count`, of each row (N,): stratified, groups and duplicates together.
+
+    A class with fewer independent pictures than folds is missing from some of them.
+    """
+    return _stratified(found.samples, rows, independent_units(found), (1 / count,) * count, seed)
 
 
 def _training_share(others: float) -> float:
@@ -60,7 +69,7 @@ def write_splits(path: Path, samples: Samples, splits: Splits) -> None:
     rows = []
     for part, members in zip(PARTS, splits.parts(), strict=True):
         for row in members.tolist():
-            record = {"path": _reference(samples, row, path.parent), "label": samples.label_name(row), "split": part}
+            record = {"path": reference(samples, row, path.parent), "label": samples.label_name(row), "split": part}
             if samples.groups is not None:
                 record["group"] = samples.group_names[samples.groups[row]]
             rows.append((row, record))
@@ -83,7 +92,8 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _reference(samples: Samples, row: int, folder: Path) -> str:
+def reference(samples: Samples, row: int, folder: Path) -> str:
+    """Return a picture's path relative to the folder of a manifest; its name where it is in no file of its own."""
     if not isinstance(samples.pictures, Files):
         return samples.pictures.name(row)
     target = samples.pictures.path(row).absolute()
@@ -93,7 +103,7 @@ def _reference(samples: Samples, row: int, folder: Path) -> str:
         return str(target)
 
 
-def _units(found: Audit) -> NDArray[np.int64]:
+def independent_units(found: Audit) -> NDArray[np.int64]:
     """Return for each row the number of the unit that must not be divided: its duplicates and its group."""
     same = found.same_picture()
     groups = found.samples.groups
@@ -111,7 +121,6 @@ def _stratified(
     """Return the part of each of `rows`: large units first, each to the part that lacks its classes most."""
     random = np.random.default_rng(seed)
     labels = samples.labels[rows]
-    _check_enough(samples, rows, units, sum(share > 0 for share in shares))
     wanted = _targets(np.bincount(labels, minlength=len(samples.classes)), shares)  # K P, still to be placed
     lacks = np.tile(np.array(shares) > 0, (len(wanted), 1))  # K P, whether a part has nothing of a class yet
     parts = np.full(len(rows), -1, np.int8)
@@ -173,7 +182,8 @@ def _targets(counts: NDArray[np.int64], shares: tuple[float, ...]) -> NDArray[np
     return np.array(rows)
 
 
-def _check_enough(samples: Samples, rows: Rows, units: NDArray[np.int64], parts: int) -> None:
+def _check_enough(samples: Samples, rows: Rows, units: NDArray[np.int64], shares: tuple[float, ...]) -> None:
+    parts = sum(share > 0 for share in shares)
     for label, name in enumerate(samples.classes):
         members = rows[samples.labels[rows] == label]
         independent = len(np.unique(units[members]))
@@ -198,7 +208,9 @@ def _complete_preset(found: Audit, settings: DataRecipe, seed: int, units: NDArr
         wanted = {VALIDATION: settings.validation, TEST: settings.test}
         taken = [wanted[part] if part in missing else 0.0 for part in (VALIDATION, TEST)]
         training = np.flatnonzero(given == TRAIN)
-        given[training] = _stratified(samples, rows[training], units, (_training_share(sum(taken)), *taken), seed)
+        shares = (_training_share(sum(taken)), *taken)
+        _check_enough(samples, rows[training], units, shares)
+        given[training] = _stratified(samples, rows[training], units, shares, seed)
         names = " and ".join(f"{PARTS[p]} ({wanted[p]:.0%})" for p in missing)
         rule = f"as given, {names} taken from the training part, stratified, seed {seed}"
     return Splits(*_by_part(rows, given), rule, dropped)

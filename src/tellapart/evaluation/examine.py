@@ -18,6 +18,7 @@ from tellapart.data.samples import Samples
 from tellapart.errors import CannotExplain, UnreadableImage
 from tellapart.evaluation.confidence import Known
 from tellapart.evaluation.explain import heat_maps, nearest, on_original, overlay
+from tellapart.evaluation.label_errors import find_label_errors
 from tellapart.evaluation.robustness import CORRUPTIONS, Robustness, robustness
 from tellapart.evaluation.slices import Slice, property_columns, slices
 from tellapart.inference import features_and_logits
@@ -28,6 +29,7 @@ from tellapart.preprocess import Preprocess
 
 _MISTAKES, _NEIGHBOURS = 24, 3
 _PAIRS, _EXAMPLES = 6, 4  # of classes most often confused, and pictures of each
+_SUSPECTS = 12
 _LEAST, _MOST = 30, 1000  # pictures that are spoilt to see what it costs
 _PROPERTIES_OF = 5000  # test pictures at most
 
@@ -79,6 +81,15 @@ class Confused:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """A test picture whose label is probably wrong, with the label that it should have, and how probable that is."""
+
+    shown: Shown
+    suggested: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Doubts:
     """The prediction sets and the unfamiliar pictures among N test pictures.
 
@@ -104,6 +115,7 @@ class Examination:
     mistakes: tuple[Mistake, ...]
     wrong: int
     confused: tuple[Confused, ...]
+    suspects: tuple[Suspect, ...]
     slices: tuple[Slice, ...]
     robustness: tuple[Robustness, ...]
 
@@ -124,6 +136,15 @@ class Examination:
             ],
             "wrong": self.wrong,
             "confused": [{"label": c.label, "predicted": c.predicted, "times": c.times} for c in self.confused],
+            "suspected_labels": [
+                {
+                    "path": suspect.shown.name,
+                    "label": suspect.shown.label,
+                    "suggested": suspect.suggested,
+                    "probability": round(suspect.probability, 6),
+                }
+                for suspect in self.suspects
+            ],
             "slices": [found.to_json() for found in self.slices],
             "robustness": [found.to_json() for found in self.robustness],
         }
@@ -146,6 +167,7 @@ def examine(
         tuple(_mistakes(classifier, samples, tested, known, wrong)),
         len(wrong),
         tuple(_confused(classifier.classes, samples, tested, wrong)),
+        tuple(_suspects(classifier.classes, samples, tested)),
         tuple(_slices(samples, tested, right)),
         tuple(_spoilt(classifier, tested, seconds)),
     )
@@ -228,6 +250,19 @@ def _confused(
         places = wrong[pairs == found[number]][:_EXAMPLES]
         examples = tuple(_shown(samples, int(row)) for row in tested.rows[places])
         yield Confused(classes[label], classes[predicted], int(times[number]), examples)
+
+
+def _suspects(classes: tuple[str, ...], samples: Samples, tested: Tested) -> Iterator[Suspect]:
+    """Yield the test pictures whose labels are probably wrong, the most suspicious first.
+
+    Those of training are not among them: the classifier has learnt their labels, wrong ones too.
+    """
+    found = find_label_errors(tested.answers.probabilities, tested.labels)
+    suspicious = found.ranking[found.wrong[found.ranking]]
+    for place in suspicious[:_SUSPECTS].tolist():
+        best = int(found.suggested[place])
+        probability = float(tested.answers.probabilities[place, best])
+        yield Suspect(_shown(samples, int(tested.rows[place])), classes[best], probability)
 
 
 def _slices(samples: Samples, tested: Tested, right: NDArray[np.bool_]) -> list[Slice]:
