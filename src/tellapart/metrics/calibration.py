@@ -11,6 +11,7 @@ from tellapart.metrics.intervals import Estimate, Z
 
 _FEWEST, _MOST = 5, 15  # bins
 _HALVINGS = 40
+_SKEW = 1.317  # of a half-normal variable, over its deviation in shares of its mean: chance leans upwards
 _LEAST_VARIANCE = 1e-12  # of an answer of which nothing is in doubt
 
 
@@ -95,7 +96,8 @@ def calibration_error(found: Reliability) -> Estimate:
 
         def excess(error: float) -> float:
             mean, deviation = moments(error)
-            return mean + deviations * deviation - found.binned_error
+            skew = _SKEW * deviation / mean if deviations > 0 else 0.0  # Cornish and Fisher 1938
+            return mean + (deviations + (deviations**2 - 1) / 6 * skew) * deviation - found.binned_error
 
         return _root(excess)
 
