@@ -10,6 +10,7 @@ from PIL import Image
 
 from folders import QUICK, digit_folder, package
 from tellapart.classifier import Classifier, load, to_picture
+from tellapart.confidence.familiarity import Familiarity
 from tellapart.errors import (
     BadClassifierFile,
     CannotSave,
@@ -46,6 +47,11 @@ def test_saved_and_loaded_predicts_the_same_bits(run, file, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
     assert loaded.facts["metrics"]["accuracy"] == run.metrics["test"]["accuracy"]
     assert load(run.directory).classes == ("digit 0", "digit 1", "digit 2")
+    assert loaded.sets == run.classifier.sets
+    assert loaded.familiarity.to_json() == run.classifier.familiarity.to_json()
+    said = [(p.set, p.familiar) for p in run.classifier.predict_many(pictures)]
+    assert said == [(p.set, p.familiar) for p in loaded.predict_many(pictures)]
+    assert None not in [familiar for _, familiar in said]
 
 
 def test_paths_arrays_and_pillow_images_are_one(run):
@@ -117,6 +123,25 @@ def test_each_defect_has_its_error(file, tmp_path):
             load(file)
     with pytest.raises(UnknownModel, match="no file and no published model"):
         load(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"noise": float("nan")}, "finite numbers"),
+        ({"variances": np.zeros(3, np.float32)}, "axes"),
+        ({"noise": None}, "float"),
+    ],
+)
+def test_a_damaged_sense_of_the_familiar_is_named(run, tmp_path, damage, reason, monkeypatch):
+    path, known = tmp_path / "model.safetensors", run.classifier.familiarity
+    for kind in ("tensors", "to_json"):
+        whole = getattr(Familiarity, kind)(known)
+        changed = whole | {key: value for key, value in damage.items() if key in whole}
+        monkeypatch.setattr(Familiarity, kind, lambda self, changed=changed: changed)
+    run.classifier.save(path)
+    with pytest.raises(BadClassifierFile, match=reason):
+        load(path)
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)

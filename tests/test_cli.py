@@ -36,7 +36,9 @@ def trained(tmp_path_factory):
 def test_train_writes_the_run_and_tells_what_it_does(trained):
     root, printed, messages = trained
     run = root / "runs" / "pictures"
-    expected = "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html report.json"
+    expected = (
+        "checkpoint excluded.csv history.jsonl metrics.json model.safetensors recipe.toml report.html report.json"
+    )
     assert sorted(p.name for p in run.iterdir()) == [*expected.split(), "run.json", "split.csv"]
     assert printed["metrics"] == json.loads((run / "metrics.json").read_text())
     assert {"value", "low", "high"} == printed["metrics"]["test"]["accuracy"].keys()
@@ -72,18 +74,32 @@ def test_predict_prints_json_csv_and_a_table(trained, tmp_path, capsys):
     good = next(line for line in lines if "label" in line)
     assert good.keys() == {"path", "label", "index", "probability", "top", "set", "familiar"}
     assert good["label"] in good["set"]
-    assert good["familiar"] in (True, False)
+    assert isinstance(good["familiar"], bool)
     assert good["top"][0] == [good["label"], good["probability"]]
     code, out, _ = run_cli(capsys, "predict", model, str(folder / "0*.png"), "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
     assert len(rows) == 12
     assert rows[0]["label"].startswith("digit ")
+    assert rows[0]["label"] in rows[0]["set"].split(" | ")
+    assert rows[0]["familiar"] in ("True", "False")
     assert 0 < float(rows[0]["probability"]) <= 1
     code, out, _ = run_cli(capsys, "predict", model, folder / "broken.png", next(folder.glob("0*.png")))
     assert code == 1
     assert "cut short" in out
     assert "digit" in out
+
+
+def test_predict_says_what_it_doubts(trained, tmp_path, capsys):
+    root, _, _ = trained
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    code, out, _ = run_cli(capsys, "predict", root / "runs/pictures", tmp_path / "noise.png")
+    assert code == 0
+    assert "unfamiliar: unlike the training pictures" in out
+    assert "one of 3: " in out  # nine validation pictures cannot promise 95 % of anything less
+    code, out, _ = run_cli(capsys, "predict", root / "runs/pictures", tmp_path / "noise.png", "--json")
+    assert (len(json.loads(out)["set"]), json.loads(out)["familiar"]) == (3, False)
 
 
 def test_set_reaches_every_key_and_top_lists_as_many(tmp_path, capsys):
@@ -105,6 +121,7 @@ def test_imagenet_names_without_training(capsys):
     right = [line["index"] == int(p.stem.split("_")[-1]) for line, p in zip(lines, photos, strict=True)]
     assert code == 0
     assert sum(right) >= 18
+    assert {(line["set"], line["familiar"]) for line in lines} == {(None, None)}
 
 
 def test_audit_for_people_and_programs(tmp_path, capsys):

@@ -64,3 +64,15 @@ def test_what_a_file_holds_must_fit_together():
     assert np.array_equal(again.distances(features), found.distances(features))
     with pytest.raises(ValueError, match="axes"):
         Familiarity.from_file(found.tensors() | {"axes": found.axes[:, :5]}, found.to_json())
+    for damage in ({"noise": 0}, {"limit": float("nan")}, {"noise": "much"}):
+        with pytest.raises(ValueError, match=r"familiarity|convert"):
+            Familiarity.from_file(found.tensors(), found.to_json() | damage)
+
+
+def test_many_pictures_at_once_are_what_they_are_alone(monkeypatch):
+    features, labels = clouds(400, 0)
+    found = fit_familiarity(features, labels, features, 0.05)
+    whole = found.distances(features)
+    monkeypatch.setattr("tellapart.confidence.familiarity._AT_ONCE", 1000)
+    assert found.distances(features) == pytest.approx(whole, rel=1e-9)
+    assert found.distances(features[:0]).shape == (0,)

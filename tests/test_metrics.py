@@ -11,17 +11,18 @@ from scipy import stats
 from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
+from tellapart.errors import WrongInput
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.metrics import (
-    Ranking,
     accuracy,
+    average_intervals,
     averages,
     bootstrap,
     calibration_error,
     confusion_matrix,
     kappa,
-    matrix_draws,
     precision_recall_f1,
+    rankings,
     reliability,
     row_brier,
     row_log_loss,
@@ -109,8 +110,7 @@ def test_rankings_are_scikit_learns_with_ties_and_weights(drawn, coarse, seed):
     probabilities, labels = drawn
     probabilities = probabilities.round(1) if coarse else probabilities
     weights = np.random.default_rng(seed).integers(1, 4, len(labels)).astype(float)
-    ranking = Ranking(probabilities, labels)
-    areas, precisions = ranking.roc_auc(weights), ranking.average_precision(weights)
+    areas, precisions = (found[0] for found in rankings(probabilities, labels)(weights[None].astype(np.float32)))
     for k in range(probabilities.shape[1]):
         mine, column = labels == k, probabilities[:, k]
         if not mine.any():
@@ -153,17 +153,32 @@ def test_averages_of_a_perfect_score_on_few_pictures_are_not_certain():
         assert few[name]["low"] < many[name]["low"] < 1
 
 
-@pytest.mark.parametrize("count", [3, 120])
-def test_drawn_matrices_are_always_the_same_and_nearer_with_more_pictures(count):
-    matrix = np.random.default_rng(0).integers(0, 5, (count, count)) + np.diag(np.full(count, 20))
+def simulated(pictures, sets, skill):
+    """Confusion matrices of test sets of a classifier of ten classes of unequal size, and the expected one."""
+    random = np.random.default_rng(5)
+    share = np.geomspace(0.2, 0.04, 10)
+    wrong = random.dirichlet(np.full(10, 0.5), 10)
+    expected = share[:, None] / share.sum() * (skill * np.eye(10) + (1 - skill) * wrong)
+    return random.multinomial(pictures, expected.ravel(), sets).reshape(sets, 10, 10), expected
 
-    def shares(times):
-        drawn = np.stack([np.trace(found) / found.sum() for found in matrix_draws(matrix * times)])
-        return drawn.mean(), drawn.std()
 
-    assert shares(1) == shares(1)
-    assert shares(100)[0] == pytest.approx(np.trace(matrix) / matrix.sum(), rel=1e-3)
-    assert shares(100)[1] < shares(1)[1] / 5
+@pytest.mark.parametrize("pictures", [200, 1000])
+@pytest.mark.parametrize("skill", [0.6, 0.9])
+def test_intervals_of_averages_hold_the_truth_in_95_of_100_cases(pictures, skill):
+    drawn, expected = simulated(pictures, 1000, skill)
+    truth = averages(expected)
+    found = [average_intervals(matrix) for matrix in drawn]
+    for name in AVERAGES:
+        share = np.mean([each[name].low <= truth[name] <= each[name].high for each in found])
+        assert 0.92 < share < 0.98, name
+
+
+def test_deviation_of_averages_is_that_of_many_drawn_matrices():
+    drawn, _ = simulated(5000, 2000, 0.8)
+    seen = {name: np.std([averages(matrix)[name] for matrix in drawn]) for name in AVERAGES}
+    widths = average_intervals(drawn[0])
+    for name in AVERAGES:
+        assert (widths[name].high - widths[name].low) / 3.92 == pytest.approx(seen[name], rel=0.1), name
 
 
 def test_pictures_of_few_groups_say_less_than_as_many_alone():
@@ -199,6 +214,52 @@ def test_one_class_alone_has_no_ranking():
     found = evaluated(np.random.default_rng(0).dirichlet([1, 1], 20), np.zeros(20, np.int64))
     assert "macro_roc_auc" not in found
     json.dumps(found, allow_nan=False)
+
+
+@st.composite
+def extremes(draw):
+    """What is at the edge: one row, two classes or a thousand, all right, all wrong, certainty, ties."""
+    count, rows = draw(st.sampled_from([2, 3, 7, 1000])), draw(st.sampled_from([1, 2, 5, 40]))
+    random = np.random.default_rng(draw(st.integers(0, 100)))
+    labels = random.integers(0, draw(st.sampled_from([1, count])), rows)
+    answers = (
+        labels + draw(st.sampled_from([np.zeros(rows, int), np.ones(rows, int), random.integers(0, 2, rows)]))
+    ) % count
+    certain = np.eye(count, dtype=np.float32)[answers]
+    doubt = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    groups = draw(st.sampled_from([None, np.zeros(rows, int), random.integers(0, 3, rows)]))
+    return (1 - doubt) * certain + doubt / count, labels, groups
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(extremes())
+def test_nothing_extreme_gives_nonsense(drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluated(*drawn)
+    json.dumps(found, allow_nan=False)
+    for name, figure in found.items():
+        if isinstance(figure, dict) and "low" in figure:
+            least = -1 if name == "kappa" else 0
+            assert least <= figure["low"] <= figure["value"] + 1e-9, name
+            assert figure["value"] - 1e-9 <= figure["high"] <= (np.inf if name == "log_loss" else 2), name
+    assert found["accuracy"]["low"] < found["accuracy"]["high"]
+    if drawn[2] is None:
+        for name in AVERAGES:
+            assert found[name]["low"] < found[name]["high"], name
+
+
+def test_probabilities_that_are_no_numbers_are_refused():
+    with pytest.raises(WrongInput, match="1 of 3 pictures"):
+        evaluated(np.array([[0.5, 0.5], [np.nan, 1], [0, 1]]), np.zeros(3, np.int64))
+
+
+def test_no_mistake_on_few_pictures_is_not_perfect_calibration():
+    labels = np.arange(60) % 3
+    for certainty in (0.999, 1.0):
+        found = evaluated(certainty * np.eye(3)[labels] + (1 - certainty) / 3, labels)["calibration_error"]
+        assert found["low"] == 0
+        assert 0.01 < found["high"] < 0.2
 
 
 def confident(rows, seed, promised=1.0, classes=10):
@@ -250,7 +311,7 @@ def test_a_certain_mistake_costs_much_but_not_everything():
 
 def test_bootstrap_interval_is_near_the_normal_one():
     values = np.random.default_rng(0).exponential(size=400)
-    found = bootstrap(lambda weights: np.array([np.average(values, weights=weights)]), np.zeros(400, np.int64))[0]
+    found = bootstrap(lambda draws: (draws @ values / 400)[:, None], np.zeros(400, np.int64))[0]
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert found.value == pytest.approx(values.mean())
     assert [found.low, found.high] == pytest.approx([found.value - half, found.value + half], abs=0.15 * half)
@@ -258,7 +319,7 @@ def test_bootstrap_interval_is_near_the_normal_one():
 
 def test_bootstrap_keeps_the_number_of_each_class():
     labels = np.array([0, 1, 1, 2, 2, 2])
-    found = bootstrap(lambda weights: np.bincount(labels, weights), labels)
+    found = bootstrap(lambda draws: draws @ np.eye(3)[labels], labels)
     assert [(each.low, each.value, each.high) for each in found] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
 
 

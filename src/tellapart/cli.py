@@ -164,9 +164,16 @@ def predict(
 
 
 @app.command()
-def evaluate(model: ModelArgument, source: SourceArgument, json_output: Json = False) -> None:
+def evaluate(
+    model: ModelArgument,
+    source: SourceArgument,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page that tells of it, as in report.html.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
     """Judge a classifier on new labelled pictures; classes are matched by name."""
-    found = tellapart.evaluate_on(model, source, TerminalProgress())
+    found = tellapart.evaluate_on(model, source, TerminalProgress(), report=report)
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
     else:

@@ -229,9 +229,11 @@ class _Training:
         """Open the test rows, once; write the figures, the report and the classifier."""
         classifier, known = with_confidence(classifier, train, validation, self._recipe)
         answers, samples = classifier.answers(test.pixels), self.prepared.found.samples
+        told = {"validation": (validation, classifier.of_pixels(validation.pixels))}
+        told["test"] = (test, answers.probabilities)
         metrics = {
-            "validation": evaluate(classifier.of_pixels(validation.pixels), validation.labels, classifier.classes),
-            "test": evaluate(answers.probabilities, test.labels, classifier.classes),
+            name: evaluate(probabilities, part.labels, classifier.classes, samples.groups_of(part.rows))
+            for name, (part, probabilities) in told.items()
         }
         facts = {
             "title": samples.title,

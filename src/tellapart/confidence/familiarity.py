@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 _AXES = 64
 _LEAST_VARIANCE = 1e-6  # of the average one
+_AT_ONCE = 4_000_000  # coordinates along the axes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Familiarity:
 
     def distances(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the distance of each row of features (N, F) to the nearest class (N,), 1 for a typical picture."""
+        blocks = np.array_split(features, max(1, len(features) * self.means.shape[0] * len(self.axes) // _AT_ONCE))
+        return np.concatenate([self._distances(block) for block in blocks])
+
+    def _distances(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         rows, means = features.astype(np.float64), self.means.astype(np.float64)
         along = (rows @ self.axes.T)[:, None] - means @ self.axes.T  # N K D
         whole = np.square(rows).sum(axis=1)[:, None] - 2 * rows @ means.T + np.square(means).sum(axis=1)  # N K
@@ -59,9 +64,13 @@ class Familiarity:
     def from_file(cls, tensors: dict[str, NDArray[np.float32]], values: dict[str, Any]) -> "Familiarity":
         """Return what `tensors` and `to_json` have written; raises `KeyError` or `ValueError`."""
         means, axes, variances = (tensors[name] for name in ("means", "axes", "variances"))
-        if means.shape[1:] != axes.shape[1:] or len(axes) != len(variances):
+        if means.ndim != 2 or axes.ndim != 2 or means.shape[1:] != axes.shape[1:] or variances.shape != axes.shape[:1]:
             raise ValueError(f"axes {axes.shape} and variances {variances.shape} for means {means.shape}")
-        return cls(means, axes, variances, *(float(values[name]) for name in ("noise", "limit", "share")))
+        noise, limit, share = (float(values[name]) for name in ("noise", "limit", "share"))
+        numbers = np.concatenate([means.ravel(), axes.ravel(), variances, [noise, limit, share]])
+        if not (np.isfinite(numbers).all() and noise > 0 and (variances > 0).all()):
+            raise ValueError("familiarity needs finite numbers, and variances above 0")
+        return cls(means, axes, variances, noise, limit, share)
 
 
 def fit_familiarity(

@@ -132,6 +132,13 @@ class Samples:
         """Return the pictures of each class (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
+    def groups_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32] | None:
+        """Return the groups (n,) of rows (n,), or None where no two of them share one."""
+        if self.groups is None:
+            return None
+        groups: NDArray[np.int32] = self.groups[rows]
+        return groups if len(np.unique(groups)) < len(rows) else None
+
     def rename_classes(self, names: dict[str, str]) -> "Samples":
         """Return the same rows under other class names, sorted anew; names not given stay."""
         renamed = [names.get(name, name) for name in self.classes]

@@ -162,7 +162,7 @@ def class_changes(
 
 def _answers(model: Judged, data: Labelled, progress: Progress) -> NDArray[np.object_]:
     """Return the name (N,) of the class that the classifier takes each picture for."""
-    best = data.probabilities(model.classifier, progress).argmax(axis=1)
+    best = model.classifier.of_pixels(data.pixels(model.classifier, progress)).argmax(axis=1)
     return np.array([model.classifier.classes[k] for k in best], dtype=object)
 
 

@@ -1,22 +1,22 @@
 """The figures of one part of the data, as they stand in `metrics.json`."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.errors import WrongInput
 from tellapart.metrics import (
     Estimate,
-    Ranking,
     accuracy,
+    average_intervals,
     averages,
     bootstrap,
     calibration_error,
     confusion_matrix,
-    interval,
-    matrix_draws,
+    f1_intervals,
     precision_recall_f1,
+    rankings,
     reliability,
     row_brier,
     row_log_loss,
@@ -35,8 +35,13 @@ def evaluate(
 
     probabilities: (N, K). labels: (N,). groups (N,): numbers of the groups whose pictures are not independent of each
     other, such as those of one patient; they widen the intervals. A class without a picture has support 0 and figures
-    of 0, and null where ranking has no meaning.
+    of 0, and null where ranking has no meaning. Raises `WrongInput` for a probability that is no number.
     """
+    if not np.isfinite(probabilities).all():
+        wrong = int((~np.isfinite(probabilities).all(axis=1)).sum())
+        raise WrongInput(
+            f"{wrong} of {len(labels)} pictures have probabilities that are no numbers: the weights are bad."
+        )
     matrix = confusion_matrix(probabilities.argmax(axis=1), labels, len(classes))
     headline, by_class = _of_matrix(matrix) if groups is None else _of_groups(probabilities, labels, groups)
     rows, ranked = _of_rows(probabilities, labels, groups)
@@ -69,22 +74,10 @@ def _finite(figure: Estimate) -> dict[str, float | None]:
 
 def _of_matrix(matrix: NDArray[np.int64]) -> tuple[Figures, dict[str, list[Estimate]]]:
     """Return the averages, and each class's figures, of independent rows."""
-    headline, f1 = _from_draws(matrix, matrix_draws(matrix))
     hits, predicted, true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
     precision = [wilson(int(hit), int(count)) for hit, count in zip(hits, predicted, strict=True)]
     recall = [wilson(int(hit), int(count)) for hit, count in zip(hits, true, strict=True)]
-    return headline, {"precision": precision, "recall": recall, "f1": f1}
-
-
-def _from_draws(matrix: NDArray[np.int64], draws: Iterable[NDArray[np.float64]]) -> tuple[Figures, list[Estimate]]:
-    """Return the averages and the F1 of each class (K), with intervals from drawn matrices."""
-    names = list(averages(matrix, matrix))
-
-    def row(drawn: NDArray[Any]) -> NDArray[np.float64]:
-        return np.concatenate([list(averages(drawn, matrix).values()), precision_recall_f1(drawn)[2]])
-
-    found = interval(row(matrix), np.stack([row(drawn) for drawn in draws]))
-    return dict(zip(names, found, strict=False)), found[len(names) :]
+    return average_intervals(matrix), {"precision": precision, "recall": recall, "f1": f1_intervals(matrix)}
 
 
 def _of_groups(
@@ -93,14 +86,14 @@ def _of_groups(
     """Return the same, and the accuracy, over groups drawn as wholes."""
     predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
     counts = confusion_matrix(predicted, labels, count)
-    names = ["accuracy", *averages(counts, counts)]
+    names = ["accuracy", *averages(counts)]
 
-    def row(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def row(weights: NDArray[np.float32]) -> NDArray[np.float64]:
         drawn = confusion_matrix(predicted, labels, count, weights)
         share = [np.trace(drawn) / drawn.sum()]
         return np.concatenate([share, list(averages(drawn, counts).values()), *precision_recall_f1(drawn)])
 
-    found = bootstrap(row, labels, groups, width=count)
+    found = bootstrap(lambda draws: np.stack([row(weights) for weights in draws]), labels, groups, width=count)
     by_class = [found[start : start + count] for start in range(len(names), len(found), count)]
     headline = dict(zip(names, found, strict=False))
     headline["accuracy"] = _of_few_groups(headline["accuracy"], len(np.unique(groups)))
@@ -119,19 +112,17 @@ def _of_rows(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: Groups
 ) -> tuple[Figures, dict[str, list[Estimate]]]:
     """Return the means over rows and over classes, and each class's figures, of the probabilities."""
-    losses, squares = row_log_loss(probabilities, labels), row_brier(probabilities, labels)
-    ranking, count = Ranking(probabilities, labels), probabilities.shape[1]
+    means = np.stack([row_log_loss(probabilities, labels), row_brier(probabilities, labels)], axis=1)
+    areas, count = rankings(probabilities, labels), probabilities.shape[1]
     pictures = np.bincount(labels, minlength=count)
     present = np.flatnonzero((pictures > 0) & (pictures < len(labels)))
 
-    def row(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        means = [np.average(values, weights=weights) for values in (losses, squares)]
-        parts = [ranking.roc_auc(weights), ranking.average_precision(weights)]
-        return np.concatenate(
-            [means, [np.nanmean(part[present]) if len(present) else np.nan for part in parts], *parts]
-        )
+    def figures(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        parts = areas(weights)
+        macro = [_mean_of(part[:, present]) for part in parts]
+        return np.concatenate([weights @ means / weights.sum(axis=1, keepdims=True), *macro, *parts], axis=1)
 
-    found = bootstrap(row, labels, groups, width=4 * count)
+    found = bootstrap(figures, labels, groups, width=4 * count)
     names = ("log_loss", "brier", "macro_roc_auc", "macro_average_precision")
     headline = {name: figure for name, figure in zip(names, found, strict=False) if np.isfinite(figure.value)}
     start = len(names)
@@ -142,5 +133,14 @@ def _top5(probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups:
     hits = top_k_hits(probabilities, labels, 5)
     if groups is None:
         return wilson(int(hits.sum()), len(hits))
-    found = bootstrap(lambda weights: np.array([np.average(hits, weights=weights)]), labels, groups)[0]
+    found = bootstrap(lambda draws: (draws @ hits / draws.sum(axis=1))[:, None], labels, groups)[0]
     return _of_few_groups(found, len(np.unique(groups)))
+
+
+def _mean_of(areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over classes of areas (D, K) that have one, (D, 1), NaN without any."""
+    known = np.isfinite(areas)
+    count = known.sum(axis=1, keepdims=True)
+    sums = np.where(known, areas, 0).sum(axis=1, keepdims=True)
+    means: NDArray[np.float64] = np.divide(sums, count, out=np.full(sums.shape, np.nan), where=count > 0)
+    return means

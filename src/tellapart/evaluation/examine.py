@@ -129,8 +129,14 @@ class Examination:
         }
 
 
-def examine(classifier: Classifier, samples: Samples, tested: Tested, known: Known, seconds: float) -> Examination:
-    """Return what the test rows tell. seconds: that the test of spoilt pictures may take, which sets their number."""
+def examine(
+    classifier: Classifier, samples: Samples, tested: Tested, known: Known | None, seconds: float
+) -> Examination:
+    """Return what the test rows tell.
+
+    known: training pictures, if they are at hand. seconds: that the test of spoilt pictures may take, which sets their
+    number.
+    """
     right = tested.predicted == tested.labels
     wrong = np.flatnonzero(~right)
     return Examination(
@@ -173,7 +179,7 @@ def _doubts_json(doubts: Doubts) -> dict[str, Any]:
 
 
 def _mistakes(
-    classifier: Classifier, samples: Samples, tested: Tested, known: Known, wrong: NDArray[np.int64]
+    classifier: Classifier, samples: Samples, tested: Tested, known: Known | None, wrong: NDArray[np.int64]
 ) -> Iterator[Mistake]:
     """Yield the mistakes made with most confidence."""
     confidence = tested.answers.probabilities[wrong, tested.predicted[wrong]]
@@ -181,9 +187,7 @@ def _mistakes(
     if not len(places):
         return
     pixels = rows_of(tested.pixels, places)
-    preprocess = Preprocess(classifier.preprocess).to(next(classifier.network.parameters()).device)
-    features, _ = features_and_logits(classifier.network, preprocess, pixels)
-    neighbours, _ = nearest(features, known.features, min(_NEIGHBOURS, len(known.rows)))
+    neighbours = _neighbours(classifier, pixels, known)
     maps = _heat(classifier, pixels, tested.predicted[places])
     for number, place in enumerate(places.tolist()):
         shown, predicted = _shown(samples, int(tested.rows[place])), int(tested.predicted[place])
@@ -191,9 +195,19 @@ def _mistakes(
         if maps is not None and shown.picture is not None:
             height, width = shown.picture.shape[:2]
             heat = overlay(shown.picture, on_original(maps[number], height, width, classifier.preprocess))
-        near = tuple(_shown(samples, int(known.rows[row])) for row in neighbours[number])
+        near = tuple(_shown(samples, int(row)) for row in neighbours[number])
         probability = float(tested.answers.probabilities[place, predicted])
         yield Mistake(shown, classifier.classes[predicted], probability, heat, near)
+
+
+def _neighbours(classifier: Classifier, pixels: PixelTable, known: Known | None) -> NDArray[np.int64]:
+    """Return the rows (n, 3) of the known pictures most like each of n, or (n, 0) if none are known."""
+    if known is None:
+        return np.zeros((len(pixels), 0), np.int64)
+    preprocess = Preprocess(classifier.preprocess).to(next(classifier.network.parameters()).device)
+    features, _ = features_and_logits(classifier.network, preprocess, pixels)
+    places, _ = nearest(features, known.features, min(_NEIGHBOURS, len(known.rows)))
+    return known.rows[places]
 
 
 def _heat(classifier: Classifier, pixels: PixelTable, classes: NDArray[np.int64]) -> NDArray[np.float32] | None:

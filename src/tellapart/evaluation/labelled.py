@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tellapart.classifier import Classifier, load
 from tellapart.data.audit import Audit, audit
-from tellapart.data.cache import open_pixels
+from tellapart.data.cache import Pixels, open_pixels
 from tellapart.data.samples import TEST, Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.errors import BadSource, UnknownClass, did_you_mean, listed, printable
@@ -77,11 +77,11 @@ class Labelled:
         index = {name: k for k, name in enumerate(classifier.classes)}
         return np.array([index[name] for name in self.label_names], np.int64)
 
-    def probabilities(self, classifier: Classifier, progress: Progress) -> NDArray[np.float32]:
-        """Return what the classifier says of each picture, (N, K), through the cache of resized pictures."""
+    def pixels(self, classifier: Classifier, progress: Progress) -> Pixels:
+        """Return the pictures as the classifier takes them, (N, S, S, 3), through the cache of resized pictures."""
         resizer = Preprocess(classifier.preprocess)
         pixels = open_pixels(self.found, resizer.resize, resizer.resize_key(), classifier.preprocess.size, progress)
-        return classifier.of_pixels(pixels.rows(self.rows))
+        return pixels.rows(self.rows)
 
     def lacking(self, classifier: Classifier) -> tuple[str, ...]:
         """Return the classes that the classifier tells and no picture shows."""

@@ -1,13 +1,21 @@
 """`evaluate_on(model, source) -> Evaluation`: a classifier judged on new labelled pictures."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tellapart.classifier import Classifier
 from tellapart.data.sources import Source
 from tellapart.evaluation.evaluate import evaluate
-from tellapart.evaluation.labelled import Model, open_labelled, open_model
+from tellapart.evaluation.examine import Tested, examine
+from tellapart.evaluation.labelled import Labelled, Model, open_labelled, open_model
 from tellapart.evaluation.provenance import seen_in_training
+from tellapart.evaluation.report import Findings, render
+from tellapart.files import write_atomic
 from tellapart.progress import Progress
+
+_SECONDS = 10.0  # that the test of spoilt pictures may take
 
 
 @dataclass(frozen=True)
@@ -16,8 +24,7 @@ class Evaluation:
 
     part: "test" if only the pictures that the source marks as for testing were judged, else "all". metrics: as a part
     of metrics.json. lacking: classes that the classifier tells and no picture shows. excluded: files left out, each
-    with "path" and "reason"; unreadable: how many of the
-    pictures to judge cannot be read. warnings: one sentence each.
+    with "path" and "reason"; unreadable: how many of the pictures to judge cannot be read. warnings: one sentence each.
     """
 
     model: str
@@ -34,27 +41,49 @@ class Evaluation:
         return vars(self) | {name: list(getattr(self, name)) for name in ("lacking", "excluded", "warnings")}
 
 
-def evaluate_on(model: Model, source: Source, progress: Progress | None = None) -> Evaluation:
+def evaluate_on(
+    model: Model,
+    source: Source,
+    progress: Progress | None = None,
+    *,
+    report: str | os.PathLike[str] | None = None,
+) -> Evaluation:
     """Judge a classifier on labelled pictures, of which it need not show all classes.
 
     model: a classifier, its file, a run's folder, or the name of a network with published weights. source: as for
-    `load_source`; where it marks pictures as for testing, only those are judged. Classes are matched by name.
+    `load_source`; where it marks pictures as for testing, only those are judged. Classes are matched by name. report:
+    where to write a page that tells of it, if at all.
 
-    Raises `UnknownClass` if the pictures show a class that the classifier does not tell, or what `load`, `load_source`
-    and `audit` raise.
+    Raises `UnknownClass` if the pictures show a class that the classifier does not tell, `CannotSave` if the page
+    cannot be written, or what `load`, `load_source` and `audit` raise.
     """
     said = progress or Progress()
     judged = open_model(model, said)
     data = open_labelled(source, [judged], said)
-    classifier = judged.classifier
+    classifier, samples = judged.classifier, data.found.samples
+    pixels, labels = data.pixels(classifier, said), data.labels(classifier)
+    answers = classifier.answers(pixels)
+    metrics = evaluate(answers.probabilities, labels, classifier.classes, samples.groups_of(data.rows))
+    if report is not None:
+        tested = Tested(data.rows, pixels, labels, answers)
+        write_atomic(Path(report), _page(classifier, data, tested, metrics))
     warning = seen_in_training(judged, data)
     return Evaluation(
         judged.name,
-        data.found.samples.title,
+        samples.title,
         data.part,
-        evaluate(data.probabilities(classifier, said), data.labels(classifier), classifier.classes),
+        metrics,
         data.lacking(classifier),
         tuple(data.excluded()),
         data.unreadable,
         (warning,) if warning else (),
     )
+
+
+def _page(classifier: Classifier, data: Labelled, tested: Tested, metrics: dict[str, Any]) -> str:
+    """Return the report of a classifier on these pictures."""
+    samples = data.found.samples
+    examination = examine(classifier, samples, tested, None, _SECONDS)
+    facts = classifier.facts | {"temperature": classifier.temperature}
+    title = Path(samples.title).name or samples.title
+    return render(Findings(title, data.found, None, (), {"test": metrics}, examination, facts))

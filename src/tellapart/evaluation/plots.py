@@ -17,6 +17,7 @@ from PIL import Image
 
 from tellapart.data.decode import Picture
 from tellapart.evaluation.robustness import Robustness
+from tellapart.metrics import wilson
 from tellapart.metrics.calibration import Reliability
 
 _INK = "#010203"  # stands for the colour of the page's text, light or dark
@@ -87,9 +88,9 @@ def calibration(before: Reliability, after: Reliability) -> str:
         figure.subplots(1, 2), (before, after), ("Before calibration", "After calibration"), strict=True
     ):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
-        axes.errorbar(
-            found.confidence, found.accuracy, yerr=1.96 * found.error, fmt="o", color=_ACCENT, markersize=4, capsize=2
-        )
+        ranges = [wilson(round(a * n), round(n)) for a, n in zip(found.accuracy, found.rows, strict=True)]
+        arms = [[each.value - each.low for each in ranges], [each.high - each.value for each in ranges]]
+        axes.errorbar(found.confidence, found.accuracy, arms, fmt="o", color=_ACCENT, markersize=4, capsize=2)
         lowest = min(0.9, float(found.confidence.min()), float(found.accuracy.min()))
         axes.set(xlim=(lowest - 0.02, 1.01), ylim=(lowest - 0.1, 1.03), title=title)
         axes.set(xlabel="probability that was told", ylabel="share that was right")

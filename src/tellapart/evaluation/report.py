@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -19,15 +21,20 @@ from tellapart.evaluation.examine import Examination, Shown
 from tellapart.evaluation.slices import Slice
 
 _SMALL = 112  # pixels of a picture beside another
+_SIZES = (1, 2, 3, 4, 6, 11, 21, 51, 101, sys.maxsize)  # of prediction sets
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the report tells of: the data, the split, the course of training, the test, and how it was made."""
+    """What the report tells of: the data, the split, the course of training, the test, and how it was made.
+
+    splits: None for pictures that come from elsewhere than those of training; then there is no history. metrics: of
+    the part "test", and of "validation" in a run.
+    """
 
     title: str
     found: Audit
-    splits: Splits
+    splits: Splits | None
     history: Sequence[dict[str, Any]]
     metrics: dict[str, Any]
     examination: Examination
@@ -35,11 +42,9 @@ class Findings:
 
     def to_json(self) -> str:
         """Return `report.json`: what the page shows, but for pictures."""
-        parts = {name: len(rows) for name, rows in zip(PARTS, self.splits.parts(), strict=True)}
         content = {
             "title": self.title,
-            "pictures": parts,
-            "split": self.splits.rule,
+            "split": self._split(),
             "audit": self.found.to_json(),
             "history": list(self.history),
             "metrics": self.metrics,
@@ -47,6 +52,12 @@ class Findings:
             "facts": self.facts,
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def _split(self) -> dict[str, Any] | None:
+        if self.splits is None:
+            return None
+        parts = {name: len(rows) for name, rows in zip(PARTS, self.splits.parts(), strict=True)}
+        return {"rule": self.splits.rule, **parts}
 
 
 def render(findings: Findings) -> str:
@@ -64,19 +75,19 @@ def render(findings: Findings) -> str:
         "interval": _interval,
         "address": _address,
         "picture": _picture,
+        "ranges": _ranges,
     }
     script = environment.get_template("report.js").render()
-    samples, examination = findings.found.samples, findings.examination
+    test, examination = findings.metrics["test"], findings.examination
     return environment.get_template("report.html").render(
         title=findings.title,
-        samples=samples,
+        samples=findings.found.samples,
         found=findings.found,
-        excluded=findings.found.excluded() + list(findings.splits.dropped),
+        excluded=findings.found.excluded() + list(findings.splits.dropped if findings.splits else ()),
         splits=findings.splits,
-        test=findings.metrics["test"],
-        validation=findings.metrics["validation"],
+        test=test,
         curves=plots.learning_curves(list(findings.history)) if findings.history else "",
-        confusion=plots.confusion(np.array(findings.metrics["test"]["confusion_matrix"]), samples.classes),
+        confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
         calibration=plots.calibration(examination.before, examination.after),
         corruptions=plots.corruptions(examination.robustness),
         examination=examination,
@@ -104,6 +115,15 @@ def _interval(figure: dict[str, float | None]) -> str:
     if figure["value"] is None:
         return "\N{EN DASH}"
     return f"{_percent(figure['value'])} ({_points(figure['low'] or 0)}\N{EN DASH}{_points(figure['high'] or 0)})"
+
+
+def _ranges(sizes: dict[int, int]) -> list[tuple[str, int]]:
+    """Return how many sets have how many classes, larger sizes taken together."""
+    found = []
+    for low, high in pairwise(_SIZES):
+        name = str(low) if high == low + 1 else f"{low} to {high - 1}" if high < _SIZES[-1] else f"{low} and more"
+        found.append((name, sum(times for size, times in sizes.items() if low <= size < high)))
+    return [(name, times) for name, times in found if times]
 
 
 def _address(shown: Shown) -> str:

@@ -29,29 +29,15 @@ def precision_recall_f1(matrix: Matrix) -> tuple[NDArray[np.float64], NDArray[np
     return _ratio(hits, predicted), _ratio(hits, true), _ratio(2 * hits, predicted + true)
 
 
-def averages(matrix: Matrix, counts: NDArray[np.integer]) -> dict[str, float]:
-    """Return balanced accuracy, kappa, and macro and weighted averages of precision, recall and F1.
+def f1_intervals(matrix: NDArray[np.integer]) -> list[Estimate]:
+    """Return each class's F1 (K) with the interval of independent rows.
 
-    Classes that are neither true nor predicted in `counts` (K, K) are left out of the averages.
+    Of the rows that are of the class or were taken for it a share J is both, and F1 is 2 J / (1 + J).
     """
-    support = matrix.sum(axis=1)
-    true, seen = counts.sum(axis=1) > 0, (counts.sum(axis=1) + counts.sum(axis=0)) > 0
-    parts = dict(zip(("precision", "recall", "f1"), precision_recall_f1(matrix), strict=True))
-    found = {"balanced_accuracy": float(parts["recall"][true].mean()), "kappa": kappa(matrix)}
-    found |= {f"macro_{name}": float(part[seen].mean()) for name, part in parts.items()}
-    total = support.sum()
-    return found | {f"weighted_{name}": float((part * support).sum() / total) for name, part in parts.items()}
-
-
-def kappa(matrix: Matrix) -> float:
-    """Return the agreement beyond chance (Cohen 1960, "A coefficient of agreement for nominal scales").
-
-    With a single class, true and predicted, chance agrees always: 0.
-    """
-    total = matrix.sum()
-    chance = float((matrix.sum(axis=0) * matrix.sum(axis=1)).sum()) / float(total) ** 2
-    observed = float(np.trace(matrix)) / float(total)
-    return (observed - chance) / (1 - chance) if chance < 1 else 0.0
+    hits = np.diag(matrix)
+    either = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    shares = [wilson(int(hit), int(rows)) for hit, rows in zip(hits, either, strict=True)]
+    return [Estimate(*(2 * share / (1 + share) for share in (j.value, j.low, j.high))) for j in shares]
 
 
 def accuracy(probabilities: Probabilities, labels: Labels) -> Estimate:

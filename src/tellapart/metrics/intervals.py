@@ -1,21 +1,23 @@
 """95 % intervals: what a figure could have been with other pictures of the same kind. Draws are seeded.
 
-Proportions of independent rows get the interval of Wilson 1927 ("Probable inference", JASA 22); averages over classes
-that of matrices drawn from the Dirichlet distribution (Goutte and Gaussier 2005, "A probabilistic interpretation of
-precision, recall and F-score"); the rest a percentile bootstrap within each class (Efron and Tibshirani 1993, chapter
-13). Where pictures come in groups, such as patients, whole groups are drawn: their pictures are not independent.
+Proportions of independent rows get the interval of Wilson 1927 ("Probable inference", JASA 22), averages over classes
+the one that `tellapart.metrics.averages` describes, and the rest a percentile bootstrap within each class (Efron and
+Tibshirani 1993, chapter 13). Where pictures come in groups, such as patients, whole groups are drawn: their pictures
+are not independent.
 """
 
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 Z = 1.959963984540054  # the normal quantile of 97.5 %
 _DRAWS, _FEWEST = 1000, 100
-_WORK = 4e7  # numbers that the draws of a figure may go through in all
+_WORK = 4e8  # numbers that the draws of a figure may go through in all
+_AT_ONCE = 2e7  # weights
 
 
 @dataclass(frozen=True)
@@ -42,36 +44,24 @@ def wilson(successes: int, trials: int) -> Estimate:
 
 
 def bootstrap(
-    figures: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    figures: Callable[[NDArray[np.float32]], NDArray[np.float64]],
     labels: NDArray[np.integer],
     groups: NDArray[np.integer] | None = None,
     width: int = 1,
 ) -> list[Estimate]:
-    """Return figures(weights (N,)) -> (M,) for all rows once, with intervals over rows drawn again.
+    """Return figures(weights (D, N)) -> (D, M) for all rows once, with intervals over rows drawn again.
 
     A row's weight is how often it was drawn. labels (N,): each class keeps its number of rows. groups (N,): draw whole
     groups instead. width: numbers that a row costs; the more of them, the fewer draws.
     """
     draws = int(np.clip(_WORK / (len(labels) * width), _FEWEST, _DRAWS))
-    found = np.stack([figures(weights) for weights in _resamples(labels, groups, draws)])
-    return interval(figures(np.ones(len(labels))), found)
+    weights = _resamples(labels, groups, draws)
+    block = max(1, int(_AT_ONCE / len(labels)))
+    found = [figures(np.stack(list(islice(weights, min(block, draws - n))))) for n in range(0, draws, block)]
+    return _percentiles(figures(np.ones((1, len(labels)), np.float32))[0], np.concatenate(found))
 
 
-def matrix_draws(matrix: NDArray[np.integer]) -> Iterator[NDArray[np.float64]]:
-    """Yield confusion matrices (K, K) that could have been, given this one, from the Dirichlet distribution.
-
-    The prior is one picture a class, right as often as all classes together were: so neither a perfect score nor a
-    total miss on few pictures claims to be certain.
-    """
-    random, count = np.random.default_rng(0), len(matrix)
-    wrong = (matrix.sum() - np.trace(matrix) + 1) / (matrix.sum() + 2)
-    prior = np.full(matrix.shape, max(wrong, 1 / count) / max(1, count - 1))  # at least one mistake in all
-    np.fill_diagonal(prior, 1 - wrong)
-    for _ in range(int(np.clip(_WORK / (4 * count**2), _FEWEST, _DRAWS))):
-        yield random.standard_gamma(matrix + prior)
-
-
-def interval(value: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Estimate]:
+def _percentiles(value: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Estimate]:
     """Return figures (M,) with the intervals that their draws (D, M) give, widened to hold the figures."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a figure without meaning is NaN in all draws
@@ -83,7 +73,7 @@ def interval(value: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Est
 
 def _resamples(
     labels: NDArray[np.integer], groups: NDArray[np.integer] | None, draws: int
-) -> Iterator[NDArray[np.float64]]:
+) -> Iterator[NDArray[np.float32]]:
     """Yield the weights (N,) of each draw."""
     random = np.random.default_rng(0)
     if groups is not None:
@@ -91,11 +81,11 @@ def _resamples(
         count = int(numbers.max()) + 1
         for _ in range(draws):
             drawn = np.bincount(random.integers(0, count, count), minlength=count)
-            yield drawn[numbers].astype(float)
+            yield drawn[numbers].astype(np.float32)
         return
     order = np.argsort(labels, kind="stable")
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
     for _ in range(draws):
         places = start + (random.random(len(labels)) * size).astype(np.int64)
-        yield np.bincount(order[places], minlength=len(labels)).astype(float)
+        yield np.bincount(order[places], minlength=len(labels)).astype(np.float32)

@@ -1,77 +1,80 @@
 """How well the probability of a class orders the pictures: those of the class before all others."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Weights = NDArray[np.float32]
+Areas = NDArray[np.float64]
 
-@dataclass(frozen=True)
-class Ranking:
-    """Rows in descending order of the probability of each class, one against the rest.
 
-    probabilities: (N, K). labels: (N,). Equal probabilities share a rank. A class of which no row is, or all rows are,
-    has NaN.
+def rankings(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer]
+) -> Callable[[Weights], tuple[Areas, Areas]]:
+    """Return what maps weights (D, N), whole numbers, to ROC area and average precision of each class, (D, K) each.
+
+    A weight says how often a row counts. probabilities: (N, K). labels: (N,). Equal probabilities share a rank. A class
+    of which no row is has NaN, and one of which all are has no ROC area either.
+
+    The ROC area is how often one of the class is before another (Hanley and McNeil 1982, "The meaning and use of the
+    area under a receiver operating characteristic curve"); the average precision that over the rows of the class, each
+    taken at its rank.
     """
+    classes = [_Class.of(probabilities[:, k], labels == k) for k in range(probabilities.shape[1])]
 
-    probabilities: NDArray[np.floating]
-    labels: NDArray[np.integer]
+    def areas(weights: Weights) -> tuple[Areas, Areas]:
+        by_row = np.ascontiguousarray(weights.T)  # N D, so that a row's weights in all draws lie together
+        found = [each.areas(by_row) for each in classes]
+        return np.stack([roc for roc, _ in found], axis=1), np.stack([precision for _, precision in found], axis=1)
 
-    def roc_auc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return each class's area under the ROC curve (K,): how often one of the class is before another.
+    return areas
 
-        weights (N,): how often each row counts. (Hanley and McNeil 1982, "The meaning and use of the area under a
-        receiver operating characteristic curve".)
+
+class _Class:
+    """The n rows of one class among all N, ranked by its probability."""
+
+    def __init__(self, order: NDArray[Any], mine: NDArray[Any], before: NDArray[Any], up_to: NDArray[Any]) -> None:
+        """Order (N,): all rows, the most probable first. mine (n,): the places of the class's own.
+
+        before, up_to (n,): how many places come before the first, and up to the last, of the same probability.
         """
-        mine, others = self._split(weights)
-        up_to, before = self._up_to(mine), self._before(mine)
-        won = (others * (up_to + before) / 2).sum(axis=0)
-        return _ratio(won, mine.sum(axis=0) * others.sum(axis=0))
+        self.order, self.mine, self.before, self.up_to = order, mine, before, up_to
 
-    def average_precision(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return each class's mean precision over its rows (K,), each taken at its rank."""
-        mine, others = self._split(weights)
-        up_to = self._up_to(mine)
-        precision = _ratio(up_to, up_to + self._up_to(others))
-        return _ratio(np.where(mine > 0, mine * precision, 0).sum(axis=0), mine.sum(axis=0))
+    @classmethod
+    def of(cls, probabilities: NDArray[np.floating], own: NDArray[np.bool_]) -> "_Class":
+        """Rank rows by their probability (N,); own (N,): which are of the class."""
+        order = np.argsort(-probabilities, kind="stable").astype(np.int32)
+        falling = -probabilities[order]
+        mine = np.flatnonzero(own[order])
+        before, up_to = (np.searchsorted(falling, falling[mine], side) for side in ("left", "right"))
+        return cls(order, mine, before, up_to)
 
-    @cached_property
-    def _order(self) -> NDArray[np.int64]:
-        return np.argsort(-self.probabilities, axis=0, kind="stable")  # N K
-
-    @cached_property
-    def _positive(self) -> NDArray[np.bool_]:
-        positive: NDArray[np.bool_] = self.labels[self._order] == np.arange(self.probabilities.shape[1])
-        return positive
-
-    @cached_property
-    def _ties(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first and the last place (N, K) with the probability at each place."""
-        ranked = np.take_along_axis(self.probabilities, self._order, axis=0)
-        places = np.broadcast_to(np.arange(len(ranked))[:, None], ranked.shape)
-        new = np.ones(ranked.shape, bool)
-        new[1:] = ranked[1:] != ranked[:-1]
-        ends = np.ones(ranked.shape, bool)
-        ends[:-1] = new[1:]
-        first = np.maximum.accumulate(np.where(new, places, 0), axis=0)
-        last = np.minimum.accumulate(np.where(ends, places, len(ranked))[::-1], axis=0)[::-1]
-        return first, last
-
-    def _split(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the weights (N, K), in order, of the rows of each class, and of the others."""
-        ranked = weights[self._order]
-        mine = np.where(self._positive, ranked, 0)
-        return mine, ranked - mine
-
-    def _up_to(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums (N, K) down to the last row with the same probability."""
-        return np.take_along_axis(values.cumsum(axis=0), self._ties[1], axis=0)
-
-    def _before(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums (N, K) above the first row with the same probability."""
-        return np.take_along_axis(values.cumsum(axis=0) - values, self._ties[0], axis=0)
+    def areas(self, weights: Weights) -> tuple[Areas, Areas]:
+        """Return ROC area and average precision (D,) for weights (N, D)."""
+        if not len(self.mine):
+            none = np.full(weights.shape[1], np.nan)
+            return none, none
+        every = _sums(weights[self.order])
+        own = weights[self.order[self.mine]]
+        all_before, all_up_to = every[self.before], every[self.up_to]  # n D
+        sums = _sums(own)
+        own_before, own_up_to = (sums[np.searchsorted(self.mine, place)] for place in (self.before, self.up_to))
+        positives = sums[-1].astype(np.float64)
+        negatives = every[-1] - positives
+        ahead = (all_before - own_before + all_up_to - own_up_to) / 2  # of others; a tie counts half
+        lost = _ratio((own * ahead).sum(axis=0, dtype=np.float64), positives * negatives)
+        precision = np.divide(own_up_to, all_up_to, out=np.zeros_like(own), where=all_up_to > 0)
+        return 1 - lost, _ratio((own * precision).sum(axis=0, dtype=np.float64), positives)
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sums(weights: Weights) -> Weights:
+    """Return the sums (n + 1, D) of the first 0 to n rows of weights (n, D), exact up to 2**24."""
+    sums = np.zeros((len(weights) + 1, weights.shape[1]), np.float32)
+    weights.cumsum(axis=0, out=sums[1:])
+    return sums
+
+
+def _ratio(part: Areas, whole: Areas) -> Areas:
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
