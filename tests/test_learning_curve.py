@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
+from folders import digit_folder, run_cli
 from tellapart.errors import WrongInput
 from tellapart.evaluation.learning_curve import (
     _fit,
@@ -125,3 +126,23 @@ def test_the_law_is_found_where_it_holds_exactly(floor, scale, exponent):
     errors = floor + scale * relative**-exponent
     found = _fit_law(relative, errors[None], np.ones((1, 5)), np.array([np.inf]))[0]
     np.testing.assert_allclose(found, [floor, scale, exponent], atol=1e-9)
+
+
+def test_a_source_is_judged_by_its_best_features(tmp_path, capsys):
+    folder = digit_folder(tmp_path / "digits", 5, 80)
+    code, out, err = run_cli(capsys, "curve", folder, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["source"] == str(folder)
+    assert found["accuracies"][-1] > 0.9
+    assert found["sizes"] == sorted(found["sizes"])
+    assert found["twice"]["pictures"] == 2 * found["sizes"][-1]
+    code, out, _ = run_cli(capsys, "curve", folder)
+    assert code == 0
+    assert found["verdict"] in " ".join(out.split())
+
+
+def test_too_few_pictures_for_a_curve_are_one_clear_error(tmp_path, capsys):
+    code, out, err = run_cli(capsys, "curve", digit_folder(tmp_path / "digits", 2, 12))
+    assert (code, out) == (1, "")
+    assert "too few for a learning curve" in " ".join(err.split())

@@ -46,6 +46,7 @@ _HOMES = {
     "evaluate_on": "tellapart.evaluation.on_source",
     "load": "tellapart.classifier",
     "load_source": "tellapart.data.sources",
+    "more_pictures": "tellapart.evaluation.more_pictures",
     "train": "tellapart.pipeline",
 }
 _NEED_TRAIN_EXTRA = ("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2")
@@ -68,6 +69,7 @@ __all__ = [
     "evaluate_on",
     "load",
     "load_source",
+    "more_pictures",
     "train",
 ]
 

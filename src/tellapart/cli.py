@@ -16,6 +16,7 @@ from tellapart.terminal import (
     print_audit,
     print_comparison,
     print_csv,
+    print_curve,
     print_evaluation,
     print_json,
     print_labels,
@@ -217,6 +218,16 @@ def labels(
     else:
         print_labels(found, out)
     _end_badly_if(found.unreadable)
+
+
+@app.command()
+def curve(source: SourceArgument, seed: SeedOption = None, json_output: Json = False) -> None:
+    """Tell whether more pictures would help: accuracy by their number, on features that need no training."""
+    found = tellapart.more_pictures(source, seed or 0, TerminalProgress())
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_curve(found)
 
 
 @app.command()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tellapart.data.audit import Audit
     from tellapart.evaluation.compare import ClassChange, Comparison
     from tellapart.evaluation.label_audit import LabelAudit
+    from tellapart.evaluation.more_pictures import MorePictures
     from tellapart.evaluation.on_source import Evaluation
     from tellapart.models.facts import Facts
     from tellapart.models.summary import Summary
@@ -190,6 +191,24 @@ def _print_left_out(found: "Evaluation | Comparison") -> None:
     _print_list("Left out", [f"{left['path']}: {left['reason']}" for left in found.excluded])
     for warning in found.warnings:
         _console().print("Note: " + warning, markup=False)
+
+
+def print_curve(found: "MorePictures") -> None:
+    """Print accuracy by the number of training pictures, measured and forecast, and what it means."""
+    curve, console = found.curve, _console()
+    console.print(f"{found.source}: a linear classifier on {found.features}", markup=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("training pictures", justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("95 % interval")
+    for size, accuracy in zip(curve.sizes, curve.accuracies, strict=True):
+        table.add_row(f"{size:,}", f"{accuracy:.1%}", "measured")
+    for forecast in (curve.twice, curve.four_times):
+        expected = forecast.accuracy
+        span = f"{expected.low:.1%} to {expected.high:.1%}, forecast"
+        table.add_row(f"{forecast.pictures:,}", f"{expected.value:.1%}", span)
+    console.print(table)
+    console.print(curve.verdict, markup=False)
 
 
 def print_labels(found: "LabelAudit", out: "Path | None") -> None:
