@@ -274,13 +274,16 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
     classes = tuple(document["classes"])
     if len(classes) != architecture.num_classes:
         raise ValueError(f"{len(classes)} class names for {architecture.num_classes} outputs")
+    sets = SetRule.from_json(document["sets"]) if document["sets"] else None
+    if sets and len(sets.limits) != len(classes):
+        raise ValueError(f"limits of prediction sets for {len(sets.limits)} of {len(classes)} classes")
     return Classifier(
         architecture,
         network.eval(),
         PreprocessSettings.from_json(document["preprocess"]),
         classes,
         float(document["temperature"]),
-        SetRule.from_json(document["sets"]) if document["sets"] else None,
+        sets,
         Familiarity.from_file(arrays, document["familiarity"]) if document["familiarity"] else None,
         {key: value for key, value in document.items() if key not in known},
     )
