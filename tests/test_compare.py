@@ -50,8 +50,7 @@ def reordered(classifier, names):
         blank = torch.full_like(old[:1], -1e4 if key.endswith("bias") else 0.0)
         weights[key] = torch.cat([blank if k is None else old[k : k + 1] for k in order])
     network.load_state_dict(weights)
-    other = replace(classifier, architecture=architecture, network=network.eval(), classes=tuple(names))
-    return replace(other, sets=None)  # whose limits are those of other classes
+    return replace(classifier, architecture=architecture, network=network.eval(), classes=tuple(names), sets=None)
 
 
 def test_a_run_on_its_own_split_has_the_figures_that_it_reported(runs):

@@ -272,9 +272,11 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
     network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = ("format_version", "architecture", "classes", "preprocess", "temperature", "sets", "familiarity")
     classes = tuple(document["classes"])
+    if len(classes) != architecture.num_classes:
+        raise ValueError(f"{len(classes)} class names for {architecture.num_classes} outputs")
     sets = SetRule.from_json(document["sets"]) if document["sets"] else None
-    if len(classes) != architecture.num_classes or (sets and len(sets.limits) != len(classes)):
-        raise ValueError(f"{len(classes)} class names, or limits of sets, for {architecture.num_classes} outputs")
+    if sets and len(sets.limits) != len(classes):
+        raise ValueError(f"limits of prediction sets for {len(sets.limits)} of {len(classes)} classes")
     return Classifier(
         architecture,
         network.eval(),

@@ -96,7 +96,7 @@ def calibration_error(found: Reliability) -> Estimate:
 
         def excess(error: float) -> float:
             mean, deviation = moments(error)
-            skew = _SKEW * deviation / mean if deviations > 0 else 0.0  # Cornish and Fisher 1938
+            skew = _SKEW * deviation / mean if deviations > 0 and mean > 0 else 0.0  # Cornish and Fisher 1938
             return mean + (deviations + (deviations**2 - 1) / 6 * skew) * deviation - found.binned_error
 
         return _root(excess)
