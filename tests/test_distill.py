@@ -29,7 +29,7 @@ def classifier(classes=CLASSES, facts=None, **values):
     torch.manual_seed(1)
     chosen = settings(**values)
     architecture = Architecture("small_resnet", len(classes), chosen.channels)
-    return Classifier(architecture, architecture.build().eval(), chosen, tuple(classes), 1.7, facts or {})
+    return Classifier(architecture, architecture.build().eval(), chosen, tuple(classes), 1.7, facts=facts or {})
 
 
 def recipe(path, **values):
