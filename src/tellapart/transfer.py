@@ -148,7 +148,9 @@ def _base(recipe: Recipe) -> Classifier | None:
 
 
 def _weights(recipe: Recipe, progress: Progress) -> Weights:
-    published = entry(str(recipe.model)).pretrained
+    published, base = entry(str(recipe.model)).pretrained, _base(recipe)
+    if base is not None:
+        return base.network.state_dict()  # its file has more in it than weights
     if recipe.weights:
         found = read_weights(Path(recipe.weights))
         return published.rename(found) if published else found
