@@ -12,7 +12,7 @@ import tellapart
 from folders import QUICK, digit_folder, run_cli
 from tellapart.data.named import load_digits
 from tellapart.data.samples import TEST
-from tellapart.errors import BadManifest, BadSource, CannotCompare, UnknownClass
+from tellapart.errors import BadManifest, BadSource, CannotCompare, CannotSave, UnknownClass
 from tellapart.evaluation.compare import class_changes
 from tellapart.evaluation.labelled import open_labelled, open_model
 from tellapart.pipeline import train
@@ -221,3 +221,12 @@ def test_evaluate_for_people(runs, capsys):
     code, out, err = run_cli(capsys, "compare", runs / "a", runs / "nothing", "--on", runs / "pictures")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("Error: There is no file")
+
+
+def test_a_report_replaces_no_file_and_needs_its_folder(runs, new_pictures, tmp_path):
+    precious = tmp_path / "precious.html"
+    precious.write_text("mine")
+    for place, message in ((precious, "there is such a file"), (tmp_path / "none" / "page.html", "no such folder")):
+        with pytest.raises(CannotSave, match=message):
+            tellapart.evaluate_on(runs / "a", new_pictures, report=place)
+    assert precious.read_text() == "mine"

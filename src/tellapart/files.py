@@ -55,3 +55,12 @@ def cannot_save(path: Path, error: OSError) -> CannotSave:
         f"Cannot write {printable(str(path))}: {reason}. Free space or choose another folder; "
         "what was there before still is."
     )
+
+
+def refuse_unwritable(path: Path, reason: str) -> None:
+    """Raise `CannotSave` before long work if a new file cannot stand at `path`; reason: why none is replaced there."""
+    name = printable(str(path))
+    if not path.parent.is_dir():
+        raise CannotSave(f"Cannot write {name}: there is no such folder; create it, or name another.")
+    if path.exists():
+        raise CannotSave(f"Cannot write {name}: there is such a file, and {reason}; name another.")

@@ -24,7 +24,7 @@ from tellapart.errors import CannotAuditLabels, CannotSave, printable
 from tellapart.evaluation.frozen_features import FeatureSet, feature_sets
 from tellapart.evaluation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
 from tellapart.evaluation.label_errors import AmbiguousPair, LabelErrors, ambiguous_pairs, find_label_errors
-from tellapart.files import cannot_save
+from tellapart.files import cannot_save, refuse_unwritable
 from tellapart.progress import Progress
 
 _FOLDS = 5
@@ -212,10 +212,7 @@ def _check_out(samples: Samples, path: Path) -> None:
         )
     if path.suffix.lower() != ".csv":
         raise CannotSave(f"Cannot write {name}: expected a name that ends in .csv, by which `train` knows a manifest.")
-    if not path.parent.is_dir():
-        raise CannotSave(f"Cannot write {name}: there is no such folder; create it, or name another.")
-    if path.exists():
-        raise CannotSave(f"Cannot write {name}: there is such a file, and it may hold mended labels; name another.")
+    refuse_unwritable(path, "it may hold mended labels")
 
 
 def _judged(found: Audit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from tellapart.evaluation.examine import Tested, examine
 from tellapart.evaluation.labelled import Labelled, Model, open_labelled, open_model
 from tellapart.evaluation.provenance import seen_in_training
 from tellapart.evaluation.report import Findings, render
-from tellapart.files import write_atomic
+from tellapart.files import refuse_unwritable, write_atomic
 from tellapart.progress import Progress
 
 _SECONDS = 10.0  # that the test of spoilt pictures may take
@@ -58,6 +58,8 @@ def evaluate_on(
     cannot be written, or what `load`, `load_source` and `audit` raise.
     """
     said = progress or Progress()
+    if report is not None:
+        refuse_unwritable(Path(report), "no file is replaced")
     judged = open_model(model, said)
     data = open_labelled(source, [judged], said)
     classifier, samples = judged.classifier, data.found.samples
