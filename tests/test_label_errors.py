@@ -292,7 +292,7 @@ def test_groups_splits_and_unreadable_files_stay_in_the_manifest(tmp_path, capsy
     kept = []
     for file in (source, out):
         rows = csv.DictReader(file.read_text().splitlines())
-        kept.append({tuple(row[name] for name in ("path", "label", "group", "split")) for row in rows})
+        kept.append({tuple(row[name] for name in ("path", "label", "group", "split", "remark")) for row in rows})
     assert kept[0] == kept[1]
     assert out.read_text().splitlines()[-1].endswith(",,,unreadable")
     assert len(load_source(out)) == 25

@@ -21,6 +21,7 @@ GOLDEN = Path(__file__).parent / "golden_logits.json"
 DEEP = ("resnet1001", "resnet1202")
 OURS = ("simple_cnn", "small_resnet", "lenet5", "mobilenet_v1", *(n for n in MODELS if "lite" in n), *DEEP)
 OURS += tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110))
+SLOW = ("vgg11", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "efficientnet_b6", "efficientnet_b7")
 OF_TORCHVISION = tuple(name for name in MODELS if name not in OURS)
 
 
@@ -112,7 +113,7 @@ def test_facts_are_those_of_the_network(name):
     assert FACTS[name].top1 is not None or name == "small_resnet"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
 def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
     torch.manual_seed(0)
     size = small_size(name)

@@ -85,7 +85,11 @@ def test_report_opens_from_disk_and_asks_for_nothing(any_run, browser, width, sc
 @pytest.mark.parametrize("model", ["run", "efficientnet_lite0"])
 def test_report_of_other_pictures(run, browser, tmp_path, photos, make_tree, model):
     if model == "run":
-        model, source = run.directory, digit_folder(tmp_path / "some", 3, 20)
+        folder, source = digit_folder(tmp_path / "some", 3, 20), tmp_path / "scanned.csv"
+        files = sorted(folder.rglob("*.png"))
+        rows = [f"{path},{path.parent.name},{HOSTILE if n % 2 else 'B'}" for n, path in enumerate(files)]
+        source.write_text("\n".join(["path,label,scanner", *rows]))
+        model = run.directory
     else:
         source = make_tree({"tabby cat": photos[:3], "goldfish": photos[3:6]})
     tellapart.evaluate_on(model, source, report=tmp_path / "page.html")
@@ -97,6 +101,8 @@ def test_report_of_other_pictures(run, browser, tmp_path, photos, make_tree, mod
     text = page.inner_text("body")
     assert "given for this test" in text
     assert "Learning curves" not in text
+    kinds = page.get_by_role("region", name="Accuracy by kinds of pictures").inner_text()
+    assert ("scanner" in kinds) == (HOSTILE in kinds) == source.is_file()
     assert Axe().run(page).violations_count == 0
     page.close()
 

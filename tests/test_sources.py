@@ -177,7 +177,16 @@ def test_manifests_hold_path_label_group_and_split(pictures, kind):
     assert [samples.label_name(r) for r in range(4)] == ["a", "a", "b", "b"]
     assert [PARTS[p] for p in samples.preset] == ["train", "validation", "train", "test"]
     assert [samples.group_names[g] for g in samples.groups] == ["p1", "p1", "p2", "p3"]
+    assert dict(samples.columns) == {"extra": tuple(f" {c} " if kind == "capitals" else c for c in "wxyz")}
     assert samples.pictures.picture(3).shape == (32, 32, 3)
+
+
+def test_what_the_label_audit_says_is_no_property_of_pictures(pictures):
+    judged = {"suggested": "aabb", "probability": "1111", "kind": "xyxy"}
+    samples = load_source(write_csv(pictures / "m.csv", rows_of(pictures, camera="pqpq", **judged)))
+    assert dict(samples.columns) == {"camera": tuple("pqpq")}
+    alone = load_source(write_csv(pictures / "n.csv", rows_of(pictures, kind="xyxy")))
+    assert dict(alone.columns) == {"kind": tuple("xyxy")}
 
 
 def test_numbers_in_parquet_are_names(pictures):

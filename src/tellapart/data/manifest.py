@@ -1,9 +1,10 @@
-"""A CSV or Parquet file with one row a picture: path,label[,group][,split], paths relative to the file."""
+"""A CSV or Parquet file with one row a picture: path,label[,group][,split][,more], paths relative to the file."""
 
 import csv
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tellapart.data.samples import Files, Samples, build_samples, split_index
@@ -11,10 +12,11 @@ from tellapart.errors import BadManifest, BadSource, did_you_mean, printable
 from tellapart.extras import require
 
 COLUMNS = ("path", "label", "group", "split")
+JUDGEMENT = ("suggested", "probability", "kind")  # what the label audit adds; no property of the pictures
 
 
 def load_manifest(path: Path) -> Samples:
-    """Read a manifest; raises `BadManifest` naming the row for every defect. Further columns are ignored."""
+    """Read a manifest; raises `BadManifest` naming the row for every defect. Further columns tell of the pictures."""
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     title = printable(str(path))
     for column in ("path", "label"):
@@ -33,9 +35,12 @@ def load_manifest(path: Path) -> Samples:
     _refuse_duplicates(title, path.parent, paths)
     if "split" in table:
         _refuse_unknown_splits(title, table["split"])
-    return build_samples(
+    known = {*COLUMNS, *JUDGEMENT} if table.keys() >= set(JUDGEMENT) else set(COLUMNS)
+    further = {printable(name): tuple(values) for name, values in table.items() if name and name not in known}
+    samples = build_samples(
         title, Files(path.parent, tuple(paths)), table["label"], table.get("split"), table.get("group")
     )
+    return replace(samples, columns=further)
 
 
 def write_manifest(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:

@@ -3,8 +3,8 @@
 import math
 import os
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -104,7 +104,8 @@ class Samples:
     """N labelled pictures of K classes.
 
     labels: (N,) index into `classes`, which are unique and sorted. groups: (N,) number of the group that a picture
-    belongs to (a patient, a burst), or None. preset: (N,) index into `PARTS`, or `NO_PRESET`.
+    belongs to (a patient, a burst), or None. preset: (N,) index into `PARTS`, or `NO_PRESET`. columns: what else is
+    known of each picture, by name: N texts, "" where it is not known.
     """
 
     title: str
@@ -115,6 +116,7 @@ class Samples:
     groups: NDArray[np.int32] | None = None
     group_names: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -96,15 +96,15 @@ def _of_groups(
     found = bootstrap(lambda draws: np.stack([row(weights) for weights in draws]), labels, groups, width=count)
     by_class = [found[start : start + count] for start in range(len(names), len(found), count)]
     headline = dict(zip(names, found, strict=False))
-    headline["accuracy"] = _of_few_groups(headline["accuracy"], len(np.unique(groups)))
+    headline["accuracy"] = _never_certain(headline["accuracy"], len(np.unique(groups)))
     return headline, dict(zip(("precision", "recall", "f1"), by_class, strict=True))
 
 
-def _of_few_groups(figure: Estimate, groups: int) -> Estimate:
-    """Return a share of right answers that no draw has changed with the interval of as many rows as groups."""
-    if figure.low < figure.high:
+def _never_certain(figure: Estimate, independent: int) -> Estimate:
+    """Return a figure of 0 to 1 that no draw has changed with the interval of a share of so many independent rows."""
+    if figure.low < figure.high or not np.isfinite(figure.value):
         return figure
-    alone = wilson(round(figure.value * groups), groups)
+    alone = wilson(round(figure.value * independent), independent)
     return Estimate(figure.value, min(alone.low, figure.value), max(alone.high, figure.value))
 
 
@@ -124,6 +124,10 @@ def _of_rows(
 
     found = bootstrap(figures, labels, groups, width=4 * count)
     names = ("log_loss", "brier", "macro_roc_auc", "macro_average_precision")
+    unit = np.arange(len(labels)) if groups is None else groups
+    each = [len(np.unique(unit[labels == k])) for k in range(count)]
+    independent = [len(np.unique(unit))] * 2 + each * 2  # of what follows the first two
+    found[2:] = map(_never_certain, found[2:], independent)
     headline = {name: figure for name, figure in zip(names, found, strict=False) if np.isfinite(figure.value)}
     start = len(names)
     return headline, {"roc_auc": found[start : start + count], "average_precision": found[start + count :]}
@@ -134,7 +138,7 @@ def _top5(probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups:
     if groups is None:
         return wilson(int(hits.sum()), len(hits))
     found = bootstrap(lambda draws: (draws @ hits / draws.sum(axis=1))[:, None], labels, groups)[0]
-    return _of_few_groups(found, len(np.unique(groups)))
+    return _never_certain(found, len(np.unique(groups)))
 
 
 def _mean_of(areas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ It looks at the test rows only after the figures are made, and changes nothing o
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from tellapart.classifier import Classifier
 from tellapart.data.decode import Picture
 from tellapart.data.loader import PixelTable, rows_of
+from tellapart.data.parallel import map_in_order
 from tellapart.data.samples import Samples
 from tellapart.errors import CannotExplain, UnreadableImage
 from tellapart.evaluation.confidence import Known
 from tellapart.evaluation.explain import heat_maps, nearest, on_original, overlay
 from tellapart.evaluation.label_errors import find_label_errors
 from tellapart.evaluation.robustness import CORRUPTIONS, Robustness, robustness
-from tellapart.evaluation.slices import Slice, property_columns, slices
+from tellapart.evaluation.slices import Column, Slice, property_columns, slices
 from tellapart.inference import features_and_logits
 from tellapart.metrics import Estimate, reliability, wilson
 from tellapart.metrics.calibration import Reliability
@@ -266,13 +268,14 @@ def _suspects(classes: tuple[str, ...], samples: Samples, tested: Tested) -> Ite
 
 
 def _slices(samples: Samples, tested: Tested, right: NDArray[np.bool_]) -> list[Slice]:
-    """Return the accuracy by properties of the pictures, of a part of them where there are many."""
+    """Return the accuracy by properties of the pictures, of a part of them where there are many, and by columns."""
     step = -(-len(right) // _PROPERTIES_OF)
-    try:
-        pictures = [samples.pictures.picture(int(row)) for row in tested.rows[::step]]
-    except UnreadableImage:
-        return []  # the pictures have changed since training began
-    return slices(right[::step], property_columns(pictures))
+    rows = tested.rows[::step].tolist()
+    columns: dict[str, Column] = {}
+    with suppress(UnreadableImage):  # the pictures may have changed since training began
+        columns |= property_columns(map_in_order(samples.pictures.picture, rows))
+    columns |= {name: [values[row] for row in rows] for name, values in samples.columns.items()}
+    return slices(right[::step], columns)
 
 
 def _spoilt(classifier: Classifier, tested: Tested, seconds: float) -> list[Robustness]:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from tellapart.confidence.familiarity import fit_familiarity
 from tellapart.data.audit import Audit, audit
 from tellapart.data.loader import blocks
-from tellapart.data.manifest import write_manifest
+from tellapart.data.manifest import JUDGEMENT, write_manifest
 from tellapart.data.samples import PARTS, Files, Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import independent_units, make_folds, reference
@@ -110,7 +110,8 @@ class LabelAudit:
         """
         _check_out(self.samples, Path(path))
         part, group = self.samples.has_preset, self.samples.groups is not None
-        columns = ["path", "label", *["group"] * group, *["split"] * part, "suggested", "probability", "kind"]
+        further = [name for name in self.samples.columns if name not in JUDGEMENT]
+        columns = ["path", "label", *["group"] * group, *["split"] * part, *further, *JUDGEMENT]
         rows = [self._record(entry, Path(path).parent) for entry in self.table]
         unfinished = Path(path).with_name(f".{Path(path).name}.part")
         try:
@@ -123,6 +124,7 @@ class LabelAudit:
     def _record(self, entry: dict[str, Any], folder: Path) -> dict[str, str]:
         samples, row = self.samples, entry["row"]
         return {
+            **{name: values[row] for name, values in samples.columns.items()},
             "path": reference(samples, row, folder),
             "label": entry["label"],
             "group": "" if samples.groups is None else samples.group_names[samples.groups[row]],

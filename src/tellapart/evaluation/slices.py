@@ -65,7 +65,7 @@ def slices(correct: NDArray[np.bool_], columns: Mapping[str, Column]) -> list[Sl
 
     correct: (N,) whether each row's prediction is its label. columns: name -> a value for each row; numbers, or text of
     which all is numbers, are cut into ranges of about equal counts, and other text is taken by value. A column that
-    does not vary has no slices.
+    does not vary has no slices, nor has one of words that hardly repeat, such as names of files.
     Each slice is compared with all other rows by Fisher's exact test, and of the slices said to differ, 5 % at most are
     expected to be chance (Benjamini and Hochberg 1995, "Controlling the false discovery rate", section 3). Rows count
     as independent: copies and bursts of one scene make chance look like a finding.
@@ -158,6 +158,8 @@ def _of_text(name: str, words: NDArray[Any]) -> list[_Bin]:
         filled[~empty] = numbers
         return _ranges(name, filled, ~empty) + missing
     found, counts = np.unique(words[~empty], return_counts=True)
+    if len(found) > max(_BINS, (~empty).sum() / 2):
+        return []
     common = found[np.argsort(-counts, kind="stable")][: _VALUES if len(found) <= _VALUES else _VALUES - 1]
     others = ~empty & ~np.isin(words, common)
     bins = [_Bin(name, printable(str(value)), words == value) for value in common]
