@@ -7,11 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tellapart.data.loader import PixelTable, blocks, pixel_batches
+from tellapart.data.loader import BATCH, PixelTable, blocks, pixel_batches
 from tellapart.models.network import Network, last_linear
 from tellapart.preprocess import Preprocess
-
-BATCH = 64
 
 
 def default_device() -> torch.device:

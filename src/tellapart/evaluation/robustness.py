@@ -21,11 +21,10 @@ from torch.nn import functional as F
 
 from tellapart.augment.geometry import resample
 from tellapart.classifier import Classifier
-from tellapart.data.loader import PixelTable, blocks, rows_of
+from tellapart.data.loader import BATCH, PixelTable, blocks, rows_of
 from tellapart.data.parallel import map_in_order
 from tellapart.errors import CannotCorrupt, did_you_mean
 from tellapart.evaluation.paired import tango
-from tellapart.inference import BATCH
 from tellapart.metrics import Estimate, wilson
 from tellapart.randomness import shuffled, uniform
 
