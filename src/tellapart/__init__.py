@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tellapart.classifier import Classifier, load
+    from tellapart.classifier import Classifier
     from tellapart.data.audit import Audit, audit
     from tellapart.data.samples import Samples
     from tellapart.data.sources import load_source
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tellapart.evaluation.compare import Comparison, compare
     from tellapart.evaluation.label_audit import LabelAudit, audit_labels
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
+    from tellapart.export.exporting import Exported, export
+    from tellapart.loading import load
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
     from tellapart.recipe import Recipe
@@ -33,6 +35,7 @@ _HOMES = {
     "Classifier": "tellapart.classifier",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.on_source",
+    "Exported": "tellapart.export.exporting",
     "LabelAudit": "tellapart.evaluation.label_audit",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",
@@ -44,7 +47,8 @@ _HOMES = {
     "compare": "tellapart.evaluation.compare",
     "describe": "tellapart.describe",
     "evaluate_on": "tellapart.evaluation.on_source",
-    "load": "tellapart.classifier",
+    "export": "tellapart.export.exporting",
+    "load": "tellapart.loading",
     "load_source": "tellapart.data.sources",
     "more_pictures": "tellapart.evaluation.more_pictures",
     "train": "tellapart.pipeline",
@@ -56,6 +60,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "Evaluation",
+    "Exported",
     "LabelAudit",
     "Prediction",
     "Recipe",
@@ -67,6 +72,7 @@ __all__ = [
     "compare",
     "describe",
     "evaluate_on",
+    "export",
     "load",
     "load_source",
     "more_pictures",

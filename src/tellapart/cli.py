@@ -18,6 +18,7 @@ from tellapart.terminal import (
     print_csv,
     print_curve,
     print_evaluation,
+    print_export,
     print_json,
     print_labels,
     print_models,
@@ -199,6 +200,25 @@ def compare(
     else:
         print_comparison(found)
     _end_badly_if(found.unreadable)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    to: Annotated[str, typer.Option(help="What to make: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="What to write; beside the model if not given.")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Pictures to compare on; the run's own test pictures if not given."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Write a classifier in a form that runs elsewhere; refused if it would answer otherwise."""
+    found = tellapart.export(model, to, out=out, check=check, progress=TerminalProgress())
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_export(found)
 
 
 @app.command()

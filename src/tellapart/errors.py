@@ -128,6 +128,14 @@ class WrongVersionClassifierFile(BadClassifierFile):
     """A classifier file was written in a format version that this release does not read."""
 
 
+class UnsafeClassifierFile(BadClassifierFile):
+    """An exported file asks for other files, for operators that are not ONNX's own, or for absurd amounts of memory."""
+
+
+class CannotExport(TellapartError):
+    """A classifier cannot be exported, or what was exported answers otherwise than the original."""
+
+
 class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 
