@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tellapart.evaluation.compare import Comparison, compare
     from tellapart.evaluation.label_audit import LabelAudit, audit_labels
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
-    from tellapart.export.exporting import Exported, export
+    from tellapart.exporting.export import Exported, export
     from tellapart.loading import load
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
@@ -35,7 +35,7 @@ _HOMES = {
     "Classifier": "tellapart.classifier",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.on_source",
-    "Exported": "tellapart.export.exporting",
+    "Exported": "tellapart.exporting.export",
     "LabelAudit": "tellapart.evaluation.label_audit",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",
@@ -47,13 +47,14 @@ _HOMES = {
     "compare": "tellapart.evaluation.compare",
     "describe": "tellapart.describe",
     "evaluate_on": "tellapart.evaluation.on_source",
-    "export": "tellapart.export.exporting",
+    "export": "tellapart.exporting.export",
     "load": "tellapart.loading",
     "load_source": "tellapart.data.sources",
     "more_pictures": "tellapart.evaluation.more_pictures",
     "train": "tellapart.pipeline",
 }
-_NEED_TRAIN_EXTRA = ("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2")
+_EXTRAS = dict.fromkeys(("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2"), "train")
+_EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export")
 
 __all__ = [
     "Audit",
@@ -86,13 +87,14 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _NEED_TRAIN_EXTRA:
+        absent = (error.name or "").partition(".")[0]
+        if absent not in _EXTRAS:
             raise
         from tellapart.errors import MissingExtra
 
         raise MissingExtra(
-            f"tellapart.{name} needs the package '{error.name}', which is not installed: run "
-            "`pip install 'tellapart[train]'`."
+            f"tellapart.{name} needs the package '{absent}', which is not installed: run "
+            f"`pip install 'tellapart[{_EXTRAS[absent]}]'`."
         ) from error
 
 

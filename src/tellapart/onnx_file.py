@@ -108,6 +108,8 @@ def _model(content: memoryview, name: str) -> tuple[memoryview, dict[bytes, byte
     for number, value in _fields(content, name):
         if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
             raise UnsafeClassifierFile(f"{name} holds functions or training steps of its own: expected a plain graph.")
+        if number == _MODEL_GRAPH and graph is not None:
+            raise UnsafeClassifierFile(f"{name} holds two graphs: expected one.")  # a runtime would merge them
         if number == _MODEL_GRAPH:
             graph = _bytes(value, name)
             _check(graph, _GRAPH, name, 0)
@@ -121,7 +123,7 @@ def _model(content: memoryview, name: str) -> tuple[memoryview, dict[bytes, byte
 
 def _check(message: memoryview, kind: _Message, name: str, depth: int) -> None:
     """Raise `UnsafeClassifierFile` for what a message, and those in it, should not have."""
-    if depth > 4 * _MAX_DEPTH:
+    if depth > 3 * _MAX_DEPTH:
         raise UnsafeClassifierFile(f"{name} nests graphs more than {_MAX_DEPTH} deep.")
     operator, domain = b"", b""
     for number, value in _fields(message, name):
@@ -161,6 +163,8 @@ def _fields(message: memoryview, name: str) -> Iterator[tuple[int, Value]]:
     while place < len(message):
         tag, place = _number(message, place, name)
         kind, value = tag & 7, 0
+        if not tag >> 3:
+            raise BadClassifierFile(f"{name} is not an ONNX file, or is damaged.")
         if kind == 0:
             value, place = _number(message, place, name)
             yield tag >> 3, value

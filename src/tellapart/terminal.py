@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tellapart.evaluation.label_audit import LabelAudit
     from tellapart.evaluation.more_pictures import MorePictures
     from tellapart.evaluation.on_source import Evaluation
-    from tellapart.export.exporting import Exported
+    from tellapart.exporting.export import Exported
     from tellapart.models.facts import Facts
     from tellapart.models.summary import Summary
     from tellapart.prediction import Prediction, Unreadable

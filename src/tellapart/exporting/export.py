@@ -14,9 +14,9 @@ from tellapart.data.decode import Picture
 from tellapart.data.sources import Source
 from tellapart.errors import CannotExport, did_you_mean, printable
 from tellapart.evaluation.labelled import Judged, Model, open_model
-from tellapart.export.gate import Agreement, Checked, agreement, pictures_to_check, refuse_differing
-from tellapart.export.golden import COUNT, write_golden
-from tellapart.export.graph import document_of, to_bytes, to_onnx
+from tellapart.exporting.gate import Agreement, Checked, agreement, pictures_to_check, refuse_differing
+from tellapart.exporting.golden import COUNT, write_golden
+from tellapart.exporting.graph import document_of, to_bytes, to_onnx
 from tellapart.files import refuse_unwritable, write_atomic
 from tellapart.progress import Progress
 from tellapart.runtime import OnnxClassifier, from_content

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tellapart.classifier import Classifier
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.errors import CannotExport
-from tellapart.export.resize import IR_VERSION, OPSET, resize_graph
+from tellapart.exporting.resize import IR_VERSION, OPSET, resize_graph
 from tellapart.onnx_file import EXPORT_VERSION, KEY, MAX_BYTES, checksum
 from tellapart.preprocess import Preprocess
 from tellapart.runtime import DISTANCES, PROBABILITIES
