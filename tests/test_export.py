@@ -122,6 +122,17 @@ def test_the_file_tells_what_it_is(run, exported):
     assert "EXIF" in document["decoding"]
 
 
+def test_an_exported_file_is_judged_and_compared_like_any_other(run, exported, tmp_path):
+    found = tellapart.evaluate_on(exported.path, run.directory / "split.csv", report=tmp_path / "page.html")
+    assert found.metrics["accuracy"] == run.metrics["test"]["accuracy"]
+    assert found.metrics["log_loss"]["value"] == pytest.approx(run.metrics["test"]["log_loss"]["value"], abs=1e-5)
+    assert "given for this test" in (tmp_path / "page.html").read_text()
+    same = tellapart.compare(run.directory, exported.path, run.directory / "split.csv")
+    assert same.flips == ()
+    with pytest.raises(CannotExport, match="is an exported file: give the classifier that it was made from"):
+        tellapart.export(exported.path, out=tmp_path / "m.onnx", check=run.directory / "split.csv")
+
+
 def test_the_example_beside_it_needs_none_of_us(exported, tmp_path):
     cases = json.loads((exported.golden / "cases.json").read_text())
     assert len(cases["cases"]) == 9  # the whole test part

@@ -20,6 +20,7 @@ import torch
 
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.confidence.sets import SetRule
+from tellapart.confidence.temperature import softmax
 from tellapart.data.decode import Picture
 from tellapart.data.loader import PixelTable
 from tellapart.errors import (
@@ -33,7 +34,7 @@ from tellapart.errors import (
     printable,
 )
 from tellapart.files import write_atomic
-from tellapart.inference import default_device, features_and_logits, softmax
+from tellapart.inference import default_device, features_and_logits
 from tellapart.models import MODELS, create, entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import fill
@@ -92,6 +93,10 @@ class Classifier(Predictor):
     def resize(self, picture: Picture) -> Picture:
         """Return a picture (H, W, 3) as the network takes it, (S, S, 3)."""
         return Preprocess(self.preprocess).resize(picture)
+
+    def resize_key(self) -> str:
+        """Return a string that is equal where `resize` gives equal bits, for pixels that are kept."""
+        return Preprocess(self.preprocess).resize_key()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier as one file, as a whole or not at all; raises `CannotSave`."""

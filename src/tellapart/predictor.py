@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tellapart.confidence.sets import SetRule
 from tellapart.data.decode import Picture, from_array, from_image, read_picture
 from tellapart.data.loader import BATCH, PixelTable
 from tellapart.data.parallel import map_in_order
@@ -28,11 +29,17 @@ class Predictor(ABC):
 
     classes: tuple[str, ...]
     preprocess: PreprocessSettings
+    temperature: float
+    sets: SetRule | None
     facts: dict[str, Any]
 
     @abstractmethod
     def resize(self, picture: Picture) -> Picture:
         """Return a picture (H, W, 3) as the network takes it, (S, S, 3)."""
+
+    @abstractmethod
+    def resize_key(self) -> str:
+        """Return a string that is equal where `resize` gives equal bits, for pixels that are kept."""
 
     @abstractmethod
     def answers(self, pixels: PixelTable) -> Answers:

@@ -3,7 +3,9 @@
 Letters: N pictures, H and W pixels, S the network's input size, K classes.
 """
 
+import json
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,10 @@ class OnnxClassifier(Predictor):
         padded = np.full((size, size, 3), PAD, np.uint8)
         padded[target.rows, target.columns] = scaled
         return padded
+
+    def resize_key(self) -> str:
+        """Return a string that is equal where `resize` gives equal bits, for pixels that are kept."""
+        return json.dumps([version("tellapart"), self.preprocess.to_json()], sort_keys=True)
 
     def answers(self, pixels: PixelTable) -> Answers:
         """Return all that is said of pictures already resized, (N, S, S, 3)."""

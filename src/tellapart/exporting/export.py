@@ -1,6 +1,7 @@
 """`export(model, to) -> Exported`: make the file, compare it with the original, and only then write it."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tellapart.exporting.gate import Agreement, Checked, agreement, pictures_to_
 from tellapart.exporting.golden import COUNT, write_golden
 from tellapart.exporting.graph import document_of, to_bytes, to_onnx
 from tellapart.files import refuse_unwritable, write_atomic
+from tellapart.predictor import Predictor
 from tellapart.progress import Progress
 from tellapart.runtime import OnnxClassifier, from_content
 
@@ -56,7 +58,9 @@ class Order:
 
     @property
     def classifier(self) -> Classifier:
-        """The classifier to export."""
+        """The classifier to export; raises `CannotExport` if it is in an exported file already."""
+        if not isinstance(self.judged.classifier, Classifier):
+            raise CannotExport(f"{self.judged.name} is an exported file: give the classifier that it was made from.")
         return self.judged.classifier
 
 
@@ -132,6 +136,6 @@ def _default_place(model: Model, judged: Judged, to: str) -> Path:
     ending = TARGETS[to][1]
     if judged.run is not None:
         return judged.run / f"model{ending}"
-    if not isinstance(model, Classifier) and os.path.isfile(model):
+    if not isinstance(model, Predictor) and os.path.isfile(model):
         return Path(model).with_suffix(ending)
-    return Path(f"{judged.classifier.architecture.name.replace(':', '-').replace('/', '-')}{ending}")
+    return Path(re.sub(r"[^\w.-]+", "-", Path(judged.name).name) + ending)
