@@ -20,6 +20,22 @@ from tellapart.errors import CannotExport, CannotSave, MissingExtra
 from tellapart.exporting import export as exporting
 from tellapart.exporting.graph import document_of, to_bytes, to_onnx
 from tellapart.models import MODELS, create
+from tellapart.models.layered import to_tables
+from tellapart.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    DepthwiseSeparable,
+    Dropout,
+    Flatten,
+    GlobalPool,
+    Inception,
+    MaxPool,
+    Residual,
+)
 from tellapart.pipeline import train
 from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.runtime import from_content, load_onnx
@@ -187,14 +203,30 @@ def test_every_network_is_exported(name):
     channels = MODELS[name].channels
     arguments = MODELS[name].arguments(size)
     network = create(name, 5, channels, **arguments)
-    settings = PreprocessSettings("crop", size, channels, (0.4,) * channels, (0.3,) * channels)
-    network.train()
-    with torch.no_grad():  # so that norms have statistics of their own
-        for _ in range(2):
-            network(torch.rand(4, channels, size, size))
-    classifier = Classifier(
-        Architecture(name, 5, channels, arguments), network.eval(), settings, ("a", "b", "c", "d", "e"), 0.5
+    answers_alike(
+        name, network, arguments, PreprocessSettings("crop", size, channels, (0.4,) * channels, (0.3,) * channels)
     )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_kind_of_layer_is_exported(activation):
+    layers = [Conv(8, 5, 2), BatchNorm(), Activation(activation), DepthwiseSeparable(12), Residual(16, 2), AvgPool()]
+    layers += [Inception(4, 4, 6, 2, 4, 4), MaxPool(2, 1), Dropout(0.3)]
+    layers += [GlobalPool("max")] if activation == "relu" else [Flatten(), Dense(7), Activation(activation)]
+    arguments = {"layers": to_tables(layers), "size": 40}
+    network = create("layered", 5, 1, **arguments)
+    answers_alike("layered", network, arguments, PreprocessSettings("pad", 40, 1, (0.4,), (0.3,), "bicubic"))
+
+
+def answers_alike(name, network, arguments, settings):
+    """Give the network statistics of its own, and compare its export with it."""
+    network.train()
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.rand(4, settings.channels, settings.size, settings.size))
+    classes = ("a", "b", "c", "d", "e")
+    architecture = Architecture(name, 5, settings.channels, arguments)
+    classifier = Classifier(architecture, network.eval(), settings, classes, 0.5)
     document = document_of(classifier)
     exported = from_content(to_bytes(to_onnx(classifier), document), document, name)
     for path in PHOTOS[:3]:
