@@ -205,16 +205,20 @@ def compare(
 @app.command()
 def export(
     model: ModelArgument,
-    to: Annotated[str, typer.Option(help="What to make: onnx.")] = "onnx",
+    to: Annotated[str, typer.Option(help="What to make: onnx (a file) or web (a folder).")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="What to write; beside the model if not given.")] = None,
     check: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Pictures to compare on; the run's own test pictures if not given."),
     ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For web: a copy of onnxruntime-web's dist; fetched by npm if not given."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Write a classifier in a form that runs elsewhere; refused if it would answer otherwise."""
-    found = tellapart.export(model, to, out=out, check=check, progress=TerminalProgress())
+    found = tellapart.export(model, to, out=out, check=check, runtime=runtime, progress=TerminalProgress())
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
     else:
