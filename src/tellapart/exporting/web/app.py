@@ -19,6 +19,7 @@ _PLAIN = (
     "answers.js",
     "camera.js",
     "decode.js",
+    "files.js",
     "install.js",
     "local.js",
     "page.js",
