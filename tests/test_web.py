@@ -24,7 +24,7 @@ from folders import QUICK, digit_folder, run_cli
 from tellapart.confidence.sets import SetRule
 from tellapart.data.decode import decode
 from tellapart.errors import BadRuntime, CannotExport, DownloadFailed
-from tellapart.export.web import onnxruntime_web
+from tellapart.exporting.web import onnxruntime_web
 from tellapart.loading import load
 from tellapart.pipeline import train
 from tellapart.prediction import Answers
@@ -44,7 +44,7 @@ return answer(new Blob([bytes(data)])); }}"""
 RESIZE = f"""async ([data, height, width, settings]) => {{ {IN_PAGE} const {{ resize }} = await import("./resize.js");
 const all = bytes(data);
 const read = (left, top, w, h) => {{ const part = new Uint8Array(w * h * 4); for (let y = 0; y < h; y++)
-  part.set(all.subarray(((top + y) * width + left) * 4, ((top + y) * width + left + w) * 4), y * w * 4); return part; }};
+  part.set(all.subarray(((top + y) * width + left) * 4).subarray(0, w * 4), y * w * 4); return part; }};
 return text(resize(read, height, width, settings)); }}"""
 ANSWER_OF = """async ([probabilities, distance, about]) => { const { answerOf } = await import("./answers.js");
 return answerOf(new Float32Array(probabilities), distance, about); }"""
@@ -150,7 +150,7 @@ def files(photos, small_pictures):
 
 
 def test_answers_are_those_of_python(exported, page, run, photos, small_pictures):
-    """Chromium 131 decodes all of these to the same levels as the decode policy; other browsers may not."""
+    """Chromium 156 decodes all of these to the same levels as the decode policy; other browsers may not."""
     original = tellapart.load(run.directory)
     pictures = files(photos, small_pictures)
     pictures |= {path.name: path.read_bytes() for path in sorted(exported.golden.glob("*.png"))}
@@ -341,6 +341,10 @@ def test_names_are_text_and_nothing_else(page, photos):
     assert page.locator("img[src=x]").count() == 0
 
 
+def _fulfil(reply, route):
+    route.fulfill(**reply)
+
+
 def test_page_says_when_a_part_is_missing_or_foreign(browser, address):
     for part, body, expected in (
         ("model.onnx", None, "model.onnx cannot be fetched (404)"),
@@ -350,7 +354,7 @@ def test_page_says_when_a_part_is_missing_or_foreign(browser, address):
         context = browser.new_context(service_workers="block")
         page = context.new_page()
         reply = {"status": 404} if body is None else {"body": body}
-        context.route(f"**/{part}", lambda route, reply=reply: route.fulfill(**reply))
+        context.route(f"**/{part}", functools.partial(_fulfil, reply))
         page.goto(address)
         expect(page.get_by_role("status")).to_contain_text(f"The classifier cannot be loaded: {expected}")
         context.close()

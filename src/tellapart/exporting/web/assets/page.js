@@ -7,7 +7,6 @@ const [status, list, clear, files, template] = ["status", "pictures", "clear", "
   document.getElementById(id),
 );
 const LISTED = 12; // candidates named
-const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
 let waiting = 0;
 
 /** Show pictures, in their order above those already there, and ask about each. */
@@ -86,8 +85,8 @@ function bar(label, probability) {
 
 /** Never 100 % or 0 % by rounding. */
 function share(probability) {
-  if (probability < 0.0005) return "< 0.1%";
-  return probability > 0.9995 ? "> 99.9%" : percent.format(probability);
+  if (probability < 0.0005) return "< 0.1\u00a0%";
+  return probability > 0.9995 ? "> 99.9\u00a0%" : `${(100 * probability).toFixed(1)}\u00a0%`;
 }
 
 function candidatesOf(set) {
