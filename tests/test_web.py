@@ -293,7 +293,9 @@ def test_camera(page):
 
 
 def test_keyboard_alone_is_enough(page, photos):
+    page.on("filechooser", lambda _: None)  # early, so that the browser's own window never opens
     page.keyboard.press("Tab")
+    expect(page.locator("#files")).to_be_focused()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files([photos[0], photos[1]])
