@@ -136,6 +136,10 @@ class CannotExport(TellapartError):
     """A classifier cannot be exported, or what was exported answers otherwise than the original."""
 
 
+class BadRuntime(CannotExport):
+    """What is to run an exported classifier elsewhere is missing, or is not of the version that it was tested with."""
+
+
 class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 
