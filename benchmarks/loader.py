@@ -49,7 +49,8 @@ from tellapart.data.audit import Audit
 from tellapart.data.cache import open_pixels
 from tellapart.data.loader import pixel_batches
 from tellapart.data.samples import Files, build_samples
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.randomness import shuffled
 

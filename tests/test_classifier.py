@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from folders import QUICK, digit_folder, package
-from tellapart.classifier import Classifier, load, to_picture
+from tellapart.classifier import Classifier, load
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.errors import (
     BadClassifierFile,
@@ -22,6 +22,7 @@ from tellapart.errors import (
 )
 from tellapart.pipeline import train
 from tellapart.prediction import Unreadable
+from tellapart.predictor import to_picture
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
 

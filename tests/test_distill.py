@@ -11,7 +11,8 @@ from tellapart.classifier import Architecture, Classifier
 from tellapart.errors import BadClassifierFile, BadRecipe, BadWeights
 from tellapart.inference import logits
 from tellapart.models import create
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.recipe import Recipe, TrainingRecipe
 from tellapart.training.distill import Teacher, matching_columns
 from tellapart.training.losses import Loss

@@ -23,7 +23,8 @@ from tellapart.models.mobilenet import InvertedResidualV2
 from tellapart.models.network import Network
 from tellapart.models.resnet import BasicBlock, Bottleneck
 from tellapart.models.timm_models import TimmNetwork
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 
 LAST = {"resnet18": "layer4", "simple_cnn": "features.7"}
 SLOW = ("inception_v3", "resnet1202", "resnet1001", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7")

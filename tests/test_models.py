@@ -15,7 +15,8 @@ from tellapart.classifier import Architecture, Classifier, load_file
 from tellapart.errors import UnknownModel, WrongInput
 from tellapart.models import MODELS, create
 from tellapart.models.facts import FACTS
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 
 GOLDEN = Path(__file__).parent / "golden_logits.json"
 DEEP = ("resnet1001", "resnet1202")

@@ -31,7 +31,8 @@ from tellapart.models import MODELS, create, pretrained
 from tellapart.models.pretrained import Pretrained, fill, imagenet_classes, read_weights
 from tellapart.models.registry import entry
 from tellapart.models.weights import WEIGHTS
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 from tellapart.transfer import starting_network, starting_preprocess

@@ -16,7 +16,8 @@ from tellapart.data.named import load_digits
 from tellapart.errors import CannotCorrupt
 from tellapart.evaluation.explain import heat_maps
 from tellapart.evaluation.robustness import CORRUPTIONS, corrupt, robustness
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 
 SETTINGS = PreprocessSettings("squash", 28, 3, (0.5,) * 3, (0.25,) * 3)

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tellapart.classifier import Classifier, load
+    from tellapart.classifier import Classifier
     from tellapart.data.audit import Audit, audit
     from tellapart.data.samples import Samples
     from tellapart.data.sources import load_source
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tellapart.evaluation.compare import Comparison, compare
     from tellapart.evaluation.label_audit import LabelAudit, audit_labels
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
+    from tellapart.exporting.export import Exported, export
+    from tellapart.loading import load
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
     from tellapart.recipe import Recipe
@@ -33,6 +35,7 @@ _HOMES = {
     "Classifier": "tellapart.classifier",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.on_source",
+    "Exported": "tellapart.exporting.export",
     "LabelAudit": "tellapart.evaluation.label_audit",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",
@@ -44,18 +47,21 @@ _HOMES = {
     "compare": "tellapart.evaluation.compare",
     "describe": "tellapart.describe",
     "evaluate_on": "tellapart.evaluation.on_source",
-    "load": "tellapart.classifier",
+    "export": "tellapart.exporting.export",
+    "load": "tellapart.loading",
     "load_source": "tellapart.data.sources",
     "more_pictures": "tellapart.evaluation.more_pictures",
     "train": "tellapart.pipeline",
 }
-_NEED_TRAIN_EXTRA = ("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2")
+_EXTRAS = dict.fromkeys(("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2"), "train")
+_EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export")
 
 __all__ = [
     "Audit",
     "Classifier",
     "Comparison",
     "Evaluation",
+    "Exported",
     "LabelAudit",
     "Prediction",
     "Recipe",
@@ -67,6 +73,7 @@ __all__ = [
     "compare",
     "describe",
     "evaluate_on",
+    "export",
     "load",
     "load_source",
     "more_pictures",
@@ -80,13 +87,14 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _NEED_TRAIN_EXTRA:
+        absent = (error.name or "").partition(".")[0]
+        if absent not in _EXTRAS:
             raise
         from tellapart.errors import MissingExtra
 
         raise MissingExtra(
-            f"tellapart.{name} needs the package '{error.name}', which is not installed: run "
-            "`pip install 'tellapart[train]'`."
+            f"tellapart.{name} needs the package '{absent}', which is not installed: run "
+            f"`pip install 'tellapart[{_EXTRAS[absent]}]'`."
         ) from error
 
 

@@ -9,48 +9,43 @@ cut short, edited, of another version, no classifier at all.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.confidence.sets import SetRule
-from tellapart.data.decode import Picture, from_array, from_image, read_picture
+from tellapart.confidence.temperature import softmax
+from tellapart.data.decode import Picture
 from tellapart.data.loader import PixelTable
-from tellapart.data.parallel import map_in_order
 from tellapart.errors import (
     BadClassifierFile,
     CutClassifierFile,
     EditedClassifierFile,
     TellapartError,
     UnknownModel,
-    UnreadableImage,
     WrongVersionClassifierFile,
     did_you_mean,
     printable,
 )
 from tellapart.files import write_atomic
-from tellapart.inference import BATCH, default_device, features_and_logits, softmax
+from tellapart.inference import default_device, features_and_logits
 from tellapart.models import MODELS, create, entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import fill
 from tellapart.models.timm_models import PREFIX
-from tellapart.prediction import Answers, Prediction, Unreadable
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.prediction import Answers
+from tellapart.predictor import Predictor
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress, TerminalProgress
 
 FORMAT_VERSION = 2
-PictureLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
 _MAX_HEADER = 100 * 2**20
 _FAMILIARITY = "familiarity."  # before the names of tensors that are not weights
 _PACKAGES = ("tellapart", "torch", "numpy", "pillow", "simplejpeg")
@@ -71,7 +66,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Predictor):
     """Tells pictures apart: pixels (H, W, 3) of any size -> calibrated probabilities (K).
 
     sets, familiarity: what else it says of a picture, learnt on validation pictures; None for published weights.
@@ -87,19 +82,6 @@ class Classifier:
     familiarity: Familiarity | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def probabilities(self, pictures: Sequence[PictureLike]) -> NDArray[np.float32]:
-        """Return the probabilities (N, K) of pictures: paths, arrays (H, W[, 3]) uint8 or PIL images.
-
-        Raises `UnreadableImage` for the first that cannot be read.
-        """
-        if not len(pictures):
-            return np.zeros((0, len(self.classes)), np.float32)
-        return self.of_pixels(self._resized(pictures))
-
-    def of_pixels(self, pixels: PixelTable) -> NDArray[np.float32]:
-        """Return the probabilities (N, K) of pictures already resized by the preprocess, (N, S, S, 3)."""
-        return self.answers(pixels).probabilities
-
     def answers(self, pixels: PixelTable) -> Answers:
         """Return all that is said of pictures already resized by the preprocess, (N, S, S, 3)."""
         preprocess = Preprocess(self.preprocess).to(next(self.network.parameters()).device)
@@ -108,46 +90,13 @@ class Classifier:
         sets = self.sets.members(probabilities) if self.sets else None
         return Answers(probabilities, sets, self.familiarity.familiar(features) if self.familiarity else None)
 
-    def predict(self, picture: PictureLike, top: int = 5) -> Prediction:
-        """Return what one picture shows, with the `top` best classes; raises `UnreadableImage`."""
-        name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "picture"
-        return self.answers(self._resized([picture])).prediction(0, name, self.classes, top)
+    def resize(self, picture: Picture) -> Picture:
+        """Return a picture (H, W, 3) as the network takes it, (S, S, 3)."""
+        return Preprocess(self.preprocess).resize(picture)
 
-    def _resized(self, pictures: Sequence[PictureLike]) -> NDArray[np.uint8]:
-        preprocess = Preprocess(self.preprocess)
-        return np.stack(list(map_in_order(lambda picture: preprocess.resize(to_picture(picture)), pictures)))
-
-    def predict_many(self, pictures: Iterable[PictureLike], top: int = 5) -> Iterator[Prediction | Unreadable]:
-        """Yield a prediction for each picture in order; one that cannot be read yields `Unreadable` in its place."""
-        preprocess = Preprocess(self.preprocess)
-
-        def resized(item: tuple[int, PictureLike]) -> tuple[str, Picture | Unreadable]:
-            number, picture = item
-            name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"picture[{number}]"
-            try:
-                return name, preprocess.resize(to_picture(picture))
-            except UnreadableImage as error:
-                return name, Unreadable(name, error.reason)
-
-        batch: list[tuple[str, Picture | Unreadable]] = []
-        for item in map_in_order(resized, enumerate(pictures)):
-            batch.append(item)
-            if len(batch) == BATCH:
-                yield from self._predict_batch(batch, top)
-                batch = []
-        yield from self._predict_batch(batch, top)
-
-    def _predict_batch(
-        self, batch: list[tuple[str, Picture | Unreadable]], top: int
-    ) -> Iterator[Prediction | Unreadable]:
-        pixels = [content for _, content in batch if not isinstance(content, Unreadable)]
-        answers = self.answers(np.stack(pixels)) if pixels else None
-        rows = count()
-        for name, content in batch:
-            if answers is None or isinstance(content, Unreadable):
-                yield cast(Unreadable, content)
-            else:
-                yield answers.prediction(next(rows), name, self.classes, top)
+    def resize_key(self) -> str:
+        """Return a string that is equal where `resize` gives equal bits, for pixels that are kept."""
+        return Preprocess(self.preprocess).resize_key()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the classifier as one file, as a whole or not at all; raises `CannotSave`."""
@@ -175,15 +124,6 @@ class Classifier:
             "familiarity": self.familiarity.to_json() if self.familiarity else None,
             **self.facts,
         }
-
-
-def to_picture(picture: PictureLike) -> Picture:
-    """Return the pixels (H, W, 3) of a path, an array or a PIL image; raises `UnreadableImage`."""
-    if isinstance(picture, Image.Image):
-        return from_image(picture)
-    if isinstance(picture, np.ndarray):
-        return from_array(picture)
-    return read_picture(picture)
 
 
 def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Classifier:

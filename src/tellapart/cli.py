@@ -1,6 +1,5 @@
 """The command line: it parses, calls and prints; what a command needs is imported when it runs, so help is quick."""
 
-import glob
 import json
 import os
 import sys
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tellapart
-from tellapart.errors import Interrupted, TellapartError, UnreadableImage, printable
+from tellapart.errors import Interrupted, TellapartError
 from tellapart.progress import TerminalProgress
 from tellapart.terminal import (
     print_audit,
@@ -18,6 +17,7 @@ from tellapart.terminal import (
     print_csv,
     print_curve,
     print_evaluation,
+    print_export,
     print_json,
     print_labels,
     print_models,
@@ -158,8 +158,10 @@ def predict(
     """Say what pictures show. A file that cannot be read is reported, and the rest are predicted."""
     if json_output and csv_output:
         raise typer.BadParameter("give either --json or --csv")
+    from tellapart.data.folder import pictures_named
+
     classifier = tellapart.load(model, TerminalProgress())
-    results = classifier.predict_many(_pictures(paths), top)
+    results = classifier.predict_many(pictures_named(paths), top)
     failed = print_json(results) if json_output else print_csv(results) if csv_output else print_table(results)
     _end_badly_if(failed)
 
@@ -199,6 +201,29 @@ def compare(
     else:
         print_comparison(found)
     _end_badly_if(found.unreadable)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    to: Annotated[str, typer.Option(help="What to make: onnx (a file) or web (a folder).")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="What to write; beside the model if not given.")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Pictures to compare on; the run's own test pictures if not given."),
+    ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For web: a copy of onnxruntime-web's dist; fetched by npm if not given."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Write a classifier in a form that runs elsewhere; refused if it would answer otherwise."""
+    found = tellapart.export(model, to, out=out, check=check, runtime=runtime, progress=TerminalProgress())
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        print_export(found)
 
 
 @app.command()
@@ -321,20 +346,3 @@ def _train(
     values |= {name: value for name, value in given.items() if value is not None}
     base = load_recipe(recipe) if recipe else None
     return tellapart.train(source, base, out=out, resume=resume, progress=TerminalProgress(), **values)
-
-
-def _pictures(paths: list[str]) -> list[str]:
-    """Return the files that paths, folders and patterns name; a name that matches nothing stays, to be reported."""
-    from tellapart.data.folder import list_pictures
-
-    files: list[str] = []
-    for path in paths:
-        if os.path.isdir(path):
-            files += [str(file) for file in list_pictures(Path(path))]
-        elif not os.path.exists(path) and glob.has_magic(path):
-            files += sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file)) or [path]
-        else:
-            files.append(path)
-    if not files:
-        raise UnreadableImage(printable(paths[0]), "there are no pictures in it")
-    return files

@@ -128,6 +128,18 @@ class WrongVersionClassifierFile(BadClassifierFile):
     """A classifier file was written in a format version that this release does not read."""
 
 
+class UnsafeClassifierFile(BadClassifierFile):
+    """An exported file asks for other files, for operators that are not ONNX's own, or for absurd amounts of memory."""
+
+
+class CannotExport(TellapartError):
+    """A classifier cannot be exported, or what was exported answers otherwise than the original."""
+
+
+class BadRuntime(CannotExport):
+    """What is to run an exported classifier elsewhere is missing, or is not of the version that it was tested with."""
+
+
 class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 

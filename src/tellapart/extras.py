@@ -13,7 +13,8 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise _missing(module.partition(".")[0], extra) from error
+        absent = (getattr(error, "name", None) or module).partition(".")[0]
+        raise _missing(absent, extra) from error
 
 
 def package_file(package: str, *parts: str, extra: str) -> Path:

@@ -63,4 +63,5 @@ def refuse_unwritable(path: Path, reason: str) -> None:
     if not path.parent.is_dir():
         raise CannotSave(f"Cannot write {name}: there is no such folder; create it, or name another.")
     if path.exists():
-        raise CannotSave(f"Cannot write {name}: there is such a file, and {reason}; name another.")
+        kind = "folder" if path.is_dir() else "file"
+        raise CannotSave(f"Cannot write {name}: there is such a {kind}, and {reason}; name another.")

@@ -7,11 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tellapart.data.loader import PixelTable, blocks, pixel_batches
+from tellapart.data.loader import BATCH, PixelTable, blocks, pixel_batches
 from tellapart.models.network import Network, last_linear
 from tellapart.preprocess import Preprocess
-
-BATCH = 64
 
 
 def default_device() -> torch.device:
@@ -56,11 +54,3 @@ def _outputs(
         return torch.cat(outputs).numpy()
     finally:
         network.train(was_training)
-
-
-def softmax(values: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
-    """Return probabilities (N, K) from logits (N, K) divided by the temperature."""
-    scaled = values.astype(np.float64) / temperature
-    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    result: NDArray[np.float32] = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
-    return result

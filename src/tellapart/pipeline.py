@@ -30,7 +30,8 @@ from tellapart.models import entry
 from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.network import Network
 from tellapart.models.registry import LAYERED
-from tellapart.preprocess import Preprocess, PreprocessSettings
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 from tellapart.run import (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tellapart.evaluation.label_audit import LabelAudit
     from tellapart.evaluation.more_pictures import MorePictures
     from tellapart.evaluation.on_source import Evaluation
+    from tellapart.exporting.export import Exported
     from tellapart.models.facts import Facts
     from tellapart.models.summary import Summary
     from tellapart.prediction import Prediction, Unreadable
@@ -152,6 +153,20 @@ def print_evaluation(found: "Evaluation") -> None:
         console.print(f"These are the weakest {_SHOWN} of {len(shown)} classes (--json has all).", markup=False)
     _print_list("Classes without a picture here", [printable(name) for name in found.lacking])
     _print_left_out(found)
+
+
+def print_export(found: "Exported") -> None:
+    """Print what was written, and how it answers beside the original."""
+    console, same = _console(), found.agreement
+    console.print(f"{found.path}: {found.size / 1e6:,.1f} MB; golden cases in {found.golden}", markup=False)
+    console.print(
+        f"On {same.pictures:,} pictures {same.same:.1%} have the same class as by the original; probabilities are at "
+        f"most {same.largest:.1e} apart.",
+        markup=False,
+    )
+    if same.accuracy and same.exported_accuracy:
+        shares = (f"{x.value:.1%} ({x.low:.1%} to {x.high:.1%})" for x in (same.accuracy, same.exported_accuracy))
+        console.print("Right: the original {}, the exported file {}.".format(*shares), markup=False)
 
 
 def print_comparison(found: "Comparison") -> None:

@@ -15,7 +15,7 @@ from tellapart.models import entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import Weights, fill, read_weights
 from tellapart.models.weights import IMAGENET_MEAN, IMAGENET_STD
-from tellapart.preprocess import PreprocessSettings
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 from tellapart.training.balance import check_prior

@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PENALTY, _FREE_RANKS = 0.01, 5  # a class after the first five costs as much as 1 % of probability
+_ROUNDING = (
+    1e-4  # by which a limit lies above the score that it is taken from: other runtimes compute a little otherwise
+)
 
 
 @dataclass(frozen=True)
@@ -73,4 +76,4 @@ def scores(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
 def _limit(found: NDArray[np.float64], coverage: float) -> float:
     """Return the quantile of scores (n,) that a new one is below with the probability `coverage`."""
     place = math.ceil((len(found) + 1) * coverage)
-    return float(np.sort(found)[place - 1]) if place <= len(found) else math.inf
+    return float(np.sort(found)[place - 1]) + _ROUNDING if place <= len(found) else math.inf

@@ -1,5 +1,6 @@
 """A tree of class folders, or the same already divided into train/, val/ and test/."""
 
+import glob
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from tellapart.data.decode import has_picture_magic, is_picture_name
 from tellapart.data.samples import Files, Samples, Skipped, build_samples, is_split_name, split_index
-from tellapart.errors import BadSource, printable
+from tellapart.errors import BadSource, UnreadableImage, printable
 
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"})
 
@@ -57,6 +58,24 @@ def load_folder(root: Path) -> Samples:
 def list_pictures(folder: Path) -> list[Path]:
     """Return all files below a folder that look like pictures, sorted; raises `BadSource` if it cannot be listed."""
     return [Path(path) for path in _walk(str(folder)) if _looks_like_picture(path)]
+
+
+def pictures_named(paths: list[str]) -> list[str]:
+    """Return the files that paths, folders and patterns name; a name that matches nothing stays, to be reported.
+
+    Raises `UnreadableImage` if there are none.
+    """
+    files: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            files += [str(file) for file in list_pictures(Path(path))]
+        elif not os.path.exists(path) and glob.has_magic(path):
+            files += sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file)) or [path]
+        else:
+            files.append(path)
+    if not files:
+        raise UnreadableImage(printable(paths[0]), "there are no pictures in it")
+    return files
 
 
 def _is_divided(root: Path) -> bool:

@@ -15,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Block = TypeVar("Block", bound=Places)
 PixelTable = Pixels | NDArray[np.uint8]
+BATCH = 64  # pictures answered at once
 
 
 def prefetched(fetch: Callable[[Item], Result], items: Iterable[Item], depth: int = 2) -> Iterator[tuple[Item, Result]]:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from tellapart.classifier import Classifier
 from tellapart.confidence.familiarity import fit_familiarity
 from tellapart.confidence.sets import fit_sets
-from tellapart.confidence.temperature import fit_temperature
+from tellapart.confidence.temperature import fit_temperature, softmax
 from tellapart.data.loader import rows_of
-from tellapart.inference import features_and_logits, softmax
+from tellapart.inference import features_and_logits
 from tellapart.preprocess import Preprocess
 from tellapart.recipe import Recipe
 from tellapart.training.batches import Part

@@ -27,6 +27,7 @@ from tellapart.inference import features_and_logits
 from tellapart.metrics import Estimate, reliability, wilson
 from tellapart.metrics.calibration import Reliability
 from tellapart.prediction import Answers
+from tellapart.predictor import Predictor
 from tellapart.preprocess import Preprocess
 
 _MISTAKES, _NEIGHBOURS = 24, 3
@@ -153,7 +154,7 @@ class Examination:
 
 
 def examine(
-    classifier: Classifier, samples: Samples, tested: Tested, known: Known | None, seconds: float
+    classifier: Predictor, samples: Samples, tested: Tested, known: Known | None, seconds: float
 ) -> Examination:
     """Return what the test rows tell.
 
@@ -183,7 +184,7 @@ def _untempered(probabilities: NDArray[np.float32], temperature: float) -> NDArr
     return untempered
 
 
-def _doubts(classifier: Classifier, tested: Tested) -> Doubts | None:
+def _doubts(classifier: Predictor, tested: Tested) -> Doubts | None:
     sets, familiar, count = tested.answers.sets, tested.answers.familiar, len(tested.labels)
     if sets is None or familiar is None or classifier.sets is None:
         return None
@@ -203,7 +204,7 @@ def _doubts_json(doubts: Doubts) -> dict[str, Any]:
 
 
 def _mistakes(
-    classifier: Classifier, samples: Samples, tested: Tested, known: Known | None, wrong: NDArray[np.int64]
+    classifier: Predictor, samples: Samples, tested: Tested, known: Known | None, wrong: NDArray[np.int64]
 ) -> Iterator[Mistake]:
     """Yield the mistakes made with most confidence."""
     confidence = tested.answers.probabilities[wrong, tested.predicted[wrong]]
@@ -224,9 +225,9 @@ def _mistakes(
         yield Mistake(shown, classifier.classes[predicted], probability, heat, near)
 
 
-def _neighbours(classifier: Classifier, pixels: PixelTable, known: Known | None) -> NDArray[np.int64]:
+def _neighbours(classifier: Predictor, pixels: PixelTable, known: Known | None) -> NDArray[np.int64]:
     """Return the rows (n, 3) of the known pictures most like each of n, or (n, 0) if none are known."""
-    if known is None:
+    if known is None or not isinstance(classifier, Classifier):
         return np.zeros((len(pixels), 0), np.int64)
     preprocess = Preprocess(classifier.preprocess).to(next(classifier.network.parameters()).device)
     features, _ = features_and_logits(classifier.network, preprocess, pixels)
@@ -234,7 +235,9 @@ def _neighbours(classifier: Classifier, pixels: PixelTable, known: Known | None)
     return known.rows[places]
 
 
-def _heat(classifier: Classifier, pixels: PixelTable, classes: NDArray[np.int64]) -> NDArray[np.float32] | None:
+def _heat(classifier: Predictor, pixels: PixelTable, classes: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    if not isinstance(classifier, Classifier):
+        return None  # an exported file has no network to look into
     try:
         return heat_maps(classifier, pixels, classes)
     except CannotExplain:
@@ -278,7 +281,7 @@ def _slices(samples: Samples, tested: Tested, right: NDArray[np.bool_]) -> list[
     return slices(right[::step], columns)
 
 
-def _spoilt(classifier: Classifier, tested: Tested, seconds: float) -> list[Robustness]:
+def _spoilt(classifier: Predictor, tested: Tested, seconds: float) -> list[Robustness]:
     """Return what corruptions cost, on as many pictures as there is time for."""
     began = time.perf_counter()
     sample = rows_of(tested.pixels, np.arange(min(_LEAST, len(tested.labels))))

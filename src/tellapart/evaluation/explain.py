@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 from tellapart.classifier import Classifier
 from tellapart.data.decode import Picture
-from tellapart.data.loader import PixelTable, blocks, pixel_batches
+from tellapart.data.loader import BATCH, PixelTable, blocks, pixel_batches
 from tellapart.errors import CannotExplain, did_you_mean
-from tellapart.inference import BATCH
 from tellapart.models.network import Network
-from tellapart.preprocess import Preprocess, PreprocessSettings, placement
+from tellapart.preprocess import Preprocess
+from tellapart.preprocess_settings import PreprocessSettings, placement
 
 Method = Literal["grad_cam", "layer_cam"]
 _COLOURS = "inferno"  # brightness rises evenly with the value, and it reads without colour vision

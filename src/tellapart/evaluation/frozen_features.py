@@ -19,7 +19,8 @@ from tellapart.data.cache import Pixels, open_pixels
 from tellapart.data.loader import blocks, pixel_batches
 from tellapart.errors import MissingExtra
 from tellapart.inference import features_and_logits
-from tellapart.preprocess import Preprocess, PreprocessSettings, grey
+from tellapart.preprocess import Preprocess, grey
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 
 _BACKBONE = "efficientnet_lite0"  # published weights that a package holds, so that nothing is downloaded

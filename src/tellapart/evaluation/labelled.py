@@ -12,37 +12,37 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.classifier import Classifier, load
 from tellapart.data.audit import Audit, audit
 from tellapart.data.cache import Pixels, open_pixels
 from tellapart.data.samples import TEST, Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.errors import BadSource, UnknownClass, did_you_mean, listed, printable
-from tellapart.preprocess import Preprocess
+from tellapart.loading import load
+from tellapart.predictor import Predictor
 from tellapart.progress import Progress
 
-Model = str | os.PathLike[str] | Classifier
+Model = str | os.PathLike[str] | Predictor
 
 
 @dataclass(frozen=True)
 class Judged:
     """A classifier, how people name it, and the folder of the run that it comes from, if that lies beside it."""
 
-    classifier: Classifier
+    classifier: Predictor
     name: str
     run: Path | None
 
 
 def open_model(model: Model, progress: Progress) -> Judged:
     """Return a classifier, or the one in a file, a run's folder or of a published name; raises as `load` does."""
-    if isinstance(model, Classifier):
-        return Judged(model, printable(str(model.facts.get("title", model.architecture.name))), None)
+    if isinstance(model, Predictor):
+        return Judged(model, printable(str(model.facts.get("title", "the classifier"))), None)
     classifier, path = load(model, progress), Path(model)
     folder = path if path.is_dir() else path.parent
     return Judged(classifier, printable(os.fspath(model)), folder if _is_run_of(folder, classifier) else None)
 
 
-def _is_run_of(folder: Path, classifier: Classifier) -> bool:
+def _is_run_of(folder: Path, classifier: Predictor) -> bool:
     """Whether a folder is that of the run that made the classifier: a file may have been copied to beside another."""
     try:
         identity = json.loads((folder / "run.json").read_text(encoding="utf-8"))["identity"]
@@ -72,18 +72,18 @@ class Labelled:
         """The class that each picture is of."""
         return [self.found.samples.label_name(row) for row in self.rows.tolist()]
 
-    def labels(self, classifier: Classifier) -> NDArray[np.int64]:
+    def labels(self, classifier: Predictor) -> NDArray[np.int64]:
         """Return the labels (N,) as indices into the classifier's own classes."""
         index = {name: k for k, name in enumerate(classifier.classes)}
         return np.array([index[name] for name in self.label_names], np.int64)
 
-    def pixels(self, classifier: Classifier, progress: Progress) -> Pixels:
+    def pixels(self, classifier: Predictor, progress: Progress) -> Pixels:
         """Return the pictures as the classifier takes them, (N, S, S, 3), through the cache of resized pictures."""
-        resizer = Preprocess(classifier.preprocess)
-        pixels = open_pixels(self.found, resizer.resize, resizer.resize_key(), classifier.preprocess.size, progress)
+        size = classifier.preprocess.size
+        pixels = open_pixels(self.found, classifier.resize, classifier.resize_key(), size, progress)
         return pixels.rows(self.rows)
 
-    def lacking(self, classifier: Classifier) -> tuple[str, ...]:
+    def lacking(self, classifier: Predictor) -> tuple[str, ...]:
         """Return the classes that the classifier tells and no picture shows."""
         shown = set(self.label_names)
         return tuple(name for name in classifier.classes if name not in shown)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tellapart.classifier import Classifier
 from tellapart.data.sources import Source
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.examine import Tested, examine
@@ -13,6 +12,7 @@ from tellapart.evaluation.labelled import Labelled, Model, open_labelled, open_m
 from tellapart.evaluation.provenance import seen_in_training
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import refuse_unwritable, write_atomic
+from tellapart.predictor import Predictor
 from tellapart.progress import Progress
 
 _SECONDS = 10.0  # that the test of spoilt pictures may take
@@ -50,7 +50,7 @@ def evaluate_on(
 ) -> Evaluation:
     """Judge a classifier on labelled pictures, of which it need not show all classes.
 
-    model: a classifier, its file, a run's folder, or the name of a network with published weights. source: as for
+    model: a classifier, its file or an exported one, a run's folder, or the name of published weights. source: as for
     `load_source`; where it marks pictures as for testing, only those are judged. Classes are matched by name. report:
     where to write a page that tells of it, if at all.
 
@@ -82,7 +82,7 @@ def evaluate_on(
     )
 
 
-def _page(classifier: Classifier, data: Labelled, tested: Tested, metrics: dict[str, Any]) -> str:
+def _page(classifier: Predictor, data: Labelled, tested: Tested, metrics: dict[str, Any]) -> str:
     """Return the report of a classifier on these pictures."""
     samples = data.found.samples
     examination = examine(classifier, samples, tested, None, _SECONDS)

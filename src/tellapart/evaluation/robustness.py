@@ -20,13 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tellapart.augment.geometry import resample
-from tellapart.classifier import Classifier
-from tellapart.data.loader import PixelTable, blocks, rows_of
+from tellapart.data.loader import BATCH, PixelTable, blocks, rows_of
 from tellapart.data.parallel import map_in_order
 from tellapart.errors import CannotCorrupt, did_you_mean
 from tellapart.evaluation.paired import tango
-from tellapart.inference import BATCH
 from tellapart.metrics import Estimate, wilson
+from tellapart.predictor import Predictor
 from tellapart.randomness import shuffled, uniform
 
 LIMIT = 1000  # pictures: an accuracy of 90 % is then known to 2 points
@@ -65,7 +64,7 @@ class Robustness:
 
 
 def robustness(
-    classifier: Classifier, pixels: PixelTable, labels: NDArray[np.integer], seed: int = 0, limit: int = LIMIT
+    classifier: Predictor, pixels: PixelTable, labels: NDArray[np.integer], seed: int = 0, limit: int = LIMIT
 ) -> list[Robustness]:
     """Return the accuracy and its drop for each kind of corruption and each strength.
 

@@ -19,7 +19,7 @@ from tellapart.errors import BadWeights, printable
 from tellapart.extras import package_file
 from tellapart.files import cache_folder
 from tellapart.models.network import Network
-from tellapart.preprocess import PreprocessSettings
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 
 Weights = dict[str, Tensor]

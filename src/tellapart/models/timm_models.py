@@ -9,7 +9,7 @@ from torch import Tensor
 from tellapart.errors import DownloadFailed, MissingExtra, UnknownModel, did_you_mean, printable
 from tellapart.models.network import Network
 from tellapart.models.pretrained import Pretrained, Weights, imagenet_classes
-from tellapart.preprocess import PreprocessSettings
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
 
 PREFIX = "timm:"

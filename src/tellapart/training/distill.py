@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from tellapart.errors import BadRecipe, listed
 from tellapart.models.network import Network
-from tellapart.preprocess import Preprocess, PreprocessSettings, grey
+from tellapart.preprocess import Preprocess, grey
+from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.recipe import TrainingRecipe
 
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tellapart.augment import augment, mix
+from tellapart.confidence.temperature import softmax
 from tellapart.data.loader import prefetched, rows_of
 from tellapart.errors import TrainingDiverged
-from tellapart.inference import logits, softmax
+from tellapart.inference import logits
 from tellapart.models.network import Network
 from tellapart.preprocess import Preprocess
 from tellapart.progress import Progress

@@ -1,0 +1,133 @@
+"""The folder of a web app: the page and its parts, the model, the runtime, icons, and what makes it work offline."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tellapart.exporting.web.icons import GREEN, icon
+from tellapart.files import cannot_save, make_folder, sync_folder, write_atomic
+
+MODEL = "model.onnx"
+_ASSETS = Path(__file__).parent / "assets"
+_PLAIN = (
+    "answers.js",
+    "camera.js",
+    "decode.js",
+    "files.js",
+    "install.js",
+    "local.js",
+    "page.js",
+    "resize.js",
+    "style.css",
+    "worker.js",
+)
+_PAPER = "#ffffff"
+_SHOWN = 12  # classes named at once
+
+
+def write_app(out: Path, title: str, model: bytes, document: dict[str, Any], runtime: Mapping[str, bytes]) -> int:
+    """Write a classifier as a folder to serve, as a whole or not at all; return its bytes.
+
+    title: the name people see. model: the content of an ONNX file. document: its JSON document. runtime: the files of
+    onnxruntime-web.
+    Raises `CannotSave`.
+    """
+    files = {MODEL: model, **runtime, **_parts(title, hashlib.sha256(model).hexdigest(), document)}
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(name.encode() + hashlib.sha256(files[name]).digest())
+    names = ["./", *sorted(name for name in files if name != "index.html")]
+    worker = _environment().get_template("service-worker.js").render(version=digest.hexdigest()[:16], names=names)
+    _write(out, {**files, "service-worker.js": worker.encode()})
+    return sum(len(content) for content in files.values()) + len(worker.encode())
+
+
+def _parts(title: str, checksum: str, document: dict[str, Any]) -> dict[str, bytes]:
+    """Return the page and all that belongs to it, by their names."""
+    files = {name: (_ASSETS / name).read_bytes() for name in _PLAIN}
+    files |= {f"icon-{size}.png": icon(size) for size in (192, 512)}
+    files |= {"icon-full.png": icon(512, full=True), "icon-apple.png": icon(180, full=True)}
+    files["classifier.json"] = _json(_about(checksum, document))
+    files["manifest.webmanifest"] = _json(_manifest(title, document["classes"]))
+    page = _environment().get_template("index.html")
+    metrics, sets = document.get("metrics", {}), document["sets"]
+    files["index.html"] = page.render(
+        title=title,
+        classes=document["classes"],
+        shown=_SHOWN,
+        accuracy=metrics.get("accuracy"),
+        pictures=metrics.get("pictures"),
+        coverage=sets["coverage"] if sets else None,
+        familiarity=document["familiarity"] is not None,
+        theme=GREEN,
+        backend="./local.js",
+    ).encode()
+    return files
+
+
+def _about(checksum: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the document that the page needs, as runtimes for browsers do not give it out."""
+    known = document["familiarity"]
+    return {
+        "sha256": checksum,
+        "classes": document["classes"],
+        "preprocess": document["preprocess"],
+        "sets": document["sets"],
+        "familiarity": {"limit": known["limit"]} if known else None,
+    }
+
+
+def _manifest(title: str, classes: list[str]) -> dict[str, Any]:
+    """Return what makes the page installable (W3C, "Web Application Manifest")."""
+    return {
+        "name": title,
+        "short_name": title[:12].strip(),
+        "description": f"Tells apart {len(classes)} kinds of pictures, on this device.",
+        "id": "./",
+        "start_url": "./",
+        "scope": "./",
+        "display": "standalone",
+        "background_color": _PAPER,
+        "theme_color": GREEN,
+        "icons": [
+            {"src": "icon-192.png", "sizes": "192x192", "type": "image/png", "purpose": "any"},
+            {"src": "icon-512.png", "sizes": "512x512", "type": "image/png", "purpose": "any"},
+            {"src": "icon-full.png", "sizes": "512x512", "type": "image/png", "purpose": "maskable"},
+        ],
+    }
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_ASSETS),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
+    return environment
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> None:
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
+    make_folder(unfinished)
+    try:
+        for name, content in files.items():
+            write_atomic(unfinished / name, content)
+        os.rename(unfinished, out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise cannot_save(out, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
