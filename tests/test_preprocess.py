@@ -29,7 +29,7 @@ def test_squash_is_pillows_resize_within_a_level(path, mode, filter_):
 
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda p: p.stem)
-def test_integer_resize_is_the_float_resize_that_is_exported(path):
+def test_integer_resize_is_the_float_resize_within_a_level(path):
     picture = np.asarray(Image.open(path).convert("RGB"))
     floats = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
     wide = torch.nn.functional.interpolate(floats, size=(64, 64), mode="bilinear", antialias=True)
