@@ -1,0 +1,58 @@
+"""The command line: it parses, calls and prints; what a command needs is imported when it runs, so help is quick.
+
+One module for each part of a classifier's life.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import tellapart
+from tellapart.cli import judging, networks, pictures, training, using
+from tellapart.errors import Interrupted, TellapartError
+
+app = typer.Typer(
+    help="Teach a computer to tell your pictures apart.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for part in (pictures, training, judging, using, networks):  # the order in the help
+    app.add_typer(part.app)
+
+
+def main() -> None:
+    """Run the command; a fault of the input ends with one sentence and exit code 1."""
+    try:
+        app()
+    except Interrupted as error:
+        print(f"{error} Go on with --resume.", file=sys.stderr)
+        sys.exit(128 + error.number)
+    except TellapartError as error:
+        rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        print(f"{rank}Error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted. A training run goes on where it stopped with --resume.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tellapart {tellapart.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,116 @@
+"""Commands that train: train, demo."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tellapart
+from tellapart.cli.arguments import Json, SeedOption, SourceArgument
+from tellapart.cli.tables import figures_table, terminal
+from tellapart.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from tellapart.run import Run
+
+app = typer.Typer()
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; may be repeated.")
+]
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="A recipe file (TOML), as a run writes it.")]
+
+
+@app.command()
+def train(
+    source: SourceArgument,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Network (see `tellapart models`), or a file of layers (.toml); chosen if not given."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from the weights in this file (.pth, .safetensors).")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Last layers: linear, or the widths of dense layers before it, as in 256,64.")
+    ] = None,
+    frozen_base: Annotated[
+        bool | None, typer.Option("--frozen-base", help="Train the head alone, on top of published weights.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool | None, typer.Option("--checkpoint-activations", help="Less memory for very deep networks, more time.")
+    ] = None,
+    no_autotune: Annotated[
+        bool, typer.Option("--no-autotune", help="Do not try at the start how this machine computes fastest.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for training instead of epochs: 90s, 5m, 1h.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/<source> if not given.")] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Train a classifier, test it honestly, and write a report."""
+    given = {
+        "model": model,
+        "weights": str(weights) if weights else None,
+        "head": _head(head),
+        "frozen_base": frozen_base,
+        "checkpoint_activations": checkpoint_activations,
+        "training__autotune": False if no_autotune else None,
+        "epochs": epochs,
+        "budget": budget,
+        "seed": seed,
+    }
+    run = _train(source, recipe, settings or [], out, resume, given)
+    if json_output:
+        print(json.dumps({"directory": str(run.directory), "metrics": run.metrics}, indent=2))
+    else:
+        print_run(run)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+) -> None:
+    """Train on the 1,797 handwritten digits inside scikit-learn: the whole pipeline in a minute."""
+    run = _train("digits", None, [], out or Path("runs/digits"), resume, {})
+    print_run(run)
+    model = run.directory / "model.safetensors"
+    print("What to run next:")
+    print("  tellapart train FOLDER         on your own pictures, one folder for each class")
+    print(f"  tellapart predict {model} PICTURE...")
+
+
+def _head(text: str | None) -> str | list[int] | None:
+    """Turn `256,64` into widths; "linear" stays."""
+    if text is None or text == "linear":
+        return text
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"expected linear or widths such as 256,64, not {text}", param_hint="--head"
+        ) from error
+
+
+def _train(
+    source: str, recipe: Path | None, settings: list[str], out: Path | None, resume: bool, given: dict[str, Any]
+) -> "Run":
+    from tellapart.recipe import load_recipe, parse_assignment
+
+    values = dict(parse_assignment(text) for text in settings)
+    values |= {name: value for name, value in given.items() if value is not None}
+    base = load_recipe(recipe) if recipe else None
+    return tellapart.train(source, base, out=out, resume=resume, progress=TerminalProgress(), **values)
+
+
+def print_run(run: "Run") -> None:
+    """Print the test figures of a run, and where its files are."""
+    console = terminal()
+    console.print(figures_table(run.metrics["test"], "test"))
+    console.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+    console.print(f"Classifier: {run.directory / 'model.safetensors'}", markup=False, soft_wrap=True)
