@@ -17,8 +17,8 @@ from folders import QUICK, checksums, digit_folder, package, run_cli
 from tellapart.classifier import Architecture, Classifier, load
 from tellapart.data.samples import Files, build_samples
 from tellapart.errors import CannotExport, CannotSave, MissingExtra
-from tellapart.exporting import export as exporting
-from tellapart.exporting.graph import document_of, to_bytes, to_onnx
+from tellapart.exporting import to_onnx as exporting
+from tellapart.exporting.graph import document_of, to_bytes, to_graph
 from tellapart.models import MODELS, create
 from tellapart.models.layered import to_tables
 from tellapart.models.layers import (
@@ -68,7 +68,7 @@ def published():
 @pytest.fixture(scope="module")
 def published_file(published, tmp_path_factory):
     path = tmp_path_factory.mktemp("published") / "lite0.onnx"
-    path.write_bytes(to_bytes(to_onnx(published), document_of(published)))
+    path.write_bytes(to_bytes(to_graph(published), document_of(published)))
     return path
 
 
@@ -228,7 +228,7 @@ def answers_alike(name, network, arguments, settings):
     architecture = Architecture(name, 5, settings.channels, arguments)
     classifier = Classifier(architecture, network.eval(), settings, classes, 0.5)
     document = document_of(classifier)
-    exported = from_content(to_bytes(to_onnx(classifier), document), document, name)
+    exported = from_content(to_bytes(to_graph(classifier), document), document, name)
     for path in PHOTOS[:3]:
         picture = np.asarray(Image.open(path).convert("RGB"))
         expected = classifier.probabilities([picture])
@@ -289,12 +289,12 @@ def without_antialias(model):
 @pytest.mark.parametrize("fault", ["mean", "channels", "classes", "resize"])
 def test_a_wrong_export_is_refused_and_not_written(published, tmp_path, monkeypatch, fault):
     samples = build_samples("photos", Files(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), list("abababab"))
-    right = exporting.to_onnx
+    right = exporting.to_graph
     if fault == "resize":
-        monkeypatch.setattr(exporting, "to_onnx", lambda classifier: without_antialias(right(classifier)))
+        monkeypatch.setattr(exporting, "to_graph", lambda classifier: without_antialias(right(classifier)))
     else:
         spoil = {"mean": wrong_mean, "channels": swapped_channels, "classes": shifted_classes}[fault]
-        monkeypatch.setattr(exporting, "to_onnx", lambda classifier: right(spoil(classifier)))
+        monkeypatch.setattr(exporting, "to_graph", lambda classifier: right(spoil(classifier)))
         monkeypatch.setattr(exporting, "document_of", lambda classifier: document_of(spoil(classifier)))
     monkeypatch.setattr("tellapart.evaluation.labelled.load_source", lambda source, progress: samples)
     with pytest.raises(CannotExport, match=r"answers otherwise than the original on \d of 8 pictures.*is not written"):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tellapart.evaluation.compare import Comparison, compare
     from tellapart.evaluation.label_audit import LabelAudit, audit_labels
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
-    from tellapart.exporting.export import Exported, export
+    from tellapart.exporting.export import export
+    from tellapart.exporting.order import Exported
     from tellapart.loading import load
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
@@ -35,7 +36,7 @@ _HOMES = {
     "Classifier": "tellapart.classifier",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.on_source",
-    "Exported": "tellapart.exporting.export",
+    "Exported": "tellapart.exporting.order",
     "LabelAudit": "tellapart.evaluation.label_audit",
     "Prediction": "tellapart.prediction",
     "Recipe": "tellapart.recipe",

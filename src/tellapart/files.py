@@ -1,6 +1,8 @@
 """The cache folder, and files written so that a crash, or a full disk, leaves either the old or the new."""
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
@@ -27,6 +29,21 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise cannot_save(path, error) from error
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder of files as one step; raises `CannotSave`, and then nothing of it stands there."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    make_folder(unfinished)
+    try:
+        for name, content in files.items():
+            write_atomic(unfinished / name, content)
+        os.rename(unfinished, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_save(path, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

@@ -4,6 +4,7 @@ Letters: N pictures, H and W pixels, S the network's input size, K classes.
 """
 
 import json
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,19 +26,16 @@ from tellapart.resampling import resample
 
 IMAGE, IMAGES, PROBABILITIES, DISTANCES = "image", "images", "probabilities", "distances"  # names in the graph
 _BATCH = 16  # more of them leave the processor's cache
-_NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class OnnxClassifier(Predictor):
-    """The classifier in an exported file; it predicts as `Classifier` does.
+@dataclass(frozen=True, kw_only=True)
+class FileClassifier(Predictor):
+    """The classifier in an exported file, whatever runs it; it predicts as `Classifier` does.
 
-    session: takes `image` uint8 (H, W, 3), one picture of any size, and `images` uint8 (N, S, S, 3), already resized;
-    either may have no pixels. It gives `probabilities` (N, K) of all of them, and `distances` (N,) from the training
-    pictures where these are known. limit: the distance from which on a picture is unfamiliar.
+    limit: the distance from which on a picture is unfamiliar, None if distances are not known.
     """
 
-    session: onnxruntime.InferenceSession
     classes: tuple[str, ...]
     preprocess: PreprocessSettings
     temperature: float
@@ -45,8 +43,12 @@ class OnnxClassifier(Predictor):
     limit: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @abstractmethod
+    def outputs(self, pixels: PixelTable) -> list[NDArray[np.float32]]:
+        """Return what the file gives for pictures already resized: probabilities (N, K), and distances (N,) if any."""
+
     def resize(self, picture: Picture) -> Picture:
-        """Return a picture (H, W, 3) as the network takes it, (S, S, 3): the same bits as the graph finds."""
+        """Return a picture (H, W, 3) as the network takes it, (S, S, 3): the same bits as torch finds."""
         source, target = placement(self.preprocess, *picture.shape[:2])
         inner = picture[source.rows, source.columns]
         scaled = resample(inner, target.height, target.width, self.preprocess.interpolation)
@@ -63,8 +65,29 @@ class OnnxClassifier(Predictor):
 
     def answers(self, pixels: PixelTable) -> Answers:
         """Return all that is said of pictures already resized, (N, S, S, 3)."""
-        found = [self._run(_NO_IMAGE, batch) for _, batch in pixel_batches(pixels, blocks(len(pixels), _BATCH))]
-        return self._answers([np.concatenate(outputs) for outputs in zip(*found, strict=True)])
+        return self._answers(self.outputs(pixels))
+
+    def _answers(self, outputs: list[NDArray[np.float32]]) -> Answers:
+        probabilities = outputs[0]
+        sets = self.sets.members(probabilities) if self.sets else None
+        return Answers(probabilities, sets, None if self.limit is None else outputs[1] <= self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxClassifier(FileClassifier):
+    """The classifier in an ONNX file.
+
+    session: takes `image` uint8 (H, W, 3), one picture of any size, and `images` uint8 (N, S, S, 3), already resized;
+    either may have no pixels. It gives `probabilities` (N, K) of all of them, and `distances` (N,) from the training
+    pictures where these are known.
+    """
+
+    session: onnxruntime.InferenceSession
+
+    def outputs(self, pixels: PixelTable) -> list[NDArray[np.float32]]:
+        """Return what the graph gives for pictures already resized: probabilities (N, K), and distances (N,) if any."""
+        found = [self._run(NO_IMAGE, batch) for _, batch in pixel_batches(pixels, blocks(len(pixels), _BATCH))]
+        return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
 
     def answers_to(self, picture: Picture) -> Answers:
         """Return all that is said of one picture (H, W, 3) of any size, which the graph itself resizes; N is 1."""
@@ -76,10 +99,18 @@ class OnnxClassifier(Predictor):
         found: list[NDArray[np.float32]] = self.session.run(names, {IMAGE: image, IMAGES: images})
         return found
 
-    def _answers(self, outputs: list[NDArray[np.float32]]) -> Answers:
-        probabilities = outputs[0]
-        sets = self.sets.members(probabilities) if self.sets else None
-        return Answers(probabilities, sets, None if self.limit is None else outputs[1] <= self.limit)
+
+def described(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `FileClassifier` that a JSON document tells; raises KeyError, TypeError or ValueError."""
+    known = document["familiarity"]
+    return {
+        "classes": tuple(document["classes"]),
+        "preprocess": PreprocessSettings.from_json(document["preprocess"]),
+        "temperature": float(document["temperature"]),
+        "sets": SetRule.from_json(document["sets"]) if document["sets"] else None,
+        "limit": float(known["limit"]) if known else None,
+        "facts": {key: value for key, value in document.items() if key not in _OWN},
+    }
 
 
 def load_onnx(path: Path, threads: int = 0) -> OnnxClassifier:
@@ -98,24 +129,15 @@ def from_content(content: bytes, document: dict[str, Any], name: str, threads: i
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        classes = tuple(document["classes"])
-        sets = SetRule.from_json(document["sets"]) if document["sets"] else None
-        limit = float(document["familiarity"]["limit"]) if document["familiarity"] else None
-        expected = {PROBABILITIES} if limit is None else {PROBABILITIES, DISTANCES}
+        found = OnnxClassifier(session=session, **described(document))
+        expected = {PROBABILITIES} if found.limit is None else {PROBABILITIES, DISTANCES}
         outputs = {output.name: output.shape for output in session.get_outputs()}
         if [given.name for given in session.get_inputs()] != [IMAGE, IMAGES] or set(outputs) != expected:
             raise ValueError(f"its outputs are {sorted(outputs)}, not {sorted(expected)}")
-        if outputs[PROBABILITIES][1] != len(classes) or (sets and len(sets.limits) != len(classes)):
-            raise ValueError(f"{len(classes)} names for {outputs[PROBABILITIES][1]} classes")
-        return OnnxClassifier(
-            session,
-            classes,
-            PreprocessSettings.from_json(document["preprocess"]),
-            float(document["temperature"]),
-            sets,
-            limit,
-            {key: value for key, value in document.items() if key not in _OWN},
-        )
+        count = len(found.classes)
+        if outputs[PROBABILITIES][1] != count or (found.sets and len(found.sets.limits) != count):
+            raise ValueError(f"{count} names for {outputs[PROBABILITIES][1]} classes")
+        return found
     # ONNX Runtime's exceptions have no common class below Exception.
     except Exception as error:
         if isinstance(error, TellapartError):

@@ -18,7 +18,7 @@ from tellapart.progress import TerminalProgress
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tellapart.exporting.export import Exported
+    from tellapart.exporting.order import Exported
     from tellapart.prediction import Prediction, Unreadable
 
 app = typer.Typer()
@@ -48,7 +48,7 @@ def predict(
 @app.command()
 def export(
     model: ModelArgument,
-    to: Annotated[str, typer.Option(help="What to make: onnx (a file) or web (a folder).")] = "onnx",
+    to: Annotated[str, typer.Option(help="What to make: onnx, onnx-int8 (files) or web (a folder).")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="What to write; beside the model if not given.")] = None,
     check: Annotated[
         str | None,
@@ -58,10 +58,26 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="For web: a copy of onnxruntime-web's dist; fetched by npm if not given."),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="For int8: pictures such as it will see; the run's own if not given."),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, help="For int8: points of accuracy that may be lost.")] = 0.5,
+    min_speedup: Annotated[float, typer.Option(min=0, help="For int8: times as fast that it has to be.")] = 1.1,
     json_output: Json = False,
 ) -> None:
     """Write a classifier in a form that runs elsewhere; refused if it would answer otherwise."""
-    found = tellapart.export(model, to, out=out, check=check, runtime=runtime, progress=TerminalProgress())
+    found = tellapart.export(
+        model,
+        to,
+        out=out,
+        check=check,
+        runtime=runtime,
+        calibration=calibration,
+        max_drop=max_drop,
+        min_speedup=min_speedup,
+        progress=TerminalProgress(),
+    )
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -127,3 +143,5 @@ def print_export(found: "Exported") -> None:
     if same.accuracy and same.exported_accuracy:
         shares = (f"{x.value:.1%} ({x.low:.1%} to {x.high:.1%})" for x in (same.accuracy, same.exported_accuracy))
         console.print("Right: the original {}, the exported file {}.".format(*shares), markup=False)
+    for sentence in found.said:
+        console.print(sentence, markup=False)

@@ -91,16 +91,15 @@ def fit_familiarity(
     means = np.stack([features[numbers == k].mean(axis=0, dtype=np.float64) for k in range(len(classes))])
     found = _spread(features - means[numbers])
     placed = Familiarity(means.astype(np.float32), *found)
-    distances = np.sort(placed.distances(validation))
+    distances = placed.distances(validation)
+    limit, share = limit_of(distances, share), max(share, 1 / (len(distances) + 1))
+    return Familiarity(placed.means, placed.axes, placed.variances, placed.noise, limit, share)
+
+
+def limit_of(distances: NDArray[np.floating], share: float) -> float:
+    """Return the distance that a share of pictures as those of validation, at distances (M,), lies beyond."""
     place = min(len(distances), int(np.ceil((len(distances) + 1) * (1 - share))))
-    return Familiarity(
-        placed.means,
-        placed.axes,
-        placed.variances,
-        placed.noise,
-        float(distances[place - 1]) * (1 + _ROUNDING),
-        max(share, 1 / (len(distances) + 1)),
-    )
+    return float(np.sort(distances)[place - 1]) * (1 + _ROUNDING)
 
 
 def _spread(centred: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:

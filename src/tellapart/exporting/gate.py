@@ -15,41 +15,16 @@ from tellapart.classifier import Classifier
 from tellapart.data.decode import Picture
 from tellapart.data.loader import BATCH, blocks
 from tellapart.data.parallel import map_in_order
-from tellapart.data.samples import Samples
-from tellapart.data.sources import Source
 from tellapart.errors import CannotExport, printable
-from tellapart.evaluation.labelled import Judged, open_labelled
-from tellapart.evaluation.provenance import tested_source
+from tellapart.exporting.pictures import Shown
 from tellapart.metrics import Estimate, wilson
 from tellapart.progress import Progress
-from tellapart.randomness import shuffled
 
 TOLERANCE = 1e-3  # of a probability, in float32
-_LIMIT = 2000  # pictures
 _LISTED = 5
 
 Probabilities = NDArray[np.float32]
 Answer = Callable[[Picture], Probabilities]  # a decoded picture (H, W, 3) -> probabilities by each way in (E, K)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Pictures that an export is checked on: rows (N,) of samples, and the labels (N,) as classes of the original.
-
-    labels: -1 where the picture shows a class that the original does not tell.
-    """
-
-    samples: Samples
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-
-    def picture(self, place: int) -> Picture:
-        """Return one of the pictures (H, W, 3)."""
-        return self.samples.pictures.picture(int(self.rows[place]))
-
-    def name(self, place: int) -> str:
-        """Return the picture's name for people."""
-        return self.samples.pictures.name(int(self.rows[place]))
 
 
 @dataclass(frozen=True)
@@ -92,30 +67,18 @@ class Agreement:
         return vars(self) | estimates | {"differing": [each.to_json() for each in self.differing]}
 
 
-def pictures_to_check(judged: Judged, source: Source | None, progress: Progress) -> Checked:
-    """Return up to 2,000 pictures: those of a source, or else the test pictures of the classifier's own run.
-
-    Raises `CannotExport` if neither is at hand, or what `open_labelled` raises.
-    """
-    if source is None and judged.run is None:
-        raise CannotExport(
-            f"{judged.name} is not a run's folder, so its test pictures are not known: give some by --check, a folder "
-            "with pictures such as it will see."
-        )
-    data = open_labelled(tested_source(judged, progress) if source is None else source, [], progress)
-    rows = np.sort(shuffled(0, 0, data.rows)[:_LIMIT])
-    index = {name: k for k, name in enumerate(judged.classifier.classes)}
-    labels = [index.get(data.found.samples.label_name(int(row)), -1) for row in rows]
-    return Checked(data.found.samples, rows, np.array(labels, np.int64))
-
-
 def agreement(
-    classifier: Classifier, answer: Answer, classes: Sequence[str], checked: Checked, progress: Progress
+    classifier: Classifier,
+    answer: Answer,
+    classes: Sequence[str],
+    checked: Shown,
+    progress: Progress,
+    tolerance: float = TOLERANCE,
 ) -> Agreement:
     """Return how an exported file answers.
 
     answer: a decoded picture (H, W, 3) -> probabilities (E, K), by each way into the file, in its own runtime. classes:
-    those of the file, in its order.
+    those of the file, in its order. tolerance: of a probability.
     """
     count = len(checked.rows)
     originals, exported = [], []
@@ -125,7 +88,7 @@ def agreement(
             originals.append(classifier.probabilities(pictures))
             exported += [answer(picture) for picture in pictures]
             advance(len(pictures), "")
-    return compared(np.concatenate(originals), np.array(exported), classifier.classes, classes, checked)
+    return compared(np.concatenate(originals), np.array(exported), classifier.classes, classes, checked, tolerance)
 
 
 def compared(
@@ -133,7 +96,8 @@ def compared(
     exported: Probabilities,
     classes: Sequence[str],
     their_classes: Sequence[str],
-    checked: Checked,
+    checked: Shown,
+    tolerance: float = TOLERANCE,
 ) -> Agreement:
     """Return the agreement of probabilities (N, K) and (N, E, K), whose classes are matched by name."""
     if exported.shape[2:] != originals.shape[1:] or set(classes) != set(their_classes):
@@ -142,7 +106,7 @@ def compared(
     differences = np.nan_to_num(np.abs(theirs - originals[:, None]), nan=np.inf)  # N E K
     apart, best, their_best = differences.max(axis=(1, 2)), originals.argmax(axis=1), theirs.argmax(axis=2)
     same = (their_best == best[:, None]).all(axis=1)
-    wrong = np.flatnonzero((apart > TOLERANCE) | ~same)
+    wrong = np.flatnonzero((apart > tolerance) | ~same)
     worst = wrong[np.argsort(-apart[wrong], kind="stable")].tolist()
     entry = differences.max(axis=2).argmax(axis=1)  # the way in that differs most
     known = checked.labels >= 0

@@ -8,30 +8,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tellapart.classifier import Classifier
 from tellapart.data.decode import Picture
-from tellapart.files import make_folder, write_atomic
+from tellapart.predictor import Predictor
 
 COUNT = 16
 _EXAMPLE = Path(__file__).parent / "example.py"
 
 
-def write_golden(folder: Path, model: str, classifier: Classifier, pictures: Sequence[Picture]) -> None:
-    """Write the pictures as PNG, their expected answers as cases.json, and example.py, which runs the file `model`.
+def golden_files(model: str, answering: Predictor, pictures: Sequence[Picture], tolerance: float) -> dict[str, bytes]:
+    """Return the pictures as PNG, their expected answers as cases.json, and example.py, which runs the file `model`.
 
-    Raises `CannotSave`.
+    answering: what gives the answers. tolerance: how far the probabilities of a port may lie from them.
     """
-    make_folder(folder)
-    answers = classifier.answers(np.stack([classifier.resize(picture) for picture in pictures]))
+    files = {"example.py": _EXAMPLE.read_bytes()}
+    answers = answering.answers(np.stack([answering.resize(picture) for picture in pictures]))
     cases = []
     for number, picture in enumerate(pictures):
         name = f"{number:02d}.png"
         content = io.BytesIO()
         Image.fromarray(picture).save(content, "png")
-        write_atomic(folder / name, content.getvalue())
-        told = answers.prediction(number, name, classifier.classes, 1).to_json()
+        files[name] = content.getvalue()
+        told = answers.prediction(number, name, answering.classes, 1).to_json()
         told["probabilities"] = [float(value) for value in answers.probabilities[number]]
         cases.append({key: told[key] for key in ("path", "label", "probabilities", "set", "familiar")})
-    document = {"model": f"../{model}", "tolerance": 1e-3, "classes": list(classifier.classes), "cases": cases}
-    write_atomic(folder / "cases.json", json.dumps(document, indent=1, ensure_ascii=False))
-    write_atomic(folder / "example.py", _EXAMPLE.read_text(encoding="utf-8"))
+    document = {"model": f"../{model}", "tolerance": tolerance, "classes": list(answering.classes), "cases": cases}
+    return files | {"cases.json": json.dumps(document, indent=1, ensure_ascii=False).encode()}

@@ -1,7 +1,7 @@
 """`Classifier` -> one ONNX file: pixels in, calibrated probabilities and distances from the training pictures out.
 
 Two graphs in a row: the resize of one picture, and everything after it as torch exports it. Letters: N pictures, S the
-network's input size, F features, K classes, D axes.
+network's input size, K classes.
 """
 
 import json
@@ -14,14 +14,12 @@ from typing import Any
 import onnx
 import torch
 from onnx import compose, helper
-from torch import Tensor, nn
 
 from tellapart.classifier import Classifier
-from tellapart.confidence.familiarity import Familiarity
 from tellapart.errors import CannotExport
+from tellapart.exporting.answering import Answering
 from tellapart.exporting.resize import IR_VERSION, OPSET, resize_graph
 from tellapart.onnx_file import EXPORT_VERSION, KEY, MAX_BYTES, checksum
-from tellapart.preprocess import Preprocess
 from tellapart.runtime import DISTANCES, PROBABILITIES
 
 DECODING = (
@@ -30,7 +28,7 @@ DECODING = (
 )
 
 
-def to_onnx(classifier: Classifier) -> onnx.ModelProto:
+def to_graph(classifier: Classifier) -> onnx.ModelProto:
     """Return a classifier as a graph.
 
     It takes `image` uint8 (H, W, 3), one picture of any size, and `images` uint8 (N, S, S, 3), already resized; either
@@ -66,58 +64,10 @@ def to_bytes(model: onnx.ModelProto, document: dict[str, Any]) -> bytes:
     return content
 
 
-class _Answering(nn.Module):
-    """uint8 (N, S, S, 3) -> probabilities (N, K), and distances (N,) where the classifier knows them."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.preprocess = Preprocess(classifier.preprocess)
-        self.network, self.temperature = classifier.network, classifier.temperature
-        self.distance = _Distance(classifier.familiarity) if classifier.familiarity else None
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        features = self.network.embed(self.preprocess(pixels))
-        probabilities = (self.network.head(features) / self.temperature).softmax(dim=1)
-        return (probabilities, self.distance(features)) if self.distance else (probabilities,)
-
-
-class _Distance(nn.Module):
-    """What `Familiarity.distances` computes, by products of matrices alone: no array of (N, K, D) is needed.
-
-    In double precision, as the squares are differences of large numbers.
-    """
-
-    means: Tensor
-    axes: Tensor
-    weights: Tensor
-
-    def __init__(self, known: Familiarity) -> None:
-        super().__init__()
-        for name, values in known.tensors().items():
-            self.register_buffer(name, torch.from_numpy(values).double())
-        self.register_buffer("weights", 1 / torch.from_numpy(known.variances).double() - 1 / known.noise)
-        self.noise = known.noise
-
-    def forward(self, features: Tensor) -> Tensor:
-        rows = features.flatten(1).double()
-        everywhere = _square_distances(rows, self.means) / self.noise
-        # Along the axes the variance is another: what counts too little or too much there is made good.
-        scale = self.weights.abs().sqrt()
-        along, means = rows @ self.axes.T, self.means @ self.axes.T
-        made_good = _square_distances(along * scale, means * scale)
-        squares = (everywhere - made_good).amin(dim=1).clamp_min(0)
-        return (squares / self.means.shape[1]).sqrt().float()
-
-
-def _square_distances(rows: Tensor, others: Tensor) -> Tensor:
-    lengths = rows.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
-    return lengths - 2 * rows @ others.T
-
-
 def _network_graph(classifier: Classifier) -> onnx.ModelProto:
     """Return the graph of everything after the resize; BatchNorm is folded into the convolutions before it."""
     size = classifier.preprocess.size
-    answering = _Answering(classifier).cpu().eval()
+    answering = Answering(classifier).cpu().eval()
     names = [PROBABILITIES, DISTANCES] if classifier.familiarity else [PROBABILITIES]
     try:
         with _silence():
@@ -145,10 +95,10 @@ def _joined(resize: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProt
     """Return two graphs as one, with the names that users see, and nothing of how they were made."""
     for part in (resize, network):
         part.ir_version = IR_VERSION
-        del part.opset_import[:]
-        part.opset_import.append(helper.make_opsetid("", OPSET))
+        _one_opset(part)
     prefixed = compose.add_prefix(network, "network/")
     model = compose.merge_models(resize, prefixed, io_map=[(resize.graph.output[0].name, "network/pixels")])
+    _one_opset(model)  # merging has put each part's among them
     seen = {f"network/{name}": name for name in (PROBABILITIES, DISTANCES)}
     for node in model.graph.node:
         node.output[:] = [seen.get(name, name) for name in node.output]
@@ -159,6 +109,11 @@ def _joined(resize: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProt
     del model.graph.value_info[:]
     model.producer_name, model.doc_string, model.graph.name, model.graph.doc_string = "tellapart", "", "classifier", ""
     return model
+
+
+def _one_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", OPSET))
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import jinja2
 
 from tellapart.exporting.web.icons import GREEN, icon
-from tellapart.files import cannot_save, make_folder, sync_folder, write_atomic
 
 MODEL = "model.onnx"
 _ASSETS = Path(__file__).parent / "assets"
@@ -31,12 +28,11 @@ _PAPER = "#ffffff"
 _SHOWN = 12  # classes named at once
 
 
-def write_app(out: Path, title: str, model: bytes, document: dict[str, Any], runtime: Mapping[str, bytes]) -> int:
-    """Write a classifier as a folder to serve, as a whole or not at all; return its bytes.
+def app_files(title: str, model: bytes, document: dict[str, Any], runtime: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a classifier as the files of a folder to serve, by their names.
 
     title: the name people see. model: the content of an ONNX file. document: its JSON document. runtime: the files of
     onnxruntime-web.
-    Raises `CannotSave`.
     """
     files = {MODEL: model, **runtime, **_parts(title, hashlib.sha256(model).hexdigest(), document)}
     digest = hashlib.sha256()
@@ -44,8 +40,7 @@ def write_app(out: Path, title: str, model: bytes, document: dict[str, Any], run
         digest.update(name.encode() + hashlib.sha256(files[name]).digest())
     names = ["./", *sorted(name for name in files if name != "index.html")]
     worker = _environment().get_template("service-worker.js").render(version=digest.hexdigest()[:16], names=names)
-    _write(out, {**files, "service-worker.js": worker.encode()})
-    return sum(len(content) for content in files.values()) + len(worker.encode())
+    return {**files, "service-worker.js": worker.encode()}
 
 
 def _parts(title: str, checksum: str, document: dict[str, Any]) -> dict[str, bytes]:
@@ -117,17 +112,3 @@ def _environment() -> jinja2.Environment:
 
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
-
-
-def _write(out: Path, files: Mapping[str, bytes]) -> None:
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
-    make_folder(unfinished)
-    try:
-        for name, content in files.items():
-            write_atomic(unfinished / name, content)
-        os.rename(unfinished, out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise cannot_save(out, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
