@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tellapart.classifier import Classifier, load_pretrained
-from tellapart.exporting.graph import document_of, to_bytes, to_onnx
+from tellapart.exporting.graph import document_of, to_bytes, to_graph
 from tellapart.progress import Progress
 from tellapart.runtime import from_content
 
@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     classifier = load_pretrained("efficientnet_lite0", Progress())
     document = document_of(classifier)
-    ours = from_content(to_bytes(to_onnx(classifier), document), document, "lite0")
+    ours = from_content(to_bytes(to_graph(classifier), document), document, "lite0")
     photos = sorted((package("foolbox") / "data").glob("imagenet_*.jpg"))
     with tempfile.TemporaryDirectory() as folder:
         theirs = ByHand(classifier, Path(folder) / "bare.onnx")

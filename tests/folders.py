@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -33,6 +34,33 @@ def digit_folder(root: Path, classes: int = 3, each: int = 12) -> Path:
         for row in rows:
             Image.fromarray(samples.pictures.picture(row)).save(folder / f"{row:04d}.png")
     return root
+
+
+def in_many_forms(folder: Path, count: int) -> list[Path]:
+    """Write real pictures of many sizes, formats, colours and orientations."""
+    folder.mkdir()
+    photos = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
+    small = sorted(package("foolbox").glob("data/*_*.png"))
+    random = np.random.default_rng(0)
+    files = []
+    for number in range(count):
+        source = photos[number % len(photos)] if number % 3 else small[number % len(small)]
+        picture = Image.open(source).convert("RGB")
+        if number % 3:
+            picture = picture.resize(tuple(random.integers(20, 700, 2).tolist()))
+        kind = ("png", "jpg", "webp", "bmp", "gif", "tiff")[number % 6]
+        exif, options = Image.Exif(), {}
+        exif[0x0112] = number % 8 + 1
+        if kind in ("png", "jpg", "webp"):
+            options["exif"] = exif
+        if kind == "png" and number % 4 == 0:
+            picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        if kind == "jpg" and number % 4 == 1:
+            picture = picture.convert(("L", "CMYK")[number % 8 // 4])
+        path = folder / f"{number}.{kind}"
+        picture.save(path, **options)
+        files.append(path)
+    return files
 
 
 def checksums(root: Path) -> dict[str, str]:

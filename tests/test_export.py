@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import tellapart
-from folders import QUICK, checksums, digit_folder, package, run_cli
+from folders import QUICK, checksums, digit_folder, in_many_forms, package, run_cli
 from tellapart.classifier import Architecture, Classifier, load
 from tellapart.data.samples import Files, build_samples
 from tellapart.errors import CannotExport, CannotSave, MissingExtra
@@ -41,7 +41,6 @@ from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.runtime import from_content, load_onnx
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
-SMALL = sorted(package("foolbox").glob("data/*_*.png"))
 NOTHING = """
 import sys
 for name in ("torch", "onnx", "onnxscript", "scipy", "sklearn", "matplotlib", "safetensors", "jinja2"):
@@ -70,31 +69,6 @@ def published_file(published, tmp_path_factory):
     path = tmp_path_factory.mktemp("published") / "lite0.onnx"
     path.write_bytes(to_bytes(to_graph(published), document_of(published)))
     return path
-
-
-def in_many_forms(folder, count):
-    """Real pictures of many sizes, formats, colours and orientations."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    files = []
-    for number in range(count):
-        source = PHOTOS[number % len(PHOTOS)] if number % 3 else SMALL[number % len(SMALL)]
-        picture = Image.open(source).convert("RGB")
-        if number % 3:
-            picture = picture.resize(tuple(random.integers(20, 700, 2).tolist()))
-        kind = ("png", "jpg", "webp", "bmp", "gif", "tiff")[number % 6]
-        exif, options = Image.Exif(), {}
-        exif[0x0112] = number % 8 + 1
-        if kind in ("png", "jpg", "webp"):
-            options["exif"] = exif
-        if kind == "png" and number % 4 == 0:
-            picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-        if kind == "jpg" and number % 4 == 1:
-            picture = picture.convert(("L", "CMYK")[number % 8 // 4])
-        path = folder / f"{number}.{kind}"
-        picture.save(path, **options)
-        files.append(path)
-    return files
 
 
 def test_the_command_writes_a_file_that_answers_as_the_original(run, capsys, tmp_path):

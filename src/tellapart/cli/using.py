@@ -48,7 +48,9 @@ def predict(
 @app.command()
 def export(
     model: ModelArgument,
-    to: Annotated[str, typer.Option(help="What to make: onnx, onnx-int8 (files) or web (a folder).")] = "onnx",
+    to: Annotated[
+        str, typer.Option(help="What to make: onnx, onnx-int8, executorch, executorch-int8, executorch-coreml or web.")
+    ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="What to write; beside the model if not given.")] = None,
     check: Annotated[
         str | None,

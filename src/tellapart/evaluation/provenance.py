@@ -81,7 +81,7 @@ def tested_source(model: Judged, progress: Progress) -> Source:
     """
     if model.run is None:
         raise CannotCompare(
-            f"{model.name} is not a run's folder, so its test pictures are not known: give some by --on."
+            f"{model.name} is not a run's folder, so its test pictures are not known: name pictures to judge on."
         )
     parts, title = read_splits(model.run / "split.csv"), str(model.classifier.facts.get("title"))
     if any(os.path.isfile(model.run / name) for name in parts["test"]):
@@ -90,7 +90,7 @@ def tested_source(model: Judged, progress: Progress) -> Source:
         samples = load_source(title, progress)
     except BadSource as error:
         raise CannotCompare(
-            f"The test pictures of {model.name} are not where they were ({title}): give some by --on."
+            f"The test pictures of {model.name} are not where they were ({title}): name pictures to judge on."
         ) from error
     return _with_parts(samples, parts, model)
 
@@ -103,7 +103,7 @@ def _with_parts(samples: Samples, parts: dict[str, list[str]], model: Judged) ->
         unknown = [name for name in parts[names] if name not in place]
         if unknown:
             raise CannotCompare(
-                f"{samples.title} no longer holds {unknown[0]}, a picture of {model.name}: give pictures by --on."
+                f"{samples.title} no longer holds {unknown[0]}, a picture of {model.name}: name pictures to judge on."
             )
         preset[[place[name] for name in parts[names]]] = part
     return replace(samples, preset=preset)

@@ -9,6 +9,7 @@ from tellapart.data.sources import Source
 from tellapart.errors import CannotExport, did_you_mean, printable
 from tellapart.evaluation.labelled import Judged, Model, open_model
 from tellapart.exporting.order import Exported, Order, golden_folder
+from tellapart.exporting.to_executorch import to_executorch, to_executorch_core_ml, to_executorch_int8
 from tellapart.exporting.to_int8 import to_int8
 from tellapart.exporting.to_onnx import to_onnx, to_web
 from tellapart.files import refuse_unwritable
@@ -18,6 +19,9 @@ from tellapart.progress import Progress
 TARGETS: dict[str, tuple[Callable[[Order], Exported], str]] = {  # what makes it, and the ending of its name
     "onnx": (to_onnx, ".onnx"),
     "onnx-int8": (to_int8, ".int8.onnx"),
+    "executorch": (to_executorch, ".pte"),
+    "executorch-coreml": (to_executorch_core_ml, ".coreml.pte"),
+    "executorch-int8": (to_executorch_int8, ".int8.pte"),
     "web": (to_web, ".web"),
 }
 

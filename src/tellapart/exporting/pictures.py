@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit, audit
 from tellapart.data.decode import Picture
+from tellapart.data.parallel import map_in_order
 from tellapart.data.samples import TRAIN, VALIDATION, Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.errors import CannotExport
 from tellapart.evaluation.labelled import Judged, open_labelled
 from tellapart.evaluation.provenance import tested_source
+from tellapart.predictor import Predictor
 from tellapart.progress import Progress
 from tellapart.randomness import shuffled
 
@@ -31,6 +33,10 @@ class Shown:
     samples: Samples
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
+
+    def pixels(self, classifier: Predictor) -> NDArray[np.uint8]:
+        """Return the pictures as a classifier takes them, (N, S, S, 3)."""
+        return np.stack(list(map_in_order(lambda n: classifier.resize(self.picture(n)), range(len(self.rows)))))
 
     def some(self, most: int) -> "Shown":
         """Return `most` of them at most, from all over the source."""

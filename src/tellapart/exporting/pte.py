@@ -1,14 +1,10 @@
-"""A network as an ExecuTorch program, lowered to XNNPACK, and that program run by ExecuTorch's own runtime in Python.
+"""A network as an ExecuTorch program, and that program run by ExecuTorch's own runtime in Python.
 
 It takes `image` uint8 (1, S, S, 3), already resized, and gives probabilities (1, K), and distances (1,) where they are
 known; its method `tellapart` gives the JSON document. S is the network's input size, K the number of classes.
 """
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +23,11 @@ from tellapart.classifier import Classifier
 from tellapart.data.loader import PixelTable, blocks, pixel_batches
 from tellapart.errors import CannotExport
 from tellapart.exporting.answering import Answering
+from tellapart.extras import require
 from tellapart.runtime import FileClassifier, described
 
 DOCUMENT = "tellapart"  # the method that gives it
+_CORE_ML = "executorch.backends.apple.coreml.partition"  # brings coremltools, which is slow to import
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class PteClassifier(FileClassifier):
     method: Method
 
     def outputs(self, pixels: PixelTable) -> list[NDArray[np.float32]]:
-        """Return what the program gives for pictures already resized: probabilities (N, K), and distances (N,) if any."""
+        """Return what the program gives for pictures already resized: probabilities (N, K), and distances (N,)."""
         found = []
         for _, picture in pixel_batches(pixels, blocks(len(pixels), 1)):
             # The program's memory is used again for the next picture.
@@ -55,23 +53,27 @@ def from_program(content: bytes, document: dict[str, Any]) -> PteClassifier:
     return PteClassifier(method=method, **described(document))
 
 
-def to_program(classifier: Classifier, document: dict[str, Any], ranges: NDArray[np.uint8] | None = None) -> bytes:
+def to_program(
+    classifier: Classifier, document: dict[str, Any], ranges: NDArray[np.uint8] | None = None, core_ml: bool = False
+) -> bytes:
     """Return a classifier as the content of a .pte file.
 
-    ranges: pictures (N, S, S, 3) that the ranges of an int8 program are taken from; None for float32.
+    ranges: pictures (N, S, S, 3) that the ranges of an int8 program are taken from; None for float32. core_ml: lowered
+    to Apple's Core ML instead of XNNPACK.
     Raises `CannotExport` if ExecuTorch cannot take the network.
     """
     try:
-        with _silence():
-            # XNNPACK's passes expect weights as torch creates them; training may have turned them to channels last.
-            module = deepcopy(Answering(classifier)).cpu().eval().to(memory_format=torch.contiguous_format)
-            example = (torch.zeros(1, classifier.preprocess.size, classifier.preprocess.size, 3, dtype=torch.uint8),)
-            program = torch.export.export(module, example, strict=False)
-            if ranges is not None:
-                program = torch.export.export(_in_int8(program.module(), ranges), example, strict=False)
-            methods = {DOCUMENT: json.dumps(document, ensure_ascii=False)}
-            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
-            content: bytes = lowered.to_executorch().buffer
+        # XNNPACK's passes expect weights as torch creates them; training may have turned them to channels last.
+        module: nn.Module = deepcopy(Answering(classifier)).cpu().eval()
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        example = (torch.zeros(1, classifier.preprocess.size, classifier.preprocess.size, 3, dtype=torch.uint8),)
+        program = torch.export.export(module, example, strict=False)
+        if ranges is not None:
+            program = torch.export.export(_in_int8(program.module(), ranges), example, strict=False)
+        methods = {DOCUMENT: json.dumps(document, ensure_ascii=False)}
+        partitioner = require(_CORE_ML, "mobile").CoreMLPartitioner() if core_ml else XnnpackPartitioner()
+        lowered = to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods=methods)
+        content: bytes = lowered.to_executorch().buffer
     # Each step has exceptions of its own.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -88,16 +90,3 @@ def _in_int8(module: nn.Module, ranges: NDArray[np.uint8]) -> nn.Module:
             observed(torch.from_numpy(picture[None]))
     converted: nn.Module = convert_pt2e(observed)
     return converted
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what the tools say of their own workings from the user."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -1,0 +1,92 @@
+"""What int8 costs and wins beside float32, on the user's pictures and machine; refused if it is not worth it."""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.confidence.familiarity import limit_of
+from tellapart.confidence.sets import fit_sets
+from tellapart.errors import CannotExport
+from tellapart.exporting.gate import Agreement
+from tellapart.exporting.order import Order
+from tellapart.exporting.pictures import Shown
+from tellapart.runtime import FileClassifier
+
+# Of a probability, between processors: they round a little otherwise, and 8 bits make steps of it.
+INT8_TOLERANCE = 0.02
+_ROUNDS, _LEAST_SECONDS = 7, 0.05
+
+
+def thresholds(exported: FileClassifier, document: dict[str, Any], validation: Shown) -> dict[str, Any]:
+    """Return the parts of the document with the limits of prediction sets and of what is familiar, learnt anew.
+
+    8 bits move the probabilities and distances that they bound. exported: in int8.
+    """
+    outputs, anew = exported.outputs(validation.pixels(exported)), {}
+    if exported.sets:
+        rule = fit_sets(outputs[0], validation.labels, exported.sets.coverage, exported.sets.by_class)
+        anew["sets"] = rule.to_json()
+    if known := document["familiarity"]:
+        anew["familiarity"] = known | {"limit": limit_of(outputs[1], known["share"])}
+    return anew
+
+
+def refuse_worse(order: Order, found: Agreement) -> None:
+    """Raise `CannotExport` if int8 is right on fewer of the pictures than is allowed."""
+    if found.accuracy is None or found.exported_accuracy is None:
+        lost, measure = 100 * (1 - found.same), "pictures with another class than in float32"
+    else:
+        lost = 100 * (found.accuracy.value - found.exported_accuracy.value)
+        measure = f"accuracy, {found.accuracy.value:.1%} in float32 and {found.exported_accuracy.value:.1%} in int8"
+    if lost > order.max_drop + 1e-9:
+        raise CannotExport(
+            f"int8 loses {lost:.1f} points on {found.pictures} pictures ({measure}), and {order.max_drop:g} are "
+            "allowed: it is not written. Export --to onnx, or allow more by --max-drop."
+        )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds for one picture, already resized, and how many times as fast int8 is."""
+
+    float32_ms: float
+    int8_ms: float
+    ratio: float
+
+
+def told_weight(float32_bytes: int, int8_bytes: int, speed: Speed) -> tuple[str, str]:
+    """Return sentences about size and speed."""
+    return (
+        f"In float32 it has {float32_bytes / 1e6:,.1f} MB; int8 has {int8_bytes / float32_bytes:.0%} of that.",
+        f"A picture takes {speed.int8_ms:.2f} ms, in float32 {speed.float32_ms:.2f}, {speed.ratio:.2f} times as much.",
+    )
+
+
+def compared_speed(whole: FileClassifier, small: FileClassifier, pixels: NDArray[np.uint8]) -> Speed:
+    """Return the speed of two files on this machine, measured in turns."""
+    times = np.array([[_seconds(each, pixels) for each in (whole, small)] for _ in range(_ROUNDS + 1)][1:])
+    float32, int8 = (1000 * median(column) for column in times.T.tolist())
+    return Speed(float32, int8, median((times[:, 0] / times[:, 1]).tolist()))
+
+
+def _seconds(classifier: FileClassifier, pixels: NDArray[np.uint8]) -> float:
+    """Return the time of one call, from enough of them to be told from noise."""
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < _LEAST_SECONDS:
+        classifier.outputs(pixels)
+        count += 1
+    return passed / count
+
+
+def refuse_slower(order: Order, speed: Speed) -> None:
+    """Raise `CannotExport` if int8 is not as much faster as is asked for."""
+    if speed.ratio < order.min_speedup:
+        raise CannotExport(
+            f"int8 is {speed.ratio:.2f} times as fast as float32 on this machine ({speed.int8_ms:.2f} and "
+            f"{speed.float32_ms:.2f} ms a picture), and {order.min_speedup:g} is asked for: it is not written. Export "
+            "--to onnx, or ask for less by --min-speedup."
+        )
