@@ -52,7 +52,7 @@ def test_a_program_answers_as_the_original(run):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there it is made and run")
 def test_a_program_that_cannot_be_checked_here_is_not_made(run, tmp_path):
-    with pytest.raises(CannotExport, match="run on Apple's systems alone.*export on a Mac"):
+    with pytest.raises(CannotExport, match=r"run on Apple's systems alone.*export on a Mac"):
         tellapart.export(run.directory, "executorch-coreml", out=tmp_path / "m.pte")
 
 

@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
 
         raise MissingExtra(
             f"tellapart.{name} needs the package '{absent}', which is not installed: run "
-            f"`pip install 'tellapart[{_EXTRAS[absent]}]'`."
+            f"`pip install 'tellapart[{'export' if name == 'export' else _EXTRAS[absent]}]'`."
         ) from error
 
 

@@ -37,7 +37,7 @@ def to_executorch(order: Order) -> Exported:
 
 
 def to_executorch_core_ml(order: Order) -> Exported:
-    """Export to an ExecuTorch program for Core ML; raises `CannotExport` where that cannot run, and so not be checked."""
+    """Export to an ExecuTorch program for Core ML; raises `CannotExport` where that cannot run and be checked."""
     if sys.platform != "darwin":
         raise CannotExport(
             "Programs for Core ML run on Apple's systems alone, so this machine cannot compare one with the original: "
