@@ -138,7 +138,8 @@ def files(photos, small_pictures, rounds=1):
         exif[0x0112] = number % 8 + 1
         see_through = image.copy()
         see_through.putalpha(image.convert("L"))
-        found[f"{number}.jpg"] = encode(image, "jpeg", quality=70 + number % 30, subsampling=number % 3, exif=exif.tobytes())
+        options = {"quality": 70 + number % 30, "subsampling": number % 3, "exif": exif.tobytes()}
+        found[f"{number}.jpg"] = encode(image, "jpeg", **options)
         found[f"{number}.webp"] = encode(see_through, "webp", lossless=True, exif=exif.tobytes())
         found[f"{number}.png"] = encode(see_through, "png", exif=exif.tobytes())
         found[f"{number}.gif"] = encode(image, "gif")

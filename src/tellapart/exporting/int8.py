@@ -56,8 +56,9 @@ def quantized(
     pixels: (N, S, S, 3), whose ranges are taken. answering: how a graph answers to pictures that the harm is seen on.
     as_right: whether answers to them are right about as often as the original's.
     """
-    nodes = [node.name for node in model.graph.node if node.name.startswith("network/") and node.op_type in _KINDS]
-    weighted = [node.name for node in model.graph.node if node.name in set(nodes) and node.op_type in _WEIGHTED]
+    able = _able(model)
+    nodes = [node.name for node in able]
+    weighted = [node.name for node in able if node.op_type in _WEIGHTED]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / _FLOAT).write_bytes(model.SerializeToString())
 
@@ -85,6 +86,17 @@ def quantized(
             if good(part):
                 break
         return Quantized(part, tuple(name for name in weighted if name in left), len(weighted))
+
+
+def _able(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes that can be in int8: those of the network, and not of what is computed in double precision."""
+    values = onnx.shape_inference.infer_shapes(model).graph
+    single = {value.name for value in values.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    return [
+        node
+        for node in model.graph.node
+        if node.name.startswith("network/") and node.op_type in _KINDS and single.issuperset(node.output)
+    ]
 
 
 def _quantized(folder: Path, nodes: Sequence[str], pixels: NDArray[np.uint8]) -> onnx.ModelProto:
