@@ -114,7 +114,7 @@ def figure(run: Run, setting: str) -> float:
     """Return the test accuracy in percent, or where classes are unequal the mean recall of the classes."""
     test = run.metrics["test"]
     if setting == "rare":
-        return 100 * statistics.mean(values["recall"] for values in test["classes"].values())
+        return 100 * statistics.mean(values["recall"]["value"] for values in test["classes"].values())
     return 100 * float(test["accuracy"]["value"])
 
 

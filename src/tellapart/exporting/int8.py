@@ -89,14 +89,12 @@ def quantized(
 
 
 def _able(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes that can be in int8: those of the network, and not of what is computed in double precision."""
+    """Return the nodes that can be in int8: from the first layer with weights on, and not in double precision."""
     values = onnx.shape_inference.infer_shapes(model).graph
     single = {value.name for value in values.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    return [
-        node
-        for node in model.graph.node
-        if node.name.startswith("network/") and node.op_type in _KINDS and single.issuperset(node.output)
-    ]
+    network = [node for node in model.graph.node if node.name.startswith("network/")]
+    first = next((place for place, node in enumerate(network) if node.op_type in _WEIGHTED), 0)
+    return [node for node in network[first:] if node.op_type in _KINDS and single.issuperset(node.output)]
 
 
 def _quantized(folder: Path, nodes: Sequence[str], pixels: NDArray[np.uint8]) -> onnx.ModelProto:
