@@ -64,8 +64,12 @@ def export(
         str | None,
         typer.Option(metavar="SOURCE", help="For int8: pictures such as it will see; the run's own if not given."),
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help="For int8: points of accuracy that may be lost.")] = 0.5,
-    min_speedup: Annotated[float, typer.Option(min=0, help="For int8: times as fast that it has to be.")] = 1.1,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, help="For int8: points of accuracy that may be lost; 0.5 if not given.")
+    ] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(min=0, help="For int8: times as fast that it has to be; 1.1 if not given.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Write a classifier in a form that runs elsewhere; refused if it would answer otherwise."""

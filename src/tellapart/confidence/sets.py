@@ -30,11 +30,6 @@ class SetRule:
     coverage: float
     limits: tuple[float, ...]
 
-    @property
-    def by_class(self) -> bool:
-        """Whether the coverage holds for the pictures of each class."""
-        return len(set(self.limits)) > 1
-
     def members(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Return which classes are in the sets of rows of probabilities (N, K), as (N, K)."""
         inside: NDArray[np.bool_] = scores(probabilities) <= np.array(self.limits)

@@ -39,4 +39,4 @@ if not sys.argv[1:]:
         found = answer(session, decode(HERE / case["path"]))
         apart = np.abs(found - case["probabilities"]).max()
         assert apart <= golden["tolerance"], (case["path"], apart)
-        print(case["path"], classes[found.argmax()], f"{found.max():.4f}", f"{apart:.1e} from the original")
+        print(case["path"], classes[found.argmax()], f"{found.max():.4f}", f"{apart:.1e} apart")

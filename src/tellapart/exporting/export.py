@@ -1,14 +1,17 @@
 """`export(model, to) -> Exported`: make the file, compare it with the original, and only then write it."""
 
+import math
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tellapart.classifier import Classifier
 from tellapart.data.sources import Source
 from tellapart.errors import CannotExport, did_you_mean, printable
 from tellapart.evaluation.labelled import Judged, Model, open_model
 from tellapart.exporting.order import Exported, Order, golden_folder
+from tellapart.exporting.pictures import pictures_to_check
 from tellapart.exporting.to_executorch import to_executorch, to_executorch_core_ml, to_executorch_int8
 from tellapart.exporting.to_int8 import to_int8
 from tellapart.exporting.to_onnx import to_onnx, to_web
@@ -34,8 +37,8 @@ def export(
     check: Source | None = None,
     runtime: str | os.PathLike[str] | None = None,
     calibration: Source | None = None,
-    max_drop: float = 0.5,
-    min_speedup: float = 1.1,
+    max_drop: float | None = None,
+    min_speedup: float | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write a classifier in another form, after comparing it with the original on real pictures.
@@ -44,7 +47,8 @@ def export(
     model if not given; nothing is replaced. check: pictures to compare on, those of the run's own test part if not
     given. runtime: for a web app, a copy of the folder `dist` of onnxruntime-web, fetched by npm if not given. For
     int8, calibration: pictures such as it will see, up to 256 of the run's own training part if not given; max_drop:
-    points of accuracy that it may lose; min_speedup: how many times as fast as float32 it has to be. Beside the file
+    points of accuracy that it may lose, 0.5 if not given; min_speedup: how many times as fast as float32 it has to be,
+    1.1 if not given. Beside the file
     stand golden cases, for ports to other languages.
 
     Raises `CannotExport`, saying why, if the exported file would answer otherwise; then nothing is written;
@@ -56,14 +60,23 @@ def export(
         raise CannotExport(f"Expected one of {', '.join(TARGETS)}, not '{printable(to)}'.{did_you_mean(to, TARGETS)}")
     if runtime is not None and to != "web":
         raise CannotExport(f"A runtime is for a web app alone, not for {to}: leave --runtime out, or export --to web.")
-    if calibration is not None and not to.endswith("int8"):
-        raise CannotExport(f"Calibration is for int8 alone, not for {to}: leave --calibration out.")
+    for name, value in (("calibration", calibration), ("max-drop", max_drop), ("min-speedup", min_speedup)):
+        if value is not None and not to.endswith("int8"):
+            raise CannotExport(f"--{name} is for int8 alone, not for {to}: leave it out.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CannotExport(f"Expected a number for --{name}, not {value}.")
     judged = open_model(model, said)
     place = Path(out) if out is not None else _default_place(model, judged, to)
     refuse_unwritable(place, "nothing is replaced")
     refuse_unwritable(golden_folder(place), "nothing is replaced")
+    if not isinstance(judged.classifier, Classifier):
+        raise CannotExport(f"{judged.name} is an exported file: give the classifier that it was made from.")
     copy = Path(runtime) if runtime is not None else None
-    return TARGETS[to][0](Order(judged, check, place, said, copy, calibration, max_drop, min_speedup))
+    drop, speedup = 0.5 if max_drop is None else max_drop, 1.1 if min_speedup is None else min_speedup
+    order = Order(
+        judged, judged.classifier, pictures_to_check(judged, check, said), place, said, copy, calibration, drop, speedup
+    )
+    return TARGETS[to][0](order)
 
 
 def _default_place(model: Model, judged: Judged, to: str) -> Path:

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import onnx
@@ -67,7 +68,7 @@ def to_bytes(model: onnx.ModelProto, document: dict[str, Any]) -> bytes:
 def _network_graph(classifier: Classifier) -> onnx.ModelProto:
     """Return the graph of everything after the resize; BatchNorm is folded into the convolutions before it."""
     size = classifier.preprocess.size
-    answering = Answering(classifier).cpu().eval()
+    answering = deepcopy(Answering(classifier)).cpu().eval()
     names = [PROBABILITIES, DISTANCES] if classifier.familiarity else [PROBABILITIES]
     try:
         with _silence():

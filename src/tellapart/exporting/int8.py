@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from tellapart.data.loader import blocks
+from tellapart.errors import CannotExport
 from tellapart.progress import Progress
 from tellapart.runtime import IMAGE, IMAGES, NO_IMAGE
 
@@ -55,6 +56,7 @@ def quantized(
 
     pixels: (N, S, S, 3), whose ranges are taken. answering: how a graph answers to pictures that the harm is seen on.
     as_right: whether answers to them are right about as often as the original's.
+    Raises `CannotExport` if too many layers suffer.
     """
     able = _able(model)
     nodes = [node.name for node in able]
@@ -84,8 +86,11 @@ def quantized(
             left = {name for place in order[:count] for name in groups[place]}
             part = in_int8([name for name in nodes if name not in left])
             if good(part):
-                break
-        return Quantized(part, tuple(name for name in weighted if name in left), len(weighted))
+                return Quantized(part, tuple(name for name in weighted if name in left), len(weighted))
+    raise CannotExport(
+        f"In int8 the probabilities move by more than {HARM} on average, or too many answers are lost, even with half "
+        "of the layers left in float32: it is not written. Export in float32, or allow more by --max-drop."
+    )
 
 
 def _able(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -141,7 +146,7 @@ def _groups(nodes: list[str], weighted: list[str]) -> list[list[str]]:
 def _ladder(count: int) -> Iterator[int]:
     """Yield 1, 2, 4, ... up to half of the groups."""
     step = 1
-    while step <= max(1, count // 2):
+    while step <= count // 2:
         yield step
         step *= 2
 

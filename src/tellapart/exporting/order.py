@@ -2,17 +2,15 @@
 
 import shutil
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tellapart.classifier import Classifier
 from tellapart.data.sources import Source
-from tellapart.errors import CannotExport, CannotSave
 from tellapart.evaluation.labelled import Judged
 from tellapart.exporting.gate import Agreement
 from tellapart.exporting.golden import COUNT, golden_files
-from tellapart.exporting.pictures import Shown, pictures_to_check
+from tellapart.exporting.pictures import Shown
 from tellapart.files import write_atomic, write_folder
 from tellapart.predictor import Predictor
 from tellapart.progress import Progress
@@ -55,30 +53,19 @@ class Order:
     """
 
     judged: Judged
-    check: Source | None
+    classifier: Classifier
+    checked: Shown
     out: Path
     progress: Progress
-    runtime: Path | None = None
-    calibration: Source | None = None
-    max_drop: float = 0.5
-    min_speedup: float = 1.1
-
-    @property
-    def classifier(self) -> Classifier:
-        """The classifier to export; raises `CannotExport` if it is in an exported file already."""
-        if not isinstance(self.judged.classifier, Classifier):
-            raise CannotExport(f"{self.judged.name} is an exported file: give the classifier that it was made from.")
-        return self.judged.classifier
-
-    @cached_property
-    def checked(self) -> Shown:
-        """The pictures that it is checked on; raises what `pictures_to_check` raises."""
-        return pictures_to_check(self.judged, self.check, self.progress)
+    runtime: Path | None
+    calibration: Source | None
+    max_drop: float
+    min_speedup: float
 
 
 def golden_folder(out: Path) -> Path:
     """Return the folder of the golden cases beside what is exported."""
-    return out.with_name(f"{out.stem}.golden")
+    return out.with_name(f"{out.name}.golden")
 
 
 def deliver(
@@ -95,14 +82,15 @@ def deliver(
     the name of the file that answers. The cases are never in the folder of a web app: that is made public, and they are
     pictures of the user.
     """
-    pictures = [order.checked.picture(place) for place in range(min(COUNT, len(order.checked.rows)))]
+    shown = order.checked.some(COUNT)
+    pictures = [shown.picture(place) for place in range(len(shown.rows))]
     write_folder(exported.golden, golden_files(model, answering, pictures, tolerance))
     try:
         if isinstance(content, bytes):
             write_atomic(exported.path, content)
         else:
             write_folder(exported.path, content)
-    except CannotSave:
+    except BaseException:
         shutil.rmtree(exported.golden, ignore_errors=True)  # or the next export would find it in its way
         raise
     return exported

@@ -3,6 +3,7 @@
 Letters: N pictures.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit, audit
 from tellapart.data.decode import Picture
+from tellapart.data.loader import BATCH, blocks
 from tellapart.data.parallel import map_in_order
 from tellapart.data.samples import TRAIN, VALIDATION, Samples
 from tellapart.data.sources import Source, load_source
-from tellapart.errors import CannotExport
+from tellapart.errors import BadSource, CannotCompare, CannotExport
 from tellapart.evaluation.labelled import Judged, open_labelled
 from tellapart.evaluation.provenance import tested_source
 from tellapart.predictor import Predictor
@@ -21,6 +23,7 @@ from tellapart.progress import Progress
 from tellapart.randomness import shuffled
 
 _CHECKED, _CALIBRATING = 2000, 256
+_ALL = 2**31
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,13 @@ class Shown:
 
     def pixels(self, classifier: Predictor) -> NDArray[np.uint8]:
         """Return the pictures as a classifier takes them, (N, S, S, 3)."""
-        return np.stack(list(map_in_order(lambda n: classifier.resize(self.picture(n)), range(len(self.rows)))))
+        return np.concatenate(list(self.batches(classifier)))
+
+    def batches(self, classifier: Predictor) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures as a classifier takes them, (n, S, S, 3), some at a time."""
+        for block in blocks(len(self.rows), BATCH):
+            places = range(block.start, block.stop)
+            yield np.stack(list(map_in_order(lambda n: classifier.resize(self.picture(n)), places)))
 
     def some(self, most: int) -> "Shown":
         """Return `most` of them at most, from all over the source."""
@@ -60,19 +69,26 @@ def pictures_to_check(judged: Judged, source: Source | None, progress: Progress)
     if source is None and judged.run is None:
         raise CannotExport(
             f"{judged.name} is not a run's folder, so its test pictures are not known: give some by --check, a folder "
-            "with pictures such as it will see."
+            "of class folders, or any other source, with pictures such as it will see."
         )
     data = open_labelled(tested_source(judged, progress) if source is None else source, [], progress)
     return _some(judged, data.found, data.rows, _CHECKED)
 
 
 def pictures_to_calibrate(judged: Judged, source: Source | None, progress: Progress) -> tuple[Shown, Shown | None]:
-    """Return up to 256 pictures such as the classifier learned from, and up to 2,000 of its run's validation part.
+    """Return up to 256 pictures such as the classifier learned from, and those of its run's validation part.
 
-    source: where the first are from; the run's own training part if None. The second are None without a run.
+    source: where the first are from; the run's own training part if None. The second are None without a run, or where
+    its pictures are no longer at hand.
     Raises `CannotExport` if neither a source nor a run is at hand, or what `load_source` raises.
     """
-    run = audit(load_source(tested_source(judged, progress), progress), progress) if judged.run is not None else None
+    run = None
+    if judged.run is not None:
+        try:
+            run = audit(load_source(tested_source(judged, progress), progress), progress)
+        except (CannotCompare, BadSource):
+            if source is None:
+                raise
     if source is not None:
         found = audit(load_source(source, progress), progress)
         rows = found.usable()
@@ -81,11 +97,11 @@ def pictures_to_calibrate(judged: Judged, source: Source | None, progress: Progr
     else:
         raise CannotExport(
             f"{judged.name} is not a run's folder, so its training pictures are not known: give some by --calibration, "
-            "a folder with pictures such as it will see."
+            "a folder of class folders, or any other source, with pictures such as it will see."
         )
     if not len(rows):
         raise CannotExport(f"{found.samples.title} has no picture to take the ranges of numbers from.")
-    validation = _some(judged, run, _part(run, VALIDATION), _CHECKED) if run else None
+    validation = _some(judged, run, _part(run, VALIDATION), _ALL) if run else None
     return _some(judged, found, rows, _CALIBRATING), validation
 
 

@@ -21,7 +21,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from tellapart.classifier import Classifier
 from tellapart.data.loader import PixelTable, blocks, pixel_batches
-from tellapart.errors import CannotExport
+from tellapart.errors import CannotExport, TellapartError
 from tellapart.exporting.answering import Answering
 from tellapart.extras import require
 from tellapart.runtime import FileClassifier, described
@@ -47,7 +47,10 @@ class PteClassifier(FileClassifier):
 
 def from_program(content: bytes, document: dict[str, Any]) -> PteClassifier:
     """Return the classifier in the content of a program, with its JSON document."""
-    method = Runtime.get().load_program(content).load_method("forward")
+    try:
+        method = Runtime.get().load_program(content).load_method("forward")
+    except RuntimeError as error:
+        raise CannotExport(f"ExecuTorch cannot load the program that it has made: {_first_line(error)}") from error
     if method is None:
         raise CannotExport("ExecuTorch cannot load the program that it has made.")
     return PteClassifier(method=method, **described(document))
@@ -74,10 +77,11 @@ def to_program(
         partitioner = require(_CORE_ML, "mobile").CoreMLPartitioner() if core_ml else XnnpackPartitioner()
         lowered = to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods=methods)
         content: bytes = lowered.to_executorch().buffer
+    except TellapartError:
+        raise
     # Each step has exceptions of its own.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CannotExport(f"ExecuTorch cannot take {classifier.architecture.name}: {reason}") from error
+        raise CannotExport(f"ExecuTorch cannot take {classifier.architecture.name}: {_first_line(error)}") from error
     return content
 
 
@@ -90,3 +94,7 @@ def _in_int8(module: nn.Module, ranges: NDArray[np.uint8]) -> nn.Module:
             observed(torch.from_numpy(picture[None]))
     converted: nn.Module = convert_pt2e(observed)
     return converted
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,6 +23,7 @@ from tellapart.exporting.weighing import (
     refuse_slower,
     refuse_worse,
     thresholds,
+    told_thresholds,
     told_weight,
 )
 from tellapart.extras import require
@@ -50,19 +51,19 @@ def to_executorch_core_ml(order: Order) -> Exported:
 
 def to_executorch_int8(order: Order) -> Exported:
     """Export to an ExecuTorch program in int8; raises `CannotExport` if it loses too much or wins too little."""
-    calibrating, validation = pictures_to_calibrate(order.judged, order.calibration, order.progress)
     content, whole, _ = _checked_program(order)
+    calibrating, validation = pictures_to_calibrate(order.judged, order.calibration, order.progress)
     pixels, document = calibrating.pixels(order.classifier), document_of(order.classifier)
     order.progress.say(f"Taking the ranges of numbers from {len(pixels)} pictures, and making a program in int8.")
     sealed, exported = _program(order, document, pixels)
-    if validation and len(validation.rows):  # the program holds its document, so it is made once more
-        sealed, exported = _program(order, document | thresholds(exported, document, validation), pixels)
+    if (anew := thresholds(exported, document, validation)) != document:
+        sealed, exported = _program(order, anew, pixels)  # the program holds its document, so it is made once more
     found = _agreement(order, exported, np.inf)
     refuse_worse(order, found)
     speed = compared_speed(whole, exported, pixels[:1])
     refuse_slower(order, speed)
     details = {"float32_bytes": len(content), "speed": vars(speed)}
-    said = told_weight(len(content), len(sealed), speed)
+    said = (*told_weight(len(content), len(sealed), speed), *told_thresholds(exported, validation))
     told = Exported("executorch-int8", order.out, golden_folder(order.out), len(sealed), found, details, said)
     return deliver(order, told, sealed, exported, INT8_TOLERANCE, order.out.name)
 

@@ -15,6 +15,7 @@ from tellapart.exporting.weighing import (
     refuse_slower,
     refuse_worse,
     thresholds,
+    told_thresholds,
     told_weight,
 )
 from tellapart.runtime import from_content
@@ -41,9 +42,8 @@ def to_int8(order: Order) -> Exported:
 
     order.progress.say(f"Taking the ranges of numbers from {len(pixels)} pictures.")
     small = quantized(graph, pixels, answering, as_right, order.progress)
-    if validation and len(validation.rows):
-        exported = from_content(small.model.SerializeToString(), document, order.out.name)
-        document = document | thresholds(exported, document, validation)
+    exported = from_content(small.model.SerializeToString(), document, order.out.name)
+    document = thresholds(exported, document, validation)
     sealed = to_bytes(small.model, document)
     exported = from_content(sealed, document, order.out.name)
     found = agreement_of(order, exported, np.inf)
@@ -58,6 +58,7 @@ def to_int8(order: Order) -> Exported:
     }
     said = (
         *told_weight(len(content), len(sealed), speed),
+        *told_thresholds(exported, validation),
         f"{small.layers - len(small.left)} of {small.layers} layers are in int8"
         + (f"; in float32 stay {', '.join(small.left)}." if small.left else "."),
     )

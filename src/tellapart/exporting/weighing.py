@@ -21,18 +21,33 @@ INT8_TOLERANCE = 0.02
 _ROUNDS, _LEAST_SECONDS = 7, 0.05
 
 
-def thresholds(exported: FileClassifier, document: dict[str, Any], validation: Shown) -> dict[str, Any]:
-    """Return the parts of the document with the limits of prediction sets and of what is familiar, learnt anew.
+def thresholds(exported: FileClassifier, document: dict[str, Any], validation: Shown | None) -> dict[str, Any]:
+    """Return the document with the limits of prediction sets and of what is familiar learnt anew.
 
-    8 bits move the probabilities and distances that they bound. exported: in int8.
+    8 bits move the probabilities and distances that they bound. exported: in int8. Without validation pictures they
+    stay those of float32, which `told_thresholds` says.
     """
-    outputs, anew = exported.outputs(validation.pixels(exported)), {}
+    if not (validation and len(validation.rows)):
+        return document
+    found = [exported.outputs(batch) for batch in validation.batches(exported)]
+    outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    anew: dict[str, Any] = {}
     if exported.sets:
-        rule = fit_sets(outputs[0], validation.labels, exported.sets.coverage, exported.sets.by_class)
-        anew["sets"] = rule.to_json()
+        by_class = bool(document.get("recipe", {}).get("evaluation", {}).get("class_conditional", False))
+        anew["sets"] = fit_sets(outputs[0], validation.labels, exported.sets.coverage, by_class).to_json()
     if known := document["familiarity"]:
         anew["familiarity"] = known | {"limit": limit_of(outputs[1], known["share"])}
-    return anew
+    return document | anew
+
+
+def told_thresholds(exported: FileClassifier, validation: Shown | None) -> tuple[str, ...]:
+    """Return a sentence where limits could not be learnt anew."""
+    if (validation and len(validation.rows)) or (exported.sets is None and exported.limit is None):
+        return ()
+    return (
+        "Note: the run's validation pictures are not at hand, so the limits of prediction sets and of what is familiar "
+        "are still those of float32.",
+    )
 
 
 def refuse_worse(order: Order, found: Agreement) -> None:
@@ -42,10 +57,10 @@ def refuse_worse(order: Order, found: Agreement) -> None:
     else:
         lost = 100 * (found.accuracy.value - found.exported_accuracy.value)
         measure = f"accuracy, {found.accuracy.value:.1%} in float32 and {found.exported_accuracy.value:.1%} in int8"
-    if lost > order.max_drop + 1e-9:
+    if lost > order.max_drop + 1e-9:  # which rounding alone does not exceed
         raise CannotExport(
             f"int8 loses {lost:.1f} points on {found.pictures} pictures ({measure}), and {order.max_drop:g} are "
-            "allowed: it is not written. Export --to onnx, or allow more by --max-drop."
+            "allowed: it is not written. Export in float32, or allow more by --max-drop."
         )
 
 
@@ -88,5 +103,5 @@ def refuse_slower(order: Order, speed: Speed) -> None:
         raise CannotExport(
             f"int8 is {speed.ratio:.2f} times as fast as float32 on this machine ({speed.int8_ms:.2f} and "
             f"{speed.float32_ms:.2f} ms a picture), and {order.min_speedup:g} is asked for: it is not written. Export "
-            "--to onnx, or ask for less by --min-speedup."
+            "in float32, or ask for less by --min-speedup."
         )
