@@ -5,6 +5,7 @@ known; its method `tellapart` gives the JSON document. S is the network's input 
 """
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuant
 from executorch.exir import to_edge_transform_and_lower
 from executorch.runtime import Method, Runtime
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from tellapart.classifier import Classifier
@@ -28,6 +29,17 @@ from tellapart.runtime import FileClassifier, described
 
 DOCUMENT = "tellapart"  # the method that gives it
 _CORE_ML = "executorch.backends.apple.coreml.partition"  # brings coremltools, which is slow to import
+
+
+def _global_max(images: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Take the place of a pooling that ExecuTorch does not know; nothing asks for the indices."""
+    if list(output_size) != [1, 1]:
+        raise CannotExport(f"ExecuTorch has no adaptive max pooling to {list(output_size)}.")
+    found = images.amax(dim=(2, 3), keepdim=True)
+    return found, torch.zeros_like(found, dtype=torch.int64)
+
+
+_ONLY_MAX = {torch.ops.aten.adaptive_max_pool2d.default: _global_max}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +82,7 @@ def to_program(
         module: nn.Module = deepcopy(Answering(classifier)).cpu().eval()
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         example = (torch.zeros(1, classifier.preprocess.size, classifier.preprocess.size, 3, dtype=torch.uint8),)
-        program = torch.export.export(module, example, strict=False)
+        program = torch.export.export(module, example, strict=False).run_decompositions(_ONLY_MAX)
         if ranges is not None:
             program = torch.export.export(_in_int8(program.module(), ranges), example, strict=False)
         methods = {DOCUMENT: json.dumps(document, ensure_ascii=False)}
