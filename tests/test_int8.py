@@ -108,8 +108,8 @@ def test_what_is_not_worth_it_is_refused(run, tmp_path):
 def test_what_answers_worse_is_refused(run, tmp_path, monkeypatch):
     whole = int8._quantized
 
-    def spoilt(folder, nodes, pixels):
-        model = whole(folder, nodes, pixels)
+    def spoilt(*args):
+        model = whole(*args)
         for tensor in model.graph.initializer:
             if tensor.name.endswith("weight_scale"):
                 tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
