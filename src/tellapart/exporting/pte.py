@@ -44,8 +44,12 @@ _ONLY_MAX = {torch.ops.aten.adaptive_max_pool2d.default: _global_max}
 
 @dataclass(frozen=True, kw_only=True)
 class PteClassifier(FileClassifier):
-    """The classifier in an ExecuTorch program."""
+    """The classifier in an ExecuTorch program.
 
+    content: of the program, which its method reads from memory for as long as it lives.
+    """
+
+    content: bytes
     method: Method
 
     def outputs(self, pixels: PixelTable) -> list[NDArray[np.float32]]:
@@ -65,7 +69,7 @@ def from_program(content: bytes, document: dict[str, Any]) -> PteClassifier:
         raise CannotExport(f"ExecuTorch cannot load the program that it has made: {_first_line(error)}") from error
     if method is None:
         raise CannotExport("ExecuTorch cannot load the program that it has made.")
-    return PteClassifier(method=method, **described(document))
+    return PteClassifier(content=content, method=method, **described(document))
 
 
 def to_program(
