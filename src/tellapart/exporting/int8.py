@@ -106,9 +106,14 @@ def _able(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _depthwise_weights(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the weights (C, 1, H, W) of convolutions that see each channel alone."""
-    alone = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1}
-    return [node.input[1] for node in model.graph.node if node.op_type == "Conv" and node.input[1] in alone]
+    """Return the names of the weights (C, 1, H, W) of convolutions in C groups, which see each channel alone."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if node.op_type == "Conv" and groups > 1 and shapes.get(node.input[1], ())[:2] == (groups, 1):
+            found.append(node.input[1])
+    return found
 
 
 def _quantized(folder: Path, nodes: Sequence[str], pixels: NDArray[np.uint8], eight: Sequence[str]) -> onnx.ModelProto:
