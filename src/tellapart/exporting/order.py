@@ -76,7 +76,7 @@ def deliver(
     tolerance: float,
     model: str,
 ) -> Exported:
-    """Write the file, or the files of a folder, and golden cases beside it: both or none; raises `CannotSave`.
+    """Write the file, or the files of a folder, and golden cases beside it; raises `CannotSave`, neither then left.
 
     answering: what gives the answers of the golden cases. tolerance: how far those of a port may lie from them. model:
     the name of the file that answers. The cases are never in the folder of a web app: that is made public, and they are
