@@ -304,10 +304,10 @@ def test_keyboard_alone_is_enough(page, photos):
     expect(page.locator(".bars li")).to_have_count(10)
     expect(page.get_by_role("status")).to_contain_text(photos[1].name)
     seen = []
-    for _ in range(5):
+    for _ in range(6):
         seen.append(page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.id"))
         page.keyboard.press("Tab")
-    assert seen == ["files", "camera", "clear", f"Remove {photos[0].name}", f"Remove {photos[1].name}"]
+    assert seen == ["files", "camera", "save", "clear", f"Remove {photos[0].name}", f"Remove {photos[1].name}"]
     page.get_by_role("button", name=f"Remove {photos[0].name}").press("Enter")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"Remove {photos[1].name}"
     page.keyboard.press("Enter")

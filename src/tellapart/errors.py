@@ -52,6 +52,18 @@ class TooManyUnreadable(TellapartError):
     """More pictures than allowed cannot be read."""
 
 
+class CannotServe(TellapartError):
+    """The server cannot be started."""
+
+
+class ServerProblem(TellapartError):
+    """A server gave no answer; `status` is that of HTTP, None if it was not reached."""
+
+    def __init__(self, message: str, status: int | None) -> None:
+        self.status = status
+        super().__init__(message)
+
+
 class CannotSplit(TellapartError):
     """The pictures cannot be divided honestly into training, validation and test parts."""
 

@@ -244,7 +244,7 @@ class _Training:
             "recipe": self._recipe.to_table(),
             "versions": package_versions(),
         }
-        classifier = replace(classifier, facts=facts)
+        classifier = replace(classifier, facts=classifier.facts | facts)
         self.progress.say("Writing the report.")
         tested = Tested(test.rows, test.pixels, test.labels, answers)
         seconds = _EXAMINATION_SHARE * float(history[-1]["seconds"])

@@ -36,6 +36,13 @@ class Prediction:
             "familiar": self.familiar,
         }
 
+    @classmethod
+    def from_json(cls, path: str, found: dict[str, Any]) -> "Prediction":
+        """Return what `to_json` has written, of the picture at a path; raises KeyError or TypeError."""
+        inside = None if found["set"] is None else tuple(found["set"])
+        top = tuple((label, probability) for label, probability in found["top"])
+        return cls(path, found["label"], found["index"], found["probability"], top, inside, found["familiar"])
+
 
 @dataclass(frozen=True)
 class Answers:

@@ -57,7 +57,7 @@ def _levels(sums: list[Floats], unit: int) -> NDArray[np.floating]:
     return levels.clip(0, 255)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _passes(
     source: int, target: int, interpolation: Interpolation
 ) -> list[tuple[slice, slice, tuple[Floats, ...], int]]:

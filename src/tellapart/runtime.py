@@ -65,9 +65,10 @@ class FileClassifier(Predictor):
 
     def answers(self, pixels: PixelTable) -> Answers:
         """Return all that is said of pictures already resized, (N, S, S, 3)."""
-        return self._answers(self.outputs(pixels))
+        return self.answers_of(self.outputs(pixels))
 
-    def _answers(self, outputs: list[NDArray[np.float32]]) -> Answers:
+    def answers_of(self, outputs: list[NDArray[np.float32]]) -> Answers:
+        """Return what is said of pictures for which the file gave these outputs."""
         probabilities = outputs[0]
         sets = self.sets.members(probabilities) if self.sets else None
         return Answers(probabilities, sets, None if self.limit is None else outputs[1] <= self.limit)
@@ -92,7 +93,7 @@ class OnnxClassifier(FileClassifier):
     def answers_to(self, picture: Picture) -> Answers:
         """Return all that is said of one picture (H, W, 3) of any size, which the graph itself resizes; N is 1."""
         size = self.preprocess.size
-        return self._answers(self._run(picture, np.zeros((0, size, size, 3), np.uint8)))
+        return self.answers_of(self._run(picture, np.zeros((0, size, size, 3), np.uint8)))
 
     def _run(self, image: NDArray[np.uint8], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         names = [PROBABILITIES] if self.limit is None else [PROBABILITIES, DISTANCES]

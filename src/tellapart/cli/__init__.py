@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import tellapart
-from tellapart.cli import judging, networks, pictures, training, using
+from tellapart.cli import judging, networks, pictures, serving, training, using
 from tellapart.errors import Interrupted, TellapartError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (pictures, training, judging, using, networks):  # the order in the help
+for part in (pictures, training, judging, using, serving, networks):  # the order in the help
     app.add_typer(part.app)
 
 

@@ -1,6 +1,7 @@
 """A trained classifier learns from validation pictures what to say of its own answers."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,5 +38,16 @@ def with_confidence(classifier: Classifier, train: Part, validation: Part, recip
     places = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:_PICTURES])
     features, _ = features_and_logits(network, preprocess, rows_of(train.pixels, places))
     familiarity = fit_familiarity(features, train.labels[places], unseen, settings.unfamiliar_share)
-    sure = replace(classifier, temperature=temperature, sets=sets, familiarity=familiarity)
+    facts = classifier.facts | {"expected": _expected(probabilities, familiarity.distances(unseen))}
+    sure = replace(classifier, temperature=temperature, sets=sets, familiarity=familiarity, facts=facts)
     return sure, Known(train.rows[places], features)
+
+
+def _expected(probabilities: NDArray[np.float32], distances: NDArray[np.float64]) -> dict[str, Any]:
+    """Return what is to be seen of pictures such as those of validation, for a server to tell when they change.
+
+    How often each class is predicted, and the distances from the training pictures that lie beyond each tenth of them.
+    """
+    classes = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+    deciles = np.quantile(distances, np.arange(1, 10) / 10)
+    return {"pictures": len(distances), "classes": classes.tolist(), "deciles": deciles.tolist()}

@@ -3,29 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from tellapart.exporting.web.icons import GREEN, icon
+from tellapart.exporting.web.page import asset, page_files, templates
 
 MODEL = "model.onnx"
-_ASSETS = Path(__file__).parent / "assets"
-_PLAIN = (
-    "answers.js",
-    "camera.js",
-    "decode.js",
-    "files.js",
-    "install.js",
-    "local.js",
-    "page.js",
-    "resize.js",
-    "style.css",
-    "worker.js",
-)
+_OFFLINE = ("answers.js", "decode.js", "files.js", "install.js", "local.js", "resize.js", "worker.js")
+_PROMISE = "Your pictures stay on this device: all is computed in this page, and nothing is sent."
 _PAPER = "#ffffff"
-_SHOWN = 12  # classes named at once
 
 
 def app_files(title: str, model: bytes, document: dict[str, Any], runtime: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -39,30 +25,17 @@ def app_files(title: str, model: bytes, document: dict[str, Any], runtime: Mappi
     for name in sorted(files):
         digest.update(name.encode() + hashlib.sha256(files[name]).digest())
     names = ["./", *sorted(name for name in files if name != "index.html")]
-    worker = _environment().get_template("service-worker.js").render(version=digest.hexdigest()[:16], names=names)
+    worker = templates().get_template("service-worker.js").render(version=digest.hexdigest()[:16], names=names)
     return {**files, "service-worker.js": worker.encode()}
 
 
 def _parts(title: str, checksum: str, document: dict[str, Any]) -> dict[str, bytes]:
     """Return the page and all that belongs to it, by their names."""
-    files = {name: (_ASSETS / name).read_bytes() for name in _PLAIN}
-    files |= {f"icon-{size}.png": icon(size) for size in (192, 512)}
-    files |= {"icon-full.png": icon(512, full=True), "icon-apple.png": icon(180, full=True)}
+    files = page_files(title, document, "local.js", _PROMISE, offline=True)
+    files |= {name: asset(name) for name in _OFFLINE}
+    files |= {"icon-512.png": icon(512), "icon-full.png": icon(512, full=True), "icon-apple.png": icon(180, full=True)}
     files["classifier.json"] = _json(_about(checksum, document))
     files["manifest.webmanifest"] = _json(_manifest(title, document["classes"]))
-    page = _environment().get_template("index.html")
-    metrics, sets = document.get("metrics", {}), document["sets"]
-    files["index.html"] = page.render(
-        title=title,
-        classes=document["classes"],
-        shown=_SHOWN,
-        accuracy=metrics.get("accuracy"),
-        pictures=metrics.get("pictures"),
-        coverage=sets["coverage"] if sets else None,
-        familiarity=document["familiarity"] is not None,
-        theme=GREEN,
-        backend="./local.js",
-    ).encode()
     return files
 
 
@@ -96,18 +69,6 @@ def _manifest(title: str, classes: list[str]) -> dict[str, Any]:
             {"src": "icon-full.png", "sizes": "512x512", "type": "image/png", "purpose": "maskable"},
         ],
     }
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ASSETS),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
-    return environment
 
 
 def _json(value: dict[str, Any]) -> bytes:

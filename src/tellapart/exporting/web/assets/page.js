@@ -1,11 +1,13 @@
 /** The page: takes pictures, asks the backend about each, and shows what it says. It knows nothing of how that is done. */
 
 import { offerCamera } from "./camera.js";
+import { table } from "./table.js";
 
-const { answer, ready } = await import(document.body.dataset.backend);
-const [status, list, clear, files, template] = ["status", "pictures", "clear", "files", "picture"].map((id) =>
-  document.getElementById(id),
+const { answer, ready, explain } = await import(document.body.dataset.backend);
+const [status, list, save, clear, files, template] = ["status", "pictures", "save", "clear", "files", "picture"].map(
+  (id) => document.getElementById(id),
 );
+const answers = new WeakMap(); // by the element of a picture: its name, and what was said of it
 const LISTED = 12; // candidates named
 let waiting = 0;
 
@@ -14,7 +16,7 @@ function add(pictures) {
   if (!pictures.length) return say("There was no picture in that.");
   const cards = pictures.map(card);
   list.prepend(...cards.map(({ element }) => element));
-  clear.hidden = false;
+  clear.hidden = save.hidden = false;
   waiting += pictures.length;
   say(waiting > 1 ? `Looking at ${waiting} pictures.` : "Looking at it.");
   return Promise.all(cards.map(ask));
@@ -23,8 +25,12 @@ function add(pictures) {
 async function ask({ element, picture }) {
   let sentence;
   try {
-    sentence = show(element, picture.name, await answer(picture));
+    const found = await answer(picture);
+    answers.set(element, [picture.name, found]);
+    sentence = show(element, picture.name, found);
+    if (explain) offerWhy(element, picture, found);
   } catch (error) {
+    answers.set(element, [picture.name, { error: error.message }]);
     sentence = refuse(element, picture.name, error.message);
   }
   waiting -= 1;
@@ -61,6 +67,29 @@ function show(element, name, { label, probability, top, set, familiar }) {
   return `${name}: ${label}, ${share(probability)}.${strange}`;
 }
 
+/** Offer to show which places of a picture speak for its class. */
+function offerWhy(element, picture, found) {
+  const place = element.querySelector(".why");
+  const button = place.querySelector("button");
+  place.hidden = false;
+  button.onclick = async () => {
+    button.disabled = true;
+    button.textContent = "Covering parts of it …";
+    try {
+      const map = new Image();
+      map.src = URL.createObjectURL(await explain(picture, found));
+      map.alt = `${picture.name}, bright where it speaks for ${found.label}`;
+      await map.decode();
+      place.replaceChildren(map);
+      say(`Bright places of ${picture.name} speak for ${found.label}: with them covered, it is less probable.`);
+    } catch (error) {
+      button.disabled = false;
+      button.textContent = "Which parts count";
+      say(`That could not be found out: ${error.message}.`);
+    }
+  };
+}
+
 function refuse(element, name, reason) {
   element.classList.add("refused");
   element.querySelector("h2").textContent = "Cannot be read";
@@ -95,9 +124,9 @@ function candidatesOf(set) {
 }
 
 function drop(element) {
-  URL.revokeObjectURL(element.querySelector("img").src);
+  for (const image of element.querySelectorAll("img")) URL.revokeObjectURL(image.src);
   element.remove();
-  clear.hidden = !list.children.length;
+  clear.hidden = save.hidden = !list.children.length;
   if (clear.hidden) say("Ready.");
 }
 
@@ -112,6 +141,14 @@ files.onchange = () => {
 clear.onclick = () => {
   [...list.children].forEach(drop);
   files.focus();
+};
+save.onclick = () => {
+  const rows = [...list.children].map((element) => answers.get(element)).filter(Boolean);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([table(rows)], { type: "text/csv" }));
+  link.download = "predictions.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 };
 addEventListener("paste", (event) => add([...event.clipboardData.files]));
 for (const kind of ["dragenter", "dragover"]) {

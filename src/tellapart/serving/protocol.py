@@ -1,0 +1,112 @@
+"""HTTP on one connection, by uvicorn, with a bound on how long the head of a request may take to arrive."""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tellapart.serving.problems import Problem
+
+_LAST = 0.5  # seconds
+_LONGEST = 64 * 1024  # bytes of a head
+
+
+def _response(status: HTTPStatus, detail: str) -> bytes:
+    body = json.dumps(Problem(status, detail).to_json()).encode()
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+_SLOW = _response(HTTPStatus.REQUEST_TIMEOUT, "The head of the request did not arrive in time.")
+_LONG = _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A head has at most {_LONGEST:,} bytes.")
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection whose request's head is not there in time, and those beyond what may be open."""
+
+    header_seconds = 10.0
+    most_connections = 2048
+    _timer: asyncio.TimerHandle | None = None
+    _leaving = False  # of one connection, or of the class: of all to come
+    _unread = 0  # bytes since a part of a body came, or the end of a head
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        if len(self.connections) > self.most_connections:
+            transport.close()
+            return
+        if self._leaving:
+            self._timer = self.loop.call_later(_LAST, self.transport.close)
+        else:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; heads and trailers have a bound, and so has the time of a connection on which nothing is asked."""
+        self._unread += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._unread > _LONGEST:
+            self.transport.write(_LONG)
+            self.transport.close()
+        elif (
+            self._timer is None and self.timeout_keep_alive_task is None and self.cycle and self.cycle.response_complete
+        ):
+            self._wait()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body is there."""
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the rest of a head; the first is awaited from the connection on."""
+        super().on_message_begin()
+        if self._timer is None:
+            self._wait()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._stop()
+        self._unread = 0
+        super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server ends: close, but leave a fresh connection time for the request that may be on its way."""
+        if self.cycle is None and not self.transport.is_closing():
+            self._leaving = True
+            self._stop()
+            self._timer = self.loop.call_later(_LAST, self.transport.close)
+        else:
+            super().shutdown()
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self.header_seconds, self._too_slow)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self.transport.write(_SLOW)
+            self.transport.close()
+
+
+def protocol_with(header_seconds: float, most_connections: int) -> type[PatientProtocol]:
+    """Return the protocol with bounds of its own."""
+    return type(
+        "Protocol", (PatientProtocol,), {"header_seconds": header_seconds, "most_connections": most_connections}
+    )
