@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 _CONNECTIONS = 4000  # at most, where answers do not come
 _FORM = (
     b'--edge\r\ncontent-disposition: form-data; name="files"; filename="a.jpg"\r\ncontent-type: image/jpeg\r\n\r\n'
@@ -155,4 +157,4 @@ async def main(address: str, path: str, mode: str, amount: str, duration: str, *
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    uvloop.run(main(*sys.argv[1:]))

@@ -19,7 +19,9 @@ import tellapart
 from conftest import encode
 from folders import QUICK, digit_folder
 from servers import Server
+from tellapart.data.decode import decode
 from tellapart.pipeline import train
+from tellapart.serving.occlusion import covered, spotlight
 from test_report import FLAGS, HOSTILE
 from test_web import CAMERA, GIVE
 
@@ -136,27 +138,26 @@ def test_twenty_pictures_are_labelled_and_saved(start, visit, exported, run, pho
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
-def test_what_counts_is_bright(start, exported, run):
-    """The ink of a digit counts, and the empty corners do not."""
-    server = start({})
-    digit = sorted((run.directory.parent / "my digits").rglob("*.png"))[0]
-    wide = Image.new("L", (96, 96), 0)
-    wide.paste(Image.open(digit).convert("L").resize((32, 32)), (32, 32))
-    index = server.ask(body=encode(wide, "png"))[1]["index"]
+def test_what_counts_is_found_from_the_answers(start, exported, run):
+    """The server covers parts of a picture, as Python does here, and shows the same."""
+    server, classifier = start({}), tellapart.load(exported)
+    content = sorted((run.directory.parent / "my digits").rglob("*.png"))[0].read_bytes()
 
-    def explained(query):
+    def explained(query=""):
         request = urllib.request.Request(
-            f"http://127.0.0.1:{server.port}/v1/explain{query}", encode(wide, "png"), {"content-type": "image/png"}
+            f"http://127.0.0.1:{server.port}/v1/explain{query}", content, {"content-type": "image/png"}
         )
-        return urllib.request.urlopen(request).read()
+        return np.asarray(Image.open(io.BytesIO(urllib.request.urlopen(request).read())), int)
 
-    shown = np.asarray(Image.open(io.BytesIO(explained(f"?index={index}"))).convert("L"), float)
-    assert explained(f"?index={index}") == explained("")  # the most probable, if none is named
-    plain = np.asarray(tellapart.load(exported).resize(np.asarray(wide.convert("RGB"))), float).mean(axis=2)
-    kept = shown[plain > 60] / plain[plain > 60]
-    assert kept.max() > 0.6
-    assert kept.min() >= 0.2
-    assert server.ask("/v1/explain?index=9", encode(wide, "png"))[0] == 422
+    pixels = classifier.resize(decode(content))
+    whole = classifier.outputs(pixels[None])[0][0]
+    parts = np.concatenate([classifier.outputs(each[None])[0] for each in covered(pixels)])
+    top = int(whole.argmax())
+    for index in (top, (top + 1) % len(whole)):
+        expected = np.asarray(Image.open(io.BytesIO(spotlight(pixels, float(whole[index]), parts[:, index]))), int)
+        assert abs(explained(f"?index={index}") - expected).max() <= 5
+    assert (explained() == explained(f"?index={top}")).all()  # the most probable, if none is named
+    assert server.ask("/v1/explain?index=9", content)[0] == 422
 
 
 def test_the_live_view_shows_what_happens(start, visit, photos):

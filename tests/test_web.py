@@ -76,8 +76,12 @@ def address(exported):
         def log_message(self, *_):
             pass
 
+    class Patient(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_):
+            """Say nothing of a browser that goes while it is being answered: pages are closed in these tests."""
+
     handler = functools.partial(Quiet, directory=exported.path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Patient(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()

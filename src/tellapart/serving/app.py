@@ -16,7 +16,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from tellapart.serving import answering, collected, pages, state
-from tellapart.serving.gates import NotWhenFull, OwnHostOnly
+from tellapart.serving.gates import OwnHostOnly
 from tellapart.serving.problems import Problem
 from tellapart.serving.service import Service
 
@@ -38,7 +38,6 @@ def create_app(service: Service, *, local: bool = False) -> ASGIApp:
         await service.engine.stop()
 
     app: FastAPI = FastAPIOffline(title="tellapart", version=version("tellapart"), lifespan=running, redoc_url=None)
-    app.add_middleware(NotWhenFull, service=service)
     if service.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -17,7 +17,7 @@ from tellapart.data.parallel import one_blas_thread
 from tellapart.serving.limits import Plan
 from tellapart.serving.loaded import Loaded, load
 
-_BATCHES = (1, 4, 16)
+_BATCHES = (1, 2, 4, 8)
 _SECONDS = 0.5  # for each thing that is tried
 _MUCH = 0.1  # more pictures a second are worth a longer wait for one
 _LITTLE = 0.1  # more pictures a second are not worth a larger batch

@@ -40,3 +40,11 @@ class Problem(Exception):
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.to_json(), self.status, headers, "application/problem+json")
+
+    def to_http(self, *, close: bool = False) -> bytes:
+        """Return the response as it goes over a connection, which is closed after it or not."""
+        response = self.response()
+        head = [(b"connection", b"close")] if close else []
+        lines = [b"%s: %s\r\n" % field for field in [*response.raw_headers, *head]]
+        first = f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n".encode()
+        return b"".join([first, *lines, b"\r\n", response.body])

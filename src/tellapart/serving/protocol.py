@@ -1,7 +1,7 @@
 """HTTP on one connection, by uvicorn, with a bound on how long the head of a request may take to arrive."""
 
 import asyncio
-import json
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,21 +13,33 @@ _LAST = 0.5  # seconds
 _LONGEST = 64 * 1024  # bytes of a head
 
 
-def _response(status: HTTPStatus, detail: str) -> bytes:
-    body = json.dumps(Problem(status, detail).to_json()).encode()
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+_SLOW = Problem(HTTPStatus.REQUEST_TIMEOUT, "The head of the request did not arrive in time.").to_http(close=True)
+_LONG = Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A head has at most {_LONGEST:,} bytes.").to_http(
+    close=True
+)
+
+Refuse = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], bytes | None]
 
 
-_SLOW = _response(HTTPStatus.REQUEST_TIMEOUT, "The head of the request did not arrive in time.")
-_LONG = _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A head has at most {_LONGEST:,} bytes.")
+class _Refused:
+    """In the place of uvicorn's cycle of a request and its response: there is nothing more to do."""
+
+    response_complete = True
+    message_event = asyncio.Event()
+
+
+_REFUSED: Any = _Refused()
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's head is not there in time, and those beyond what may be open."""
+    """Closes a connection whose request's head is not there in time, and those beyond what may be open.
+
+    refuse: given the method, the path and the headers of a request, returns a response that ends it, or None.
+    """
 
     header_seconds = 10.0
     most_connections = 2048
+    refuse: Refuse = staticmethod(lambda *_: None)
     _timer: asyncio.TimerHandle | None = None
     _leaving = False  # of one connection, or of the class: of all to come
     _unread = 0  # bytes since a part of a body came, or the end of a head
@@ -69,12 +81,30 @@ class PatientProtocol(HttpToolsProtocol):
             self._wait()
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """The head is there: refuse, or make of it what uvicorn does."""
         self._stop()
         self._unread = 0
+        if self.cycle is None or self.cycle.response_complete:  # else one before it is still to be answered
+            refusal = self.refuse(self.parser.get_method(), self.url, self.headers)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
         super().on_headers_complete()
         if self._leaving:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """The body is there; that of a request that was refused has been passed over."""
+        super().on_message_complete()
+        if self.cycle is not _REFUSED:
+            return
+        self._stop()
+        if self._leaving or not self.parser.should_keep_alive():
+            self.transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
@@ -89,6 +119,12 @@ class PatientProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(_LAST, self.transport.close)
         else:
             super().shutdown()
+
+    def _refuse(self, response: bytes) -> None:
+        self.cycle = _REFUSED
+        self.transport.write(response)
+        if self.expect_100_continue:  # whether the body will come is not known
+            self.transport.close()
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(self.header_seconds, self._too_slow)
@@ -105,8 +141,7 @@ class PatientProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def protocol_with(header_seconds: float, most_connections: int) -> type[PatientProtocol]:
+def protocol_with(header_seconds: float, most_connections: int, refuse: Refuse) -> type[PatientProtocol]:
     """Return the protocol with bounds of its own."""
-    return type(
-        "Protocol", (PatientProtocol,), {"header_seconds": header_seconds, "most_connections": most_connections}
-    )
+    own = {"header_seconds": header_seconds, "most_connections": most_connections, "refuse": staticmethod(refuse)}
+    return type("Protocol", (PatientProtocol,), own)
