@@ -5,7 +5,7 @@
 PICTURES: a folder of JPEGs. --litserve, --bentoml: the Python of an environment with that package and tellapart. Each
 in turn, five times: pictures a second, with 16 connections that ask again when they are answered (`load.py`, a process
 of its own, on the same machine). With --load-only, ours alone: latency at 70 % of that, evenly spread and at random
-moments; ten times as much as it can do; 500 senders of one byte a second beside those who ask.
+moments; ten times as much as it can do; its peak while as much is sent elsewhere; 500 senders of one byte a second beside those who ask.
 """
 
 import argparse
@@ -154,7 +154,7 @@ def peer(name: str, python: str, args: argparse.Namespace, pictures: list[Path],
 
 
 def under_load(args: argparse.Namespace, pictures: list[Path], port: int) -> dict[str, Any]:
-    """Return what ours does at 70 % of the peak, at ten times as much, after that, and beside slow senders."""
+    """Return what ours does at 70 % of the peak, at ten times as much, after that, and beside others who send."""
     ours = [sys.executable, "-m", "tellapart", "serve", f"it={args.model}", "--port", port]
     found: dict[str, Any] = {}
     with running(ours, port, "/readyz") as process:
@@ -168,6 +168,7 @@ def under_load(args: argparse.Namespace, pictures: list[Path], port: int) -> dic
         time.sleep(2)
         found["two_seconds_after"] = load(port, "open", 0.5 * peak, 5, pictures)
         found["memory_grown"] = memory(process) - before
+        found["peak_beside_sink"] = beside_sink(10 * peak, args.seconds, pictures, port)
         found["alone"] = load(port, "closed", _CONNECTIONS, args.seconds, pictures)
         stop = threading.Event()
         thread = threading.Thread(target=slow_senders, args=(port, 500, stop))
@@ -176,6 +177,22 @@ def under_load(args: argparse.Namespace, pictures: list[Path], port: int) -> dic
         found["beside_slow_senders"] = load(port, "closed", _CONNECTIONS, 20, pictures)
         stop.set()
         thread.join()
+    return found
+
+
+def beside_sink(rate: float, seconds: float, pictures: list[Path], port: int) -> dict[str, Any]:
+    """Return what ours answers while as many requests go to a listener that does nothing but refuse them.
+
+    What sending and receiving them costs this machine is not the server's doing.
+    """
+    command = [sys.executable, str(_HERE / "peers/sink.py"), str(port + 1)]
+    with subprocess.Popen(command) as sink, ThreadPoolExecutor(1) as pool:
+        time.sleep(1)
+        stream = pool.submit(load, port + 1, "open", rate, seconds + 4, pictures)
+        time.sleep(2)
+        found = load(port, "closed", _CONNECTIONS, seconds, pictures)
+        stream.result()
+        sink.terminate()
     return found
 
 

@@ -20,9 +20,11 @@ from tellapart.preprocess_settings import Interpolation
 _PLACES, _WORD = 22, 2**15  # binary places at most; weights stay below a signed word
 _EXACT = 2**24  # whole numbers up to here are exact in float32
 _BLOCK = 24  # output pixels at once: their weights span few input pixels
+_USUAL = 8192  # pixels of a side
 _REACH = {"bilinear": 1.0, "bicubic": 2.0}
 
 Floats = NDArray[np.float32]
+Passes = list[tuple[slice, slice, tuple[Floats, ...], int]]
 
 
 def resample(picture: Picture, height: int, width: int, interpolation: Interpolation) -> Picture:
@@ -57,10 +59,17 @@ def _levels(sums: list[Floats], unit: int) -> NDArray[np.floating]:
     return levels.clip(0, 255)
 
 
+def _passes(source: int, target: int, interpolation: Interpolation) -> Passes:
+    """Return the passes from L to T; those of usual sides are kept, and those of others are too large to be."""
+    return (_kept_passes if source <= _USUAL else _made_passes)(source, target, interpolation)
+
+
 @lru_cache(maxsize=16)
-def _passes(
-    source: int, target: int, interpolation: Interpolation
-) -> list[tuple[slice, slice, tuple[Floats, ...], int]]:
+def _kept_passes(source: int, target: int, interpolation: Interpolation) -> Passes:
+    return _made_passes(source, target, interpolation)
+
+
+def _made_passes(source: int, target: int, interpolation: Interpolation) -> Passes:
     """Return (output places, input places that they need, weights (t, l), unit) for blocks of a pass from L to T.
 
     Weights are whole numbers; where sums of products would not be exact in float32 they come in two bytes.
