@@ -1,9 +1,13 @@
 """Real pictures from installed packages, and trees of class folders made of them."""
 
+import glob
 import importlib
 import importlib.util
 import io
 import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +17,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from browsers import CAMERA, FLAGS
 
 _kept: list[torch.library.Library] = []  # a library's operators live as long as it does
 
@@ -95,3 +102,33 @@ def torchvision_models() -> ModuleType:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _kept.append(library)
     return importlib.import_module("torchvision.models")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, with a camera that is none."""
+    path = shutil.which("chromium")
+    assert path, "chromium is needed: scripts/test installs it"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=FLAGS + CAMERA)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL that runs for these tests alone; it refuses to run as root."""
+    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    assert programs, "PostgreSQL is needed: scripts/test installs it"
+    folder = Path(tempfile.mkdtemp())
+    user = {"user": "postgres"} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+    run = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL} | user
+    subprocess.run([f"{programs[-1]}/initdb", "-D", data, "-A", "trust", "-U", "tellapart"], **run)
+    options = f"-c listen_addresses='' -k {folder}"
+    subprocess.run([f"{programs[-1]}/pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], **run)
+    yield f"postgresql://tellapart@/postgres?host={folder}"
+    subprocess.run([f"{programs[-1]}/pg_ctl", "-D", data, "-m", "fast", "stop"], **run)
+    shutil.rmtree(folder)

@@ -1,17 +1,11 @@
 """What is kept for labelling, in SQLite and in PostgreSQL: bounded, without metadata, and back into training."""
 
 import csv
-import glob
 import io
 import json
-import os
-import shutil
-import subprocess
-import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,25 +26,6 @@ from tellapart.serving.collecting import reason_to_keep
 from tellapart.serving.collection import Bounds, Collection
 from tellapart.serving.drift import drift
 from tellapart.serving.pictures import stripped
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    """The URL of a PostgreSQL that runs for these tests alone; it refuses to run as root."""
-    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
-    assert programs, "PostgreSQL is needed: scripts/test installs it"
-    folder = Path(tempfile.mkdtemp())
-    user = {"user": "postgres"} if os.getuid() == 0 else {}
-    if user:
-        shutil.chown(folder, "postgres")
-    data = folder / "data"
-    run = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL} | user
-    subprocess.run([f"{programs[-1]}/initdb", "-D", data, "-A", "trust", "-U", "tellapart"], **run)
-    options = f"-c listen_addresses='' -k {folder}"
-    subprocess.run([f"{programs[-1]}/pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], **run)
-    yield f"postgresql://tellapart@/postgres?host={folder}"
-    subprocess.run([f"{programs[-1]}/pg_ctl", "-D", data, "-m", "fast", "stop"], **run)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -1,28 +1,16 @@
 """The report as a browser shows it."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 import tellapart
+from browsers import HOSTILE
 from folders import QUICK, digit_folder
 from tellapart.data.arrays import from_arrays
 from tellapart.pipeline import train
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-HOSTILE = "<img src=x onerror=alert(1)> & $x$"
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +19,6 @@ def run(tmp_path_factory):
     folder = digit_folder(root / "pictures", 7, 12)
     (folder / "digit 6").rename(folder / HOSTILE)
     return train(folder, out=root / "run", **QUICK)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium")
-    assert path, "chromium is needed: scripts/test installs it"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

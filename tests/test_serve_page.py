@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import time
 import urllib.request
 
@@ -13,17 +12,16 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import tellapart
+from browsers import GIVE, HOSTILE
 from conftest import encode
 from folders import QUICK, digit_folder
 from servers import Server
 from tellapart.data.decode import decode
 from tellapart.pipeline import train
 from tellapart.serving.occlusion import covered, spotlight
-from test_report import FLAGS, HOSTILE
-from test_web import CAMERA, GIVE
 
 ASKED = re.compile(r"status of (401|422)")  # what the tests ask for: Chromium notes every one of them
 SIZES = {"desktop": {"width": 1100, "height": 900}, "phone": {"width": 390, "height": 800}}
@@ -54,16 +52,6 @@ def start(exported, tmp_path):
     for server in servers:
         assert server.end() == 0
         assert "Traceback" not in server.told()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium")
-    assert path, "chromium is needed: scripts/test installs it"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + CAMERA)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

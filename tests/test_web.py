@@ -16,9 +16,10 @@ from axe_playwright_python.sync_playwright import Axe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import tellapart
+from browsers import GIVE, HOSTILE, IN_PAGE
 from conftest import encode
 from folders import QUICK, digit_folder, run_cli
 from tellapart.confidence.sets import SetRule
@@ -31,14 +32,7 @@ from tellapart.prediction import Answers
 from tellapart.preprocess import Preprocess
 from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.progress import Progress
-from test_report import FLAGS, HOSTILE
 
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-IN_PAGE = """
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const text = (bytes) => { let s = ""; for (let i = 0; i < bytes.length; i += 9999)
-  s += String.fromCharCode(...bytes.subarray(i, i + 9999)); return btoa(s); };
-"""
 ANSWER = f"""async (data) => {{ {IN_PAGE} const {{ answer }} = await import("./local.js");
 return answer(new Blob([bytes(data)])); }}"""
 RESIZE = f"""async ([data, height, width, settings]) => {{ {IN_PAGE} const {{ resize }} = await import("./resize.js");
@@ -48,11 +42,6 @@ const read = (left, top, w, h) => {{ const part = new Uint8Array(w * h * 4); for
 return text(resize(read, height, width, settings)); }}"""
 ANSWER_OF = """async ([probabilities, distance, about]) => { const { answerOf } = await import("./answers.js");
 return answerOf(new Float32Array(probabilities), distance, about); }"""
-GIVE = f"""([files, kind]) => {{ {IN_PAGE} const all = new DataTransfer();
-for (const [name, data] of files) all.items.add(new File([bytes(data)], name));
-const options = {{ bubbles: true, cancelable: true }};
-document.body.dispatchEvent(kind === "drop" ? new DragEvent("drop", {{ ...options, dataTransfer: all }})
-  : new ClipboardEvent("paste", {{ ...options, clipboardData: all }})); }}"""
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +74,6 @@ def address(exported):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium")
-    assert path, "chromium is needed: scripts/test installs it"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS + CAMERA)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

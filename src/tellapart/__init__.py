@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tellapart.prediction import Prediction
     from tellapart.recipe import Recipe
     from tellapart.run import Run
+    from tellapart.tuning.tune import Tuned, tune
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _HOMES = {
     "Run": "tellapart.run",
     "Samples": "tellapart.data.samples",
     "TellapartError": "tellapart.errors",
+    "Tuned": "tellapart.tuning.tune",
     "audit": "tellapart.data.audit",
     "audit_labels": "tellapart.evaluation.label_audit",
     "compare": "tellapart.evaluation.compare",
@@ -53,9 +55,10 @@ _HOMES = {
     "load_source": "tellapart.data.sources",
     "more_pictures": "tellapart.evaluation.more_pictures",
     "train": "tellapart.pipeline",
+    "tune": "tellapart.tuning.tune",
 }
 _EXTRAS = dict.fromkeys(("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2"), "train")
-_EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export")
+_EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export") | dict.fromkeys(("optuna", "sqlalchemy"), "tune")
 
 __all__ = [
     "Audit",
@@ -69,6 +72,7 @@ __all__ = [
     "Run",
     "Samples",
     "TellapartError",
+    "Tuned",
     "audit",
     "audit_labels",
     "compare",
@@ -79,6 +83,7 @@ __all__ = [
     "load_source",
     "more_pictures",
     "train",
+    "tune",
 ]
 
 

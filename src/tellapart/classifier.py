@@ -172,6 +172,11 @@ def load_file(path: Path) -> Classifier:
         content = path.read_bytes()
     except OSError as error:
         raise BadClassifierFile(f"Cannot read {name}: {error.strerror}.") from error
+    return from_bytes(content, name)
+
+
+def from_bytes(content: bytes, name: str) -> Classifier:
+    """Return the classifier in a file's content; name: of the file. Raises as `load_file` does."""
     table, data = _parts(content, name)
     document = _document(table.pop("__metadata__", {}), name)
     if document.pop("checksum", None) != _checksum(document, table, data):

@@ -152,6 +152,14 @@ class BadRuntime(CannotExport):
     """What is to run an exported classifier elsewhere is missing, or is not of the version that it was tested with."""
 
 
+class BadPictures(TellapartError, ValueError):
+    """What an estimator was given is no pictures, or not as many labels; also a `ValueError`, as scikit-learn's are."""
+
+
+class CannotTune(TellapartError):
+    """A search cannot be begun or gone on with: its storage cannot be opened, or it is another one's."""
+
+
 class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 

@@ -1,4 +1,4 @@
-"""Commands that train: train, demo."""
+"""Commands that train: train, tune, demo."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,11 @@ import typer
 import tellapart
 from tellapart.cli.arguments import Json, SeedOption, SourceArgument
 from tellapart.cli.tables import figures_table, terminal
+from tellapart.extras import require
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
+    from tellapart.recipe import Recipe
     from tellapart.run import Run
 
 app = typer.Typer()
@@ -72,6 +74,70 @@ def train(
 
 
 @app.command()
+def tune(
+    source: SourceArgument,
+    trials: Annotated[int, typer.Option(min=1, help="Recipes to try, the default one among them.")] = 20,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for the trials: 30m, 1h; the final training comes on top.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What better means: log_loss, accuracy or macro_f1.")] = "log_loss",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Network to choose among; may be repeated, the default's first.")
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=RANGE",
+            help="Search a key of the recipe, as in training.learning_rate=0.001..0.1 or training.optimizer=sgd,adamw.",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Where trials are shared: postgresql://..., or journal://FILE; a file in --out if not given."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the search in the storage.")] = None,
+    helper: Annotated[bool, typer.Option("--helper", help="Take part in another process's trials, and end.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The search's folder; tuning/<source> if not given.")] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out, if there is one.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Look for a better recipe on validation pictures, and train with it if it surely is better."""
+    tuning = require("tellapart.tuning.tune", "tune")
+    base, values = _recipe(recipe, settings or [], {"seed": seed})
+    found = tuning.tune(
+        source,
+        base,
+        trials=trials,
+        budget=budget,
+        metric=metric,
+        models=model or [],
+        search=search or [],
+        storage=storage,
+        name=name,
+        out=out,
+        resume=resume,
+        helper=helper,
+        progress=TerminalProgress(),
+        **values,
+    )
+    if found is None:
+        return
+    if json_output:
+        test = found.run.metrics["test"]
+        print(json.dumps({"directory": str(found.directory), "choice": found.choice.to_json(), "test": test}, indent=2))
+        return
+    print_run(found.run)
+    console = terminal()
+    console.print(f"Search: {found.page}", markup=False, soft_wrap=True)
+    console.print(f"Recipe: {found.directory / 'recipe.toml'}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
@@ -100,12 +166,17 @@ def _head(text: str | None) -> str | list[int] | None:
 def _train(
     source: str, recipe: Path | None, settings: list[str], out: Path | None, resume: bool, given: dict[str, Any]
 ) -> "Run":
+    base, values = _recipe(recipe, settings, given)
+    return tellapart.train(source, base, out=out, resume=resume, progress=TerminalProgress(), **values)
+
+
+def _recipe(recipe: Path | None, settings: list[str], given: dict[str, Any]) -> tuple["Recipe | None", dict[str, Any]]:
+    """Return the recipe in a file, if one is named, and the values that replace some of it."""
     from tellapart.recipe import load_recipe, parse_assignment
 
     values = dict(parse_assignment(text) for text in settings)
     values |= {name: value for name, value in given.items() if value is not None}
-    base = load_recipe(recipe) if recipe else None
-    return tellapart.train(source, base, out=out, resume=resume, progress=TerminalProgress(), **values)
+    return load_recipe(recipe) if recipe else None, values
 
 
 def print_run(run: "Run") -> None:

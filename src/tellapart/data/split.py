@@ -58,6 +58,17 @@ def make_folds(found: Audit, rows: Rows, count: int, seed: int) -> NDArray[np.in
     return _stratified(found.samples, rows, independent_units(found), (1 / count,) * count, seed)
 
 
+def make_holdout(found: Audit, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Return the usable rows to train on, and a share of them to validate on: stratified, groups as wholes.
+
+    Raises `CannotSplit` where a class has fewer than two independent pictures.
+    """
+    samples, rows, units, shares = found.samples, found.usable(), independent_units(found), (1 - share, share)
+    _check_enough(samples, rows, units, shares)
+    parts = _stratified(samples, rows, units, shares, seed)
+    return rows[parts == 0], rows[parts == 1]
+
+
 def _training_share(others: float) -> float:
     if others > 0.99:
         raise CannotSplit("data.validation and data.test together must leave a share for training: lower them.")

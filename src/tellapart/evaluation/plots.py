@@ -130,6 +130,33 @@ def data_address(picture: Picture, side: int = 160) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def search_history(numbers: list[int], values: list[float], default: float, label: str) -> str:
+    """Return an SVG of the figures of a search's trials, with the best so far and the default's."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    best = [max(values[: place + 1]) for place in range(len(values))]
+    axes.plot(numbers, values, "o", color=_ACCENT, label="trial")
+    axes.step(numbers, best, where="post", color=_OTHER, label="best so far")
+    axes.axhline(default, color=_INK, linewidth=0.8, linestyle="--", label="default")
+    axes.set_xlabel("trial")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, labelcolor=_INK)
+    _soften(axes)
+    return _svg(figure)
+
+
+def importances(found: dict[str, float]) -> str:
+    """Return an SVG of how much of the differences between trials each setting makes, as shares."""
+    figure = Figure(figsize=(9, 0.6 + 0.34 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    names = list(reversed(found))
+    axes.barh([_short(name) for name in names], [found[name] for name in names], color=_ACCENT)
+    axes.set_xlabel("share of the differences")
+    _soften(axes)
+    return _svg(figure)
+
+
 def _soften(axes: Any) -> None:
     axes.tick_params(colors=_INK)
     for text in (axes.title, axes.xaxis.label, axes.yaxis.label):

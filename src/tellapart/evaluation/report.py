@@ -62,21 +62,7 @@ class Findings:
 
 def render(findings: Findings) -> str:
     """Return the report as HTML; names of classes and files are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tellapart.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "points": _points,
-        "interval": _interval,
-        "address": _address,
-        "picture": _picture,
-        "ranges": _ranges,
-    }
+    environment = templates()
     script = environment.get_template("report.js").render()
     test, examination = findings.metrics["test"], findings.examination
     return environment.get_template("report.html").render(
@@ -97,6 +83,26 @@ def render(findings: Findings) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def templates() -> jinja2.Environment:
+    """Return the templates of the pages that are written, with their filters; what they are given is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tellapart.evaluation", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "interval": _interval,
+        "address": _address,
+        "picture": _picture,
+        "ranges": _ranges,
+    }
+    return environment
 
 
 def _is_worse(found: Slice) -> bool:

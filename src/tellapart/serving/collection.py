@@ -7,13 +7,13 @@ it is here.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from tellapart.errors import CannotServe, printable
+from tellapart.databases import database_url, shown
+from tellapart.errors import CannotServe
 
 _PATIENCE = 5  # seconds for the database to answer
 _TRIES = 5
@@ -63,7 +63,7 @@ class Collection:
         """
         self.bounds = bounds or Bounds()
         try:
-            self.engine = _engine(_url(where))
+            self.engine = _engine(database_url(where, "collection.sqlite"))
             with self.engine.begin() as connection:
                 if self.engine.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -71,7 +71,7 @@ class Collection:
         except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             raise CannotServe(
-                f"Cannot keep pictures in {_shown(where)}: {reason}; name a folder, or a database as postgresql://..."
+                f"Cannot keep pictures in {shown(where)}: {reason}; name a folder, or a database as postgresql://..."
             ) from error
 
     def keep(self, content: bytes, model: str, guess: str, probability: float, reason: str) -> bool:
@@ -188,20 +188,3 @@ def _engine(url: sql.URL) -> sql.Engine:
         "options": f"-c statement_timeout={milliseconds}",
     }
     return sql.create_engine(url, pool_pre_ping=True, connect_args=patient if url.drivername != "sqlite" else {})
-
-
-def _url(where: str) -> sql.URL:
-    if "://" in where:
-        url = sql.make_url(where)
-        return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
-    folder = Path(where)
-    folder.mkdir(parents=True, exist_ok=True)
-    return sql.URL.create("sqlite", database=str(folder / "collection.sqlite"))
-
-
-def _shown(where: str) -> str:
-    """Return what may be printed of a place: no password."""
-    try:
-        return printable(sql.make_url(where).render_as_string(hide_password=True) if "://" in where else where)
-    except ArgumentError:
-        return "this database"

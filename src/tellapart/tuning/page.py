@@ -1,0 +1,58 @@
+"""`tuning.html`: what a search has tried and found, in one file that asks nothing of the network."""
+
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+from tellapart.evaluation import plots
+from tellapart.evaluation.report import templates
+from tellapart.tuning.choice import DRAWS
+
+if TYPE_CHECKING:
+    from tellapart.tuning.tune import Tuned
+
+_FEWEST = 4  # trials that something can be told from
+
+
+def render(title: str, study: optuna.Study, tuned: "Tuned", sentence: str) -> str:
+    """Return the page as HTML."""
+    environment = templates()
+    environment.filters["place"] = described
+    complete = [trial for trial in tuned.trials if trial["state"] == "complete"]
+    key = "accuracy" if tuned.metric == "accuracy" else "log_loss"
+    figures = [(1 if key == "accuracy" else -1) * trial["validation"][key] for trial in complete]
+    return environment.get_template("tuning.html").render(
+        title=title,
+        sentence=sentence,
+        complete=len(complete),
+        given_up=len(tuned.trials) - len(complete),
+        choice=tuned.choice,
+        test=tuned.run.metrics["test"] if tuned.run else None,
+        draws=DRAWS,
+        history=plots.search_history(
+            [trial["number"] + 1 for trial in complete],
+            figures,
+            figures[0],
+            "validation accuracy" if key == "accuracy" else "minus log loss",
+        ),
+        importance=_importance(study),
+        trials=tuned.trials,
+        recipe=tuned.recipe.to_toml(),
+    )
+
+
+def described(place: dict[str, Any]) -> str:
+    """Return a place in a few words."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in place.items()
+    )
+
+
+def _importance(study: optuna.Study) -> str:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < _FEWEST or len({trial.value for trial in complete}) == 1:
+        return ""
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return plots.importances(found) if found else ""

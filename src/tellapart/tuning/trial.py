@@ -1,0 +1,133 @@
+"""One candidate: train it on the training rows, judge it on the validation rows, give up early where it is hopeless."""
+
+import base64
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+from numpy.typing import DTypeLike, NDArray
+from optuna.trial import FrozenTrial
+
+from tellapart.confidence.temperature import fit_temperature, softmax
+from tellapart.data.audit import Audit
+from tellapart.data.split import Splits
+from tellapart.errors import BadLayers, BadRecipe, TrainingDiverged, UnknownModel, WrongInput
+from tellapart.fitting import Fitted, Fitting
+from tellapart.metrics import row_log_loss
+from tellapart.progress import Advance, Progress
+from tellapart.run import run_identity
+from tellapart.training.memory import freed_memory_kept
+from tellapart.training.saving import own_checkpoint
+from tellapart.training.state import History
+from tellapart.tuning.choice import Answers, judged
+from tellapart.tuning.space import Space
+
+_FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput)  # of a candidate, not of the search
+PREDICTED, LOSSES, RECIPE, REASON, FIGURES = "predicted", "losses", "recipe", "reason", "figures"
+
+
+class Hopeless(optuna.TrialPruned):
+    """A trial is given up: others were better at the same point, or it cannot be trained at all."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Trains candidates. folder: of their checkpoints, from which one goes on that was cut short on this machine."""
+
+    found: Audit
+    splits: Splits
+    space: Space
+    metric: str
+    folder: Path
+    progress: Progress
+
+    def run(self, trial: optuna.Trial) -> float:
+        """Return the figure of a candidate, higher is better; raises `Hopeless`."""
+        place = self.space.suggest(trial)
+        default = place == self.space.default
+        try:
+            recipe = self.space.recipe(place)
+            trial.set_user_attr(RECIPE, recipe.to_toml())
+            identity = run_identity(recipe, self.found, self.splits)
+            folder = self.folder / identity[:16]
+            fitting = Fitting(
+                self.found,
+                self.splits.train,
+                self.splits.validation,
+                recipe,
+                identity,
+                folder,
+                _BarsAlone(self.progress, f"Trial {trial.number + 1}"),
+                on_epoch=_Reporting(trial, self.metric, can_be_given_up=not default),
+            )
+            with freed_memory_kept():
+                fitted = fitting.run(*fitting.start(), own_checkpoint(folder, identity, self.progress))
+        except Hopeless:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except _FAULTS as error:
+            if default:
+                raise
+            trial.set_user_attr(REASON, str(error))
+            raise Hopeless(str(error)) from error
+        shutil.rmtree(folder, ignore_errors=True)
+        return self._judge(trial, fitted)
+
+    def _judge(self, trial: optuna.Trial, fitted: Fitted) -> float:
+        """Return the figure, and keep the answers on validation: they tell how far the best one can be trusted."""
+        labels = fitted.validation.labels
+        logits = np.log(fitted.classifier.of_pixels(fitted.validation.pixels).clip(1e-30))
+        probabilities = softmax(logits, fit_temperature(logits, labels))
+        answers = Answers(probabilities.argmax(axis=1), row_log_loss(probabilities, labels))
+        trial.set_user_attr(PREDICTED, _packed(answers.predicted.astype(np.uint16)))
+        trial.set_user_attr(LOSSES, _packed(answers.losses.astype(np.float32)))
+        trial.set_user_attr(FIGURES, {name: judged(answers, labels, name) for name in ("accuracy", "log_loss")})
+        return judged(answers, labels, self.metric)
+
+
+class _Reporting:
+    """Tells how far a trial is, after each epoch."""
+
+    def __init__(self, trial: optuna.Trial, metric: str, *, can_be_given_up: bool) -> None:
+        self.trial, self.can_be_given_up = trial, can_be_given_up
+        self.figure = "validation_macro_f1" if metric == "macro_f1" else "validation_accuracy"
+        self.told = 0
+
+    def __call__(self, history: History) -> None:
+        """Raises `Hopeless` if others were much better at this point."""
+        for entry in history[self.told :]:  # of a trial that goes on from a checkpoint, several
+            self.trial.report(entry[self.figure], entry["epoch"])
+        self.told = len(history)
+        if self.can_be_given_up and self.trial.should_prune():
+            raise Hopeless
+
+
+class _BarsAlone(Progress):
+    """Shows how far a trial is, and keeps its messages to itself: there are too many."""
+
+    def __init__(self, shown: Progress, name: str) -> None:
+        self.shown, self.name = shown, name
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Advance]:
+        """Show a bar."""
+        with self.shown.bar(f"{self.name}: {label}", total) as advance:
+            yield advance
+
+
+def answers_of(trial: FrozenTrial) -> Answers:
+    """Return what a trial's candidate answered on the validation pictures."""
+    predicted = _unpacked(trial.user_attrs[PREDICTED], np.uint16).astype(np.int64)
+    return Answers(predicted, _unpacked(trial.user_attrs[LOSSES], np.float32).astype(np.float64))
+
+
+def _packed(values: NDArray[np.generic]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _unpacked(text: str, kind: DTypeLike) -> NDArray[np.generic]:
+    return np.frombuffer(base64.b64decode(text), kind)

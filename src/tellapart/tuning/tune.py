@@ -1,0 +1,244 @@
+"""`tune(source) -> Tuned`: look for a better recipe on validation pictures, say what it is worth, and train with it."""
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tellapart.choices import resolve
+from tellapart.data.audit import Audit
+from tellapart.data.sources import Source, load_source
+from tellapart.data.split import Splits
+from tellapart.errors import CannotTune, Interrupted
+from tellapart.files import make_folder, write_atomic
+from tellapart.pipeline import audited_split, parse_duration, recipe_with, train
+from tellapart.progress import Progress
+from tellapart.recipe import Recipe
+from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
+from tellapart.transfer import with_base
+from tellapart.tuning.choice import METRICS, Choice, choose
+from tellapart.tuning.page import described, render
+from tellapart.tuning.space import Space, space_for
+from tellapart.tuning.study import Study, open_study, opened, order_of
+from tellapart.tuning.trial import FIGURES, REASON, RECIPE, Candidates, Hopeless, answers_of
+
+_GIVEN_UP_FROM = 4  # the first share of the epochs after which a trial may be given up: 1/4, then 1/2
+_AT_RANDOM = 6  # trials, before others tell where to look
+_HALF = 2  # of those that have come so far go on
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found: the recipe to train with, why, the trials, and the run that was trained with it, if any."""
+
+    recipe: Recipe
+    metric: str
+    choice: Choice
+    trials: tuple[dict[str, Any], ...]
+    directory: Path
+    run: Run | None
+
+    @property
+    def page(self) -> Path:
+        """The page that tells of the search."""
+        return self.directory / "tuning.html"
+
+
+def tune(
+    source: Source,
+    recipe: Recipe | None = None,
+    *,
+    trials: int = 20,
+    budget: str | float | None = None,
+    metric: str = "log_loss",
+    models: Sequence[str] = (),
+    search: Sequence[str] = (),
+    storage: str | Path | None = None,
+    name: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    helper: bool = False,
+    patience: float = 60.0,
+    progress: Progress | None = None,
+    **values: Any,
+) -> Tuned | None:
+    """Try recipes, judge them on validation pictures, and train with the best if it is surely better.
+
+    source, recipe, values: as for `train`; what the recipe says itself is not searched. trials: how many recipes, the
+    default among them. budget: seconds, or as in "1h", after which no trial is begun that would not end in time.
+    metric: `log_loss` (after calibration), `accuracy` or `macro_f1`. models: to choose among. search: ranges, as for
+    `space_for`. storage: where the study is kept, as for `open_storage`; several processes with the same storage and
+    name share its trials. out: the folder, tuning/<source> by default. resume: go on with the search in `out`. helper:
+    take part in the trials alone; then nothing is returned. patience: seconds without a sign of life after which a
+    trial of another process is taken for lost, and begun again.
+
+    The test pictures take no part before a recipe is chosen. Raises `CannotTune`, and what `train` raises.
+    """
+    said, began = progress or Progress(), time.monotonic()
+    if metric not in METRICS:
+        raise CannotTune(f"The metric must be one of {', '.join(METRICS)}, not '{metric}'.")
+    if trials < 1:
+        raise CannotTune("A search needs at least one trial, that of the default recipe.")
+    base = recipe_with(recipe, values)
+    samples = load_source(source, said)
+    directory = Path(out) if out is not None else Path("tuning") / folder_name(samples.title)
+    refuse_inside(source, directory)
+    if not resume:
+        refuse_existing(directory)
+    found, splits = audited_split(samples, base, said)
+    space = space_for(with_base(base, said), partial(_settled, found=found, splits=splits), models, search)
+    default = space.recipe(space.default)
+    resolve(space.base, found, splits, said)  # tells what was chosen
+    make_folder(directory)
+    candidates = Candidates(found, splits, space, metric, directory / "trials", said)
+    end = began + parse_duration(budget) if budget is not None else None
+    with opened(storage or directory) as kept:
+        study = open_study(
+            kept,
+            name or folder_name(samples.title),
+            _about(default, space, metric, found, splits),
+            trials,
+            space.default,
+            _sampler(default.seed),
+            _pruner(default),
+            patience,
+        )
+        _work(study, candidates, end, trials, said)
+        return None if helper else _concluded(study, candidates, source, directory, metric, said)
+
+
+def _settled(recipe: Recipe, found: Audit, splits: Splits) -> Recipe:
+    return resolve(recipe, found, splits, Progress())
+
+
+def _about(default: Recipe, space: Space, metric: str, found: Audit, splits: Splits) -> str:
+    """Return a hash of all that has to be equal where several work on one search."""
+    searched = [*space.dimensions, *space.own]
+    told = run_identity(default, found, splits) + repr(searched) + metric
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Return what chooses the places: each process by a seed of its own, so that two do not try the same."""
+    own = int(np.random.default_rng([seed, os.getpid()]).integers(2**31))
+    return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=True, n_startup_trials=_AT_RANDOM)
+
+
+def _pruner(default: Recipe) -> optuna.pruners.BasePruner:
+    """Give up, at a quarter and at half of the epochs, what is not in the better half.
+
+    Successive halving without waiting (Li et al. 2020, "A system for massively parallel hyperparameter tuning", section
+    3.3).
+    """
+    first = max(1, (default.training.epochs or _GIVEN_UP_FROM) // _GIVEN_UP_FROM)
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=_HALF)
+
+
+def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, said: Progress) -> None:
+    """Run trials until there are none left, or the time is over."""
+    longest = 0.0
+    while end is None or time.monotonic() + longest < end:
+        trial = study.next()
+        if trial is None:
+            return
+        began = time.monotonic()
+        try:
+            with study.alive(trial):
+                value = candidates.run(trial)
+            study.study.tell(trial, value)
+        except Hopeless:
+            study.study.tell(trial, state=TrialState.PRUNED)
+        except BaseException as error:  # also Ctrl-C: another process is to have the trial at once
+            study.give_back(study.frozen(trial))
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("Stopped by Ctrl-C: the trial will be begun again.", signal.SIGINT) from error
+            raise
+        longest = max(longest, time.monotonic() - began)
+        said.say(_line(study.frozen(trial), len(study.ended()), wanted, time.monotonic() - began))
+    said.say("The time is over: the trials that are left can be run with --resume.")
+
+
+def _line(trial: FrozenTrial, done: int, wanted: int, seconds: float) -> str:
+    if trial.state == TrialState.PRUNED:
+        reason = trial.user_attrs.get(REASON)
+        told = f"not possible: {reason}" if reason else f"given up after epoch {trial.last_step}"
+    else:
+        figures = trial.user_attrs[FIGURES]
+        told = f"validation accuracy {figures['accuracy']:.1%}, log loss {-figures['log_loss']:.4f}"
+    place = "the default" if trial.number == 0 else described(trial.params)
+    return f"Trial {done}/{wanted}  {told}  ({seconds:.0f} s)  {place}"
+
+
+def _concluded(
+    study: Study, candidates: Candidates, source: Source, directory: Path, metric: str, said: Progress
+) -> Tuned:
+    """Choose, write what was found, and train."""
+    ended = study.ended()
+    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+    if not complete or order_of(complete[0]) != 0:
+        raise CannotTune("The trial of the default recipe has not ended: go on with --resume.")
+    rows = candidates.splits.validation
+    samples = candidates.found.samples
+    choice = choose(
+        [answers_of(trial) for trial in complete],
+        samples.labels[rows].astype(np.int64),
+        metric,
+        samples.groups_of(rows),
+    )
+    place = {name: complete[choice.chosen].params[name] for name in candidates.space.default}
+    recipe = candidates.space.recipe(place)
+    said.say(sentence(choice, metric))
+    number = order_of(complete[choice.chosen]) + 1
+    run = train(source, recipe, out=directory / f"run-{number}", resume=True, progress=said)
+    told = tuple(_told(trial, chosen=trial is complete[choice.chosen]) for trial in ended)
+    tuned = Tuned(recipe, metric, choice, told, directory, run)
+    document = {"metric": metric, "choice": choice.to_json(), "trials": told, "default": candidates.space.default}
+    write_atomic(directory / "recipe.toml", recipe.to_toml())
+    write_atomic(directory / "tuning.json", json.dumps(document, indent=2, ensure_ascii=False))
+    write_atomic(tuned.page, render(samples.title, study.study, tuned, sentence(choice, metric)))
+    return tuned
+
+
+def sentence(choice: Choice, metric: str) -> str:
+    """Return what was chosen, and what it is worth."""
+    sign, unit = (-1, "") if metric == "log_loss" else (1, " %")
+    scale, digits = (1, 4) if metric == "log_loss" else (100, 1)
+    name = {"log_loss": "log loss", "accuracy": "accuracy", "macro_f1": "macro F1"}[metric]
+
+    def told(value: float) -> str:
+        return f"{sign * scale * value:.{digits}f}{unit}"
+
+    looks = f"The best trial looks like a {name} of {told(choice.apparent)} on validation"
+    honest = f"on pictures that did not choose it, {told(choice.honest.value)} is to be expected"
+    better = f"better than the default in {choice.surely:.0%} of the resamples"
+    if choice.chosen:
+        return f"{looks}; {honest}, {better}: its recipe is taken."
+    kept = "the default recipe is the best" if choice.best == 0 else f"{better}: not surely, so the default is kept"
+    return f"{looks}; {honest}; {kept}."
+
+
+def _told(trial: FrozenTrial, *, chosen: bool) -> dict[str, Any]:
+    state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "given up"}[trial.state]
+    seconds = trial.duration.total_seconds() if trial.duration else None
+    figures = trial.user_attrs.get(FIGURES, {})
+    return {
+        "number": order_of(trial),
+        "state": state,
+        "chosen": chosen,
+        "place": trial.params,
+        "validation": {"accuracy": figures.get("accuracy"), "log_loss": -figures["log_loss"] if figures else None},
+        "reason": trial.user_attrs.get(REASON),
+        "epochs": trial.last_step,
+        "seconds": seconds,
+        "recipe": trial.user_attrs.get(RECIPE),
+    }

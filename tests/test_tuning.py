@@ -1,0 +1,283 @@
+"""A search of hyperparameters: the default is a candidate, luck is told from skill, and no trial is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optuna
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tellapart
+from folders import QUICK, digit_folder, run_cli
+from tellapart.choices import resolve
+from tellapart.data.audit import audit
+from tellapart.data.cache import Pixels
+from tellapart.data.sources import load_source
+from tellapart.data.split import make_splits, read_splits
+from tellapart.errors import BadRecipe, CannotTune, RunExists
+from tellapart.progress import Progress
+from tellapart.recipe import Recipe, load_recipe
+from tellapart.tuning.choice import Answers, choose
+from tellapart.tuning.space import space_for
+from tellapart.tuning.study import open_study, opened
+
+SMALL = QUICK | {"training__autotune": False, "model": "lenet5", "preprocess__size": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return digit_folder(tmp_path_factory.mktemp("tuning") / "digits", 3, 30)
+
+
+@pytest.fixture(scope="module")
+def settle(folder):
+    found = audit(load_source(folder), Progress())
+    splits = make_splits(found, Recipe().data, 0)
+    return lambda recipe: resolve(recipe, found, splits, Progress())
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, tmp_path_factory):
+    return tellapart.tune(folder, out=tmp_path_factory.mktemp("found") / "search", trials=6, **SMALL)
+
+
+def test_the_middle_of_the_space_is_the_default(settle):
+    for base in (Recipe(), Recipe(model="resnet20"), Recipe().with_values(training__optimizer="sgd")):
+        space = space_for(base, settle, [str(base.model), "lenet5"] if base.model else [])
+        assert space.recipe(space.default) == settle(base)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_every_place_is_a_recipe(settle, data):
+    space = space_for(Recipe(), settle, ["small_resnet", "resnet20"], ["training.optimizer=sgd,adamw"])
+    place = {}
+    for dimension in (*space.dimensions, *space.own):
+        inside = st.sampled_from(dimension.choices) if dimension.choices else st.floats(dimension.low, dimension.high)
+        place[dimension.name] = data.draw(inside)
+    found, default = space.recipe(place), settle(Recipe(model=place["model"]))
+    assert found == settle(found)  # nothing is left open
+    assert (found.model, found.training.optimizer) == (place["model"], place["training.optimizer"])
+    assert found.augment.rotation == pytest.approx(default.augment.rotation * place["augmentation"])
+    assert found.training.label_smoothing == place["label smoothing"]
+
+
+def test_what_the_recipe_says_is_not_searched(settle):
+    names = {dimension.name for dimension in space_for(Recipe(), settle).dimensions}
+    assert names == {"learning rate", "weight decay", "label smoothing", "batch size", "size", "augmentation"}
+    told = Recipe().with_values(training__learning_rate=0.01, augment__rotation=3, preprocess__size=24)
+    names = {dimension.name for dimension in space_for(told, settle).dimensions}
+    assert names == {"weight decay", "label smoothing", "batch size"}
+    own = space_for(Recipe(), settle, searched=["training.learning_rate=1e-4..0.1", "training.ema=0.9,0.99"])
+    assert [(d.name, d.log, d.low, d.high) for d in own.own[:1]] == [("training.learning_rate", True, 1e-4, 0.1)]
+    assert own.own[1].choices == (0.9, 0.99)
+    for wrong in ("training.nothing=1..2", "training.ema", "training.ema=0.9..0.1", "training.ema=a..b"):
+        with pytest.raises(BadRecipe):
+            space_for(Recipe(), settle, searched=[wrong])
+
+
+def simulated(random, skills, count):
+    """Candidates that name the right one of two classes with the given probabilities."""
+    labels = random.integers(0, 2, count)
+    hard = random.normal(0, 1, count)  # what is hard for one is hard for the others
+    found = []
+    for skill in skills:
+        noise = np.sqrt(0.5) * hard + np.sqrt(0.5) * random.normal(0, 1, count)
+        right = noise < np.quantile(random.normal(0, 1, 100_000), skill)
+        found.append(Answers(np.where(right, labels, 1 - labels), np.where(right, 0.1, 2.0)))
+    return found, labels
+
+
+def test_luck_is_told_from_skill():
+    """Twenty candidates of one skill: the best of them looks too good, what is told does not, the default is kept."""
+    random = np.random.default_rng(0)
+    choices = [choose(*simulated(random, [0.9] * 20, 200), "accuracy", seed=n) for n in range(40)]
+    apparent, honest = (np.mean([getattr(c, name) for c in choices]) for name in ("apparent", "optimism"))
+    assert apparent > 0.93
+    assert apparent - honest == pytest.approx(0.9, abs=0.012)
+    assert np.mean([c.chosen != 0 for c in choices]) < 0.4
+    covered = [c.honest.low <= 0.9 <= c.honest.high for c in choices]
+    assert np.mean(covered) > 0.85
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
+def test_what_is_better_is_chosen(metric):
+    random = np.random.default_rng(1)
+    for seed in range(5):
+        found, labels = simulated(random, [0.85] * 5 + [0.96], 400)
+        choice = choose(found, labels, metric, seed=seed)
+        assert choice.chosen == choice.best == 5
+        assert choice.surely > 0.95
+        assert choice.gain.low > 0
+
+
+def test_groups_are_drawn_as_wholes():
+    """Ten copies of each picture tell no more than one: what is uncertain stays so."""
+    found, labels = simulated(np.random.default_rng(2), [0.8, 0.86], 60)
+    many = [Answers(each.predicted.repeat(10), each.losses.repeat(10)) for each in found]
+    groups = np.arange(60).repeat(10)
+    alone, together = choose(found, labels, "accuracy"), choose(many, labels.repeat(10), "accuracy", groups)
+    naive = choose(many, labels.repeat(10), "accuracy")
+    width = lambda choice: choice.gain.high - choice.gain.low  # noqa: E731
+    assert width(together) == pytest.approx(width(alone), rel=0.15)
+    assert width(naive) < 0.6 * width(alone)
+
+
+def test_a_search_leaves_what_it_found(tuned, folder, tmp_path):
+    assert [trial["number"] for trial in tuned.trials] == list(range(6))
+    assert tuned.trials[0]["state"] == "complete"
+    assert sum(trial["chosen"] for trial in tuned.trials) == 1
+    assert load_recipe(tuned.directory / "recipe.toml") == tuned.recipe
+    assert load_recipe(tuned.run.directory / "recipe.toml") == tuned.recipe
+    document = json.loads((tuned.directory / "tuning.json").read_text())
+    assert document["choice"]["chosen"] == tuned.choice.chosen
+    assert not list((tuned.directory / "trials").glob("*"))  # checkpoints of what has ended
+    with pytest.raises(RunExists):
+        tellapart.tune(folder, out=tuned.directory, trials=6, **SMALL)
+    again = tellapart.tune(folder, out=tuned.directory, trials=6, resume=True, **SMALL)
+    assert (again.recipe, again.trials) == (tuned.recipe, tuned.trials)
+    with pytest.raises(CannotTune, match="begun with other"):
+        tellapart.tune(folder, out=tuned.directory, trials=6, resume=True, **(SMALL | {"epochs": 3}))
+    more = tellapart.tune(
+        folder, out=shutil.copytree(tuned.directory, tmp_path / "copy"), trials=8, resume=True, **SMALL
+    )
+    assert len(more.trials) == 8
+
+
+def test_no_trial_sees_a_test_picture(folder, tmp_path, monkeypatch):
+    """What training and judging read is written down: no row of the test part is among it."""
+    seen, take = set(), Pixels.__getitem__
+    monkeypatch.setattr(
+        Pixels, "__getitem__", lambda self, places: (seen.update(self._rows[places].tolist()), take(self, places))[1]
+    )
+    monkeypatch.setattr("tellapart.tuning.tune.train", lambda *_, **__: None)
+    monkeypatch.setattr("tellapart.tuning.tune.render", lambda *_: "")
+    tellapart.tune(folder, out=tmp_path / "search", trials=3, **SMALL)
+    found = audit(load_source(folder), Progress())
+    splits = make_splits(found, Recipe().data, 0)
+    assert seen == {*splits.train.tolist(), *splits.validation.tolist()}
+
+
+def test_the_split_is_that_of_the_run(tuned, folder):
+    run = tellapart.train(folder, out=tuned.directory / "other", **SMALL)
+    assert read_splits(run.directory / "split.csv") == read_splits(tuned.run.directory / "split.csv")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_tells_of_it(tuned, browser, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    problems = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(tuned.page.as_uri())
+    assert problems == []
+    assert page.locator("tbody tr").count() == 6
+    assert "to be expected" in page.inner_text("p.lead")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.close()
+
+
+def test_the_command(folder, tmp_path, capsys):
+    options = ["--trials", "2", "--set", "model=lenet5", "--set", "training.epochs=1", "--set", "preprocess.size=32"]
+    code, out, err = run_cli(capsys, "tune", folder, "--out", tmp_path / "search", *options, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["choice"]["chosen"] in (0, 1)
+    assert 0 <= told["test"]["accuracy"]["value"] <= 1
+    assert "Trial 2/2" in err
+    code, _, err = run_cli(capsys, "tune", folder, "--out", tmp_path / "search", *options)
+    assert (code, err.count("\n")) == (1, 1)
+    for wrong in (["--metric", "luck"], ["--storage", "oracle://x"], ["--search", "training.x=1..2"]):
+        code, _, err = run_cli(capsys, "tune", folder, "--out", tmp_path / "other", *options, *wrong)
+        assert code == 1
+        assert "Error: " in err.splitlines()[-1]
+
+
+@pytest.fixture(params=["sqlite", "journal", "postgres"])
+def storages(request, tmp_path):
+    """The same place, as two processes open it."""
+    places = {"journal": f"journal://{tmp_path / 'study.log'}", "sqlite": str(tmp_path / "kept")}
+    where = places.get(request.param) or request.getfixturevalue("postgres")
+    with opened(where) as first, opened(where) as second:
+        yield first, second
+
+
+def test_a_trial_is_handed_out_once_and_again_if_it_is_lost(storages):
+    sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
+    name = "lost"
+    one, two = (open_study(storage, name, "it", 3, {"x": 0.5}, sampler, pruner, patience=1.0) for storage in storages)
+    first, second = one.take(), two.take()
+    assert {first.number, second.number} == {0, 1}
+    assert first.suggest_float("x", 0, 1) == 0.5  # the default is the first
+    lost = second.suggest_float("x", 0, 1)
+    one.study.tell(first, 1.0)
+    third = one.take()
+    assert third.suggest_float("x", 0, 1) != lost
+    assert two.take() is None
+    with one.alive(third):
+        began = time.monotonic()
+        again = two.next()  # waits until the second has given no sign for a second; the third does
+        assert time.monotonic() - began > 0.9
+        assert (again.number, again.suggest_float("x", 0, 1)) == (3, lost)
+    one.study.tell(third, 2.0)
+    two.study.tell(again, 3.0)
+    assert one.next() is None
+    assert [trial.value for trial in one.ended()] == [1.0, 3.0, 2.0]  # by their places
+    with pytest.raises(CannotTune, match="other pictures"):
+        open_study(storages[0], name, "another", 3, {"x": 0.5}, sampler, pruner)
+
+
+WORKER = """
+import sys
+import tellapart
+from tellapart.progress import TerminalProgress
+tellapart.tune(
+    sys.argv[1], out=sys.argv[2], storage=sys.argv[3], name="shared", trials=8, helper=True, resume=True, patience=3,
+    progress=TerminalProgress(), model="lenet5", preprocess__size=32, epochs=6, training__autotune=False,
+    training__batch_size=4,
+)
+"""
+
+
+def running_in_two(storage):
+    """Whether both processes are in the midst of a trial: each has told of an epoch."""
+    try:
+        trials = optuna.load_study(study_name="shared", storage=storage).get_trials(deepcopy=False)
+    except KeyError:
+        return False
+    return sum(bool(trial.state == optuna.trial.TrialState.RUNNING and trial.last_step) for trial in trials) >= 2
+
+
+def test_two_work_on_one_search_and_one_is_killed(folder, tmp_path, postgres):
+    """As many results as were asked for, each once, though one of two processes is killed in the midst of a trial."""
+    command = [sys.executable, "-c", WORKER, folder]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, tmp_path / name, postgres], env=environment, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    with opened(postgres) as storage:
+        end = time.monotonic() + 60
+        while not running_in_two(storage) and time.monotonic() < end:
+            time.sleep(0.02)
+        workers[1].send_signal(signal.SIGKILL)
+        _, said = workers[0].communicate(timeout=120)
+        workers[1].communicate()
+        assert workers[0].returncode == 0, said
+        trials = optuna.load_study(study_name="shared", storage=storage).get_trials(deepcopy=False)
+    states = [trial.state.name for trial in trials]
+    assert states.count("COMPLETE") + states.count("PRUNED") == 8
+    assert (states.count("FAIL"), len(states)) == (1, 9)
+    lost = trials[states.index("FAIL")]
+    assert trials[8].params == lost.params
+    places = [json.dumps(trial.params, sort_keys=True) for trial in trials if trial.state.name != "FAIL"]
+    assert len(set(places)) == 8
