@@ -5,7 +5,8 @@
 PICTURES: a folder of JPEGs. --litserve, --bentoml: the Python of an environment with that package and tellapart. Each
 in turn, five times: pictures a second, with 16 connections that ask again when they are answered (`load.py`, a process
 of its own, on the same machine). With --load-only, ours alone: latency at 70 % of that, evenly spread and at random
-moments; ten times as much as it can do; its peak while as much is sent elsewhere; 500 senders of one byte a second beside those who ask.
+moments; ten times as much as it can do; its peak while as much is sent elsewhere; 500 senders of one byte a second
+beside those who ask.
 """
 
 import argparse

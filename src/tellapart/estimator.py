@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -42,7 +42,7 @@ Pictures = ArrayLike | Sequence[str | os.PathLike[str]] | Sequence[Image.Image]
 _NONE = np.array([], np.int64)
 
 
-class ImageClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A network that is trained by `fit`, with calibrated probabilities.
 
     model, epochs, budget, learning_rate, batch_size, weight_decay, label_smoothing, size, pretrained, weights: as in a
@@ -115,7 +115,8 @@ class ImageClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
             identity = run_identity(recipe, found, splits)
             fitting = Fitting(found, train, validation, recipe, identity, Path(folder), said)
             fitted = fitting.run(*fitting.start())
-        self.classifier_, _ = with_confidence(fitted.classifier, fitted.train, fitted.validation, recipe)
+        self.classifier_, known = with_confidence(fitted.classifier, fitted.train, fitted.validation, recipe)
+        self._n_features_out = known.features.shape[1]
         self._order = np.array([self.classifier_.classes.index(name) for name in names])  # of columns: K
         return self
 
@@ -127,6 +128,7 @@ class ImageClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
 
     def predict(self, X: Pictures) -> NDArray[Any]:
         """Return the most probable class of each picture (N,)."""
+        check_is_fitted(self)
         found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return found
 
@@ -136,13 +138,6 @@ class ImageClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         device = next(classifier.network.parameters()).device
         features, _ = features_and_logits(classifier.network, Preprocess(classifier.preprocess).to(device), pixels)
         return features
-
-    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:  # noqa: ARG002
-        """Return a name for each column of `transform` (F,)."""
-        check_is_fitted(self)
-        size = self.classifier_.preprocess.size
-        count = self.transform([np.zeros((size, size, 3), np.uint8)]).shape[1]
-        return np.array([f"imageclassifier{k}" for k in range(count)], object)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was trained as a classifier file, for `tellapart predict`, `export` and `serve`."""
@@ -180,6 +175,7 @@ class ImageClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = []  # features are float32, whatever the pictures are
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
