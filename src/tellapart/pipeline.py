@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from tellapart.choices import resolve
 from tellapart.classifier import package_versions
 from tellapart.data.audit import Audit, audit, check_readable
-from tellapart.data.samples import Samples
+from tellapart.data.samples import PARTS, Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import Splits, make_splits
 from tellapart.errors import BadRecipe, printable
@@ -33,8 +34,8 @@ from tellapart.run import (
     refuse_existing,
     refuse_inside,
     run_identity,
-    write_history,
 )
+from tellapart.tracking.records import check_tracks, open_records
 from tellapart.training.distributed import Ranks, joined, was_restarted
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
@@ -57,6 +58,7 @@ def train(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    track: Sequence[str] = (),
     progress: Progress | None = None,
     **values: Any,
 ) -> Run:
@@ -65,18 +67,20 @@ def train(
     source: as for `load_source`. recipe: every knob; `values` replace some of them, as model="resnet18", seed=1,
     epochs=5, budget="5m", weights="resnet18.pth", head=[256], frozen_base=True or training__batch_size=32; a model
     that ends in .toml is a network described layer by layer. out: the run's folder, runs/<source> by default.
-    resume: go on with the run in `out` if there is one; without it an existing run is never overwritten.
+    resume: go on with the run in `out` if there is one; without it an existing run is never overwritten. track: where
+    else to tell of the run, as for `tellapart.tracking.records.open_records`: "tensorboard", "mlflow:URI".
 
     Raises a `TellapartError`, its message saying what to do, for any fault of the input.
     """
     directory = Path(out) if out is not None else None
+    check_tracks(track)
     with joined() as ranks:
         said = progress or Progress()
         said = said if ranks.first else Progress()
         prepared = ranks.from_first(lambda: _prepare(source, recipe, values, directory, resume, said))
         if not prepared.finished:
             with freed_memory_kept():
-                _Training(prepared, ranks, said).run()
+                _Training(prepared, ranks, said, track).run()
         ranks.wait()
         return ranks.from_first(lambda: read_run(prepared.directory))
 
@@ -132,6 +136,7 @@ class _Training:
     prepared: _Prepared
     ranks: Ranks
     progress: Progress
+    track: Sequence[str] = ()
 
     @property
     def _recipe(self) -> Recipe:
@@ -141,6 +146,7 @@ class _Training:
         """Train, calibrate, test, save."""
         prepared, ranks, directory = self.prepared, self.ranks, self.prepared.directory
         saved = ranks.from_first(lambda: own_checkpoint(directory, prepared.identity, self.progress))
+        records = open_records(self.track if ranks.first else (), directory, self._title, self.progress)
         fitting = Fitting(
             prepared.found,
             prepared.splits.train,
@@ -150,14 +156,27 @@ class _Training:
             directory,
             self.progress,
             ranks,
-            on_epoch=lambda history: write_history(directory, history),
+            on_epoch=records.epoch,
         )
         architecture, network = fitting.start()
         if ranks.first:
             open_run(directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits)
+            records.began(prepared.recipe, self._known())
         fitted = fitting.run(architecture, network, saved)
         if ranks.first:
             self._finish(fitted)
+            records.ended(read_run(directory))
+
+    @property
+    def _title(self) -> str:
+        """What the data is called."""
+        title = self.prepared.found.samples.title
+        return Path(title).name or title
+
+    def _known(self) -> dict[str, Any]:
+        """Return what records are told of the data."""
+        parts = dict(zip(PARTS, map(len, self.prepared.splits.parts()), strict=True))
+        return {"fingerprint": self.prepared.found.fingerprint, "identity": self.prepared.identity, **parts}
 
     def _finish(self, fitted: Fitted) -> None:
         """Open the test rows, once; write the figures, the report and the classifier."""
@@ -183,7 +202,7 @@ class _Training:
         tested = Tested(test.rows, test.pixels, test.labels, answers)
         seconds = _EXAMINATION_SHARE * float(fitted.history[-1]["seconds"])
         findings = Findings(
-            Path(samples.title).name or samples.title,
+            self._title,
             self.prepared.found,
             self.prepared.splits,
             fitted.history,

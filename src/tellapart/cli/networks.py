@@ -1,4 +1,4 @@
-"""Commands that tell of networks: models, summary."""
+"""Commands that tell of networks and of this machine: models, summary, doctor."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +33,24 @@ def models(json_output: Json = False) -> None:
         print(json.dumps(rows, indent=2))
     else:
         print_models(FACTS, sizes, pretrained)
+
+
+@app.command()
+def doctor(json_output: Json = False) -> None:
+    """Tell what tellapart runs on here, what will be slow, and what to do about it."""
+    from tellapart.doctor import diagnose
+
+    found = diagnose()
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    console = terminal()
+    for section, facts in found.facts.items():
+        console.print(section.capitalize(), style="bold")
+        for name, value in facts.items():
+            console.print(f"  {name:<14} {value}", markup=False, soft_wrap=True)
+    for sentence in found.advice or ["Nothing here needs to be mended."]:
+        console.print(f"* {sentence}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What several results have in common on a terminal: the console, lists that are cut, the table of figures."""
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -8,8 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tellapart.evaluation.compare import Comparison
     from tellapart.evaluation.on_source import Evaluation
+    from tellapart.runs import Listed
 
 SHOWN = 10  # items of a list on the terminal; --json has all
 
@@ -57,3 +61,31 @@ def print_left_out(found: "Evaluation | Comparison") -> None:
     print_list("Left out", [f"{left['path']}: {left['reason']}" for left in found.excluded])
     for warning in found.warnings:
         terminal().print("Note: " + warning, markup=False)
+
+
+def runs_table(found: "Sequence[Listed]") -> Table:
+    """Return a table of runs."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "ended", "network", "data"):
+        table.add_column(name)
+    for name in ("accuracy", "macro F1", "log loss", "epochs", "time"):
+        table.add_column(name, justify="right")
+    for run in found:
+        values = run.values
+        ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.when)) if run.finished else "unfinished"
+        seconds = values["seconds"]
+        table.add_row(
+            plain(str(run.directory)),
+            ended,
+            plain(str(values.get("model", ""))),
+            (values["data"] or "")[:8],
+            *(_share(values.get(f"test.{name}")) for name in ("accuracy", "macro_f1")),
+            "" if (loss := values.get("test.log_loss")) is None else f"{loss:.3f}",
+            str(values["epochs"]),
+            "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}",
+        )
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

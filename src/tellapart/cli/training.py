@@ -1,6 +1,7 @@
-"""Commands that train: train, tune, demo."""
+"""Commands that train, and tell of what was trained: train, tune, runs, demo."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +9,14 @@ import typer
 
 import tellapart
 from tellapart.cli.arguments import Json, SeedOption, SourceArgument
-from tellapart.cli.tables import figures_table, terminal
+from tellapart.cli.tables import figures_table, runs_table, terminal
+from tellapart.errors import printable
 from tellapart.extras import require
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tellapart.recipe import Recipe
     from tellapart.run import Run
 
@@ -52,6 +56,10 @@ def train(
     settings: SetOption = None,
     seed: SeedOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell of the run elsewhere too: tensorboard, mlflow, mlflow:URI or mlflow:URI#NAME."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Train a classifier, test it honestly, and write a report."""
@@ -66,7 +74,7 @@ def train(
         "budget": budget,
         "seed": seed,
     }
-    run = _train(source, recipe, settings or [], out, resume, given)
+    run = _train(source, recipe, settings or [], out, resume, given, track or [])
     if json_output:
         print(json.dumps({"directory": str(run.directory), "metrics": run.metrics}, indent=2))
     else:
@@ -138,6 +146,30 @@ def tune(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where the runs are, at any depth.")] = Path("runs"),
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="Only those with, as test.accuracy>0.9, model=resnet18 or data=3fa4."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="By a value, the highest first: test.accuracy; the lowest: -test.log_loss.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """List runs, the newest first."""
+    from tellapart.runs import list_runs, selected
+
+    found = selected(list_runs(folder), where or [], sort)
+    if json_output:
+        print(json.dumps([run.to_json() for run in found], indent=2))
+    elif found:
+        terminal().print(runs_table(found))
+    else:
+        print(f"There are no such runs in {printable(str(folder))}.", file=sys.stderr)
+
+
+@app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
@@ -164,10 +196,16 @@ def _head(text: str | None) -> str | list[int] | None:
 
 
 def _train(
-    source: str, recipe: Path | None, settings: list[str], out: Path | None, resume: bool, given: dict[str, Any]
+    source: str,
+    recipe: Path | None,
+    settings: list[str],
+    out: Path | None,
+    resume: bool,
+    given: dict[str, Any],
+    track: "Sequence[str]" = (),
 ) -> "Run":
     base, values = _recipe(recipe, settings, given)
-    return tellapart.train(source, base, out=out, resume=resume, progress=TerminalProgress(), **values)
+    return tellapart.train(source, base, out=out, resume=resume, track=track, progress=TerminalProgress(), **values)
 
 
 def _recipe(recipe: Path | None, settings: list[str], given: dict[str, Any]) -> tuple["Recipe | None", dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Work on many pictures with a few threads, results in order, never more than a few in memory."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,14 +8,15 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+from tellapart.machine import processors
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def workers() -> int:
     """Return how many threads to decode with: the processors this process may use, 16 at most."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, available)
+    return min(16, processors())
 
 
 class _OneBlasThread:

@@ -43,6 +43,11 @@ def size_limit() -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def size_of(folder: Path) -> int:
+    """Return how many bytes the folder's entries take."""
+    return sum(path.stat().st_size for path in folder.glob(f"*{_SUFFIX}"))
+
+
 def map_file(folder: Path, key: str, size: int, limit: int) -> NDArray[np.uint8] | None:
     """Return the bytes (size,) of an entry, all zero if it is new, or None if the limit leaves no room for it.
 

@@ -1,7 +1,6 @@
 """How a server computes: threads and batches, chosen by a short trial on the machine and the model at hand."""
 
 import io
-import os
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from PIL import Image
 
 from tellapart.data.decode import decode
 from tellapart.data.parallel import one_blas_thread
+from tellapart.machine import processors
 from tellapart.serving.limits import Plan
 from tellapart.serving.loaded import Loaded, load
 
@@ -22,17 +22,6 @@ _SECONDS = 0.5  # for each thing that is tried
 _MUCH = 0.1  # more pictures a second are worth a longer wait for one
 _LITTLE = 0.1  # more pictures a second are not worth a larger batch
 _WIDTH, _HEIGHT = 640, 480
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def cores() -> int:
-    """Return how many processors this process may use, by its affinity and the quota of its container."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is none
-        return count
 
 
 def chosen(path: Path) -> tuple[Plan, float]:
@@ -41,7 +30,7 @@ def chosen(path: Path) -> tuple[Plan, float]:
     Batches on a thread each answer more in all, since decoding wants the processors too; all threads on one batch
     answer one picture sooner. The first is taken only where it is worth it. Takes a few seconds.
     """
-    count, best = cores(), None
+    count, best = processors(), None
     for runners, threads in [(1, count)] if count == 1 else [(1, count), (count, 1)]:
         plans = [Plan(runners, threads, batch, count) for batch in _BATCHES]
         model = load(path, plans[-1])

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 from tellapart.errors import BadRecipe, CannotSave
 from tellapart.files import cache_folder, write_atomic
+from tellapart.machine import processor_name
 from tellapart.models.network import Network
 
 _SECONDS = 0.25  # for the trial of one plan, after the step that warms up
@@ -179,17 +179,19 @@ def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) 
     shapes = [(*parameter.shape, parameter.requires_grad) for parameter in network.parameters()]
     modes = [module.training for module in network.modules()]
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    about = [_processor(), os.cpu_count(), accelerator, torch.__version__, repr(network), shapes, modes, size, batch]
+    about = [
+        processor_name(),
+        os.cpu_count(),
+        accelerator,
+        torch.__version__,
+        repr(network),
+        shapes,
+        modes,
+        size,
+        batch,
+    ]
     digest = hashlib.sha256(json.dumps([about, asdict(first), precision]).encode()).hexdigest()
     return cache_folder() / "plans" / f"{digest[:32]}.json"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _read(path: Path) -> Plan | None:
