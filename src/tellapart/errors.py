@@ -160,6 +160,10 @@ class CannotTune(TellapartError):
     """A search cannot be begun or gone on with: its storage cannot be opened, or it is another one's."""
 
 
+class CannotCombine(TellapartError):
+    """Classifiers cannot be made one: they differ in their classes, or in how they take pictures."""
+
+
 class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 

@@ -13,6 +13,7 @@ from tellapart.models import efficientnet_lite as lite
 from tellapart.models import mobilenet, resnet, timm_models, vgg
 from tellapart.models.alexnet import AlexNet
 from tellapart.models.convnext import convnext_tiny
+from tellapart.models.ensemble import Ensemble, Member
 from tellapart.models.googlenet import GoogLeNet
 from tellapart.models.inception_v3 import InceptionV3
 from tellapart.models.layered import Layered
@@ -127,16 +128,20 @@ MODELS: dict[str, ModelEntry] = {
     "convnext_tiny": ModelEntry(convnext_tiny, 224, WEIGHTS["convnext_tiny"], fast_bfloat16=False),
 }
 LAYERED = "layered"
+ENSEMBLE = "ensemble"
 _LAYERED_ENTRY = ModelEntry(Layered, 32, classes=10, min_size=1, small_stem=False, fixed_size=True)
 
 
 def entry(name: str) -> ModelEntry:
     """Return the entry of a network; raises `UnknownModel` with the nearest name.
 
-    Besides those of `MODELS` there are "layered", a network described layer by layer, and "timm:NAME".
+    Besides those of `MODELS` there are "layered", a network described layer by layer, "ensemble" of others, and
+    "timm:NAME".
     """
     if name == LAYERED:
         return _LAYERED_ENTRY
+    if name == ENSEMBLE:
+        return _ENSEMBLE_ENTRY
     if name.startswith(timm_models.PREFIX):
         return _timm_entry(name)
     found = MODELS.get(name)
@@ -173,6 +178,24 @@ def create(
         features = last_linear(network.head).in_features
         network.set_submodule(network.head_name, _dense_head(features, head, num_classes, head_dropout))
     return network
+
+
+def _ensemble(num_classes: int, in_channels: int, *, members: Sequence[dict[str, Any]]) -> Ensemble:
+    """Build networks that vote; members: each the `name` and `arguments` of a network, with what `Member` has."""
+    return Ensemble(
+        [
+            Member(
+                create(told["name"], num_classes, in_channels, **told["arguments"]),
+                told["mean"],
+                told["std"],
+                told["temperature"],
+            )
+            for told in members
+        ]
+    )
+
+
+_ENSEMBLE_ENTRY = ModelEntry(_ensemble, 32, classes=10, min_size=1, small_stem=False)
 
 
 def _dense_head(features: int, widths: str | Sequence[int], num_classes: int, dropout: float) -> nn.Sequential:
