@@ -24,8 +24,8 @@ from unittest import mock
 import torch
 from accuracy import mnist5k
 
+from tellapart import pipeline
 from tellapart.models.registry import create, entry
-from tellapart.pipeline import _Training, train
 from tellapart.training import autotune
 from tellapart.training.autotune import Plan, default_plan, fastest_plan
 from tellapart.training.memory import freed_memory_kept
@@ -45,9 +45,9 @@ def run_costs() -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         clocked(Saver, "save") as saving,
-        clocked(_Training, "_finish") as finishing,
+        clocked(pipeline, "conclude") as finishing,
     ):
-        run = train(mnist5k(0)[0], out=Path(folder) / "run")
+        run = pipeline.train(mnist5k(0)[0], out=Path(folder) / "run")
     found: dict[str, Any] = {"training_seconds": round(run.training_seconds, 1), "saves": len(saving)}
     for name, spent in (("checkpoints", saving), ("report", finishing)):
         found[name] = {"seconds": round(sum(spent), 3), "share": round(sum(spent) / run.training_seconds, 4)}
@@ -55,7 +55,7 @@ def run_costs() -> dict[str, Any]:
 
 
 @contextmanager
-def clocked(owner: type, name: str) -> Iterator[list[float]]:
+def clocked(owner: Any, name: str) -> Iterator[list[float]]:
     """While this lasts, give out the seconds of each call of a method."""
     spent: list[float] = []
     method = getattr(owner, name)

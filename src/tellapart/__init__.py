@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
     from tellapart.exporting.export import export
     from tellapart.exporting.order import Exported
+    from tellapart.folds import cross_validate
     from tellapart.loading import load
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
@@ -48,6 +49,7 @@ _HOMES = {
     "audit": "tellapart.data.audit",
     "audit_labels": "tellapart.evaluation.label_audit",
     "compare": "tellapart.evaluation.compare",
+    "cross_validate": "tellapart.folds",
     "describe": "tellapart.describe",
     "evaluate_on": "tellapart.evaluation.on_source",
     "export": "tellapart.exporting.export",
@@ -76,6 +78,7 @@ __all__ = [
     "audit",
     "audit_labels",
     "compare",
+    "cross_validate",
     "describe",
     "evaluate_on",
     "export",

@@ -77,7 +77,7 @@ def train(
     with joined() as ranks:
         said = progress or Progress()
         said = said if ranks.first else Progress()
-        prepared = ranks.from_first(lambda: _prepare(source, recipe, values, directory, resume, said))
+        prepared = ranks.from_first(lambda: prepare(source, recipe, values, directory, resume, said))
         if not prepared.finished:
             with freed_memory_kept():
                 _Training(prepared, ranks, said, track).run()
@@ -86,7 +86,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """What is known before a network is made; finished: that the run is complete already."""
 
     found: Audit
@@ -96,11 +96,26 @@ class _Prepared:
     directory: Path
     finished: bool
 
+    @property
+    def title(self) -> str:
+        """What the data is called."""
+        title = self.found.samples.title
+        return Path(title).name or title
 
-def _prepare(
-    source: Source, recipe: Recipe | None, values: dict[str, Any], out: Path | None, resume: bool, progress: Progress
-) -> _Prepared:
-    """Look at the pictures, split them, and settle the recipe."""
+
+def prepare(
+    source: Source,
+    recipe: Recipe | None,
+    values: dict[str, Any],
+    out: Path | None,
+    resume: bool,
+    progress: Progress,
+    purpose: str = "",
+) -> Prepared:
+    """Look at the pictures, split them, and settle the recipe; purpose: what tells the run from one by `train` alone.
+
+    Raises what `train` raises.
+    """
     recipe = recipe_with(recipe, values)
     samples = load_source(source, progress)
     directory = out if out is not None else Path("runs") / folder_name(samples.title)
@@ -109,9 +124,9 @@ def _prepare(
         refuse_existing(directory)
     found, splits = audited_split(samples, recipe, progress)
     recipe = resolve(with_base(recipe, progress), found, splits, progress)
-    identity = run_identity(recipe, found, splits)
+    identity = run_identity(recipe, found, splits) + purpose
     finished = is_finished(directory, recipe, identity, progress)
-    return _Prepared(found, splits, recipe, identity, directory, finished)
+    return Prepared(found, splits, recipe, identity, directory, finished)
 
 
 def audited_split(samples: Samples, recipe: Recipe, progress: Progress) -> tuple[Audit, Splits]:
@@ -133,20 +148,16 @@ def audited_split(samples: Samples, recipe: Recipe, progress: Progress) -> tuple
 class _Training:
     """All stages after the split."""
 
-    prepared: _Prepared
+    prepared: Prepared
     ranks: Ranks
     progress: Progress
     track: Sequence[str] = ()
-
-    @property
-    def _recipe(self) -> Recipe:
-        return self.prepared.recipe
 
     def run(self) -> None:
         """Train, calibrate, test, save."""
         prepared, ranks, directory = self.prepared, self.ranks, self.prepared.directory
         saved = ranks.from_first(lambda: own_checkpoint(directory, prepared.identity, self.progress))
-        records = open_records(self.track if ranks.first else (), directory, self._title, self.progress)
+        records = open_records(self.track if ranks.first else (), directory, prepared.title, self.progress)
         fitting = Fitting(
             prepared.found,
             prepared.splits.train,
@@ -164,56 +175,56 @@ class _Training:
             records.began(prepared.recipe, self._known())
         fitted = fitting.run(architecture, network, saved)
         if ranks.first:
-            self._finish(fitted)
+            conclude(prepared, fitted, self.progress)
             records.ended(read_run(directory))
-
-    @property
-    def _title(self) -> str:
-        """What the data is called."""
-        title = self.prepared.found.samples.title
-        return Path(title).name or title
 
     def _known(self) -> dict[str, Any]:
         """Return what records are told of the data."""
         parts = dict(zip(PARTS, map(len, self.prepared.splits.parts()), strict=True))
         return {"fingerprint": self.prepared.found.fingerprint, "identity": self.prepared.identity, **parts}
 
-    def _finish(self, fitted: Fitted) -> None:
-        """Open the test rows, once; write the figures, the report and the classifier."""
-        validation, test = fitted.validation, fitted.part(self.prepared.splits.test)
-        classifier, known = with_confidence(fitted.classifier, fitted.train, validation, self._recipe)
-        answers, samples = classifier.answers(test.pixels), self.prepared.found.samples
-        told = {"validation": (validation, classifier.of_pixels(validation.pixels))}
-        told["test"] = (test, answers.probabilities)
-        metrics = {
-            name: evaluate(probabilities, part.labels, classifier.classes, samples.groups_of(part.rows))
-            for name, (part, probabilities) in told.items()
-        }
-        facts = {
-            "title": samples.title,
-            "metrics": {name: value for name, value in metrics["test"].items() if name not in _LONG},
-            "fingerprint": self.prepared.found.fingerprint,
-            "identity": self.prepared.identity,
-            "recipe": self._recipe.to_table(),
-            "versions": package_versions(),
-        }
-        classifier = replace(classifier, facts=classifier.facts | facts)
-        self.progress.say("Writing the report.")
-        tested = Tested(test.rows, test.pixels, test.labels, answers)
-        seconds = _EXAMINATION_SHARE * float(fitted.history[-1]["seconds"])
-        findings = Findings(
-            self._title,
-            self.prepared.found,
-            self.prepared.splits,
-            fitted.history,
-            metrics,
-            examine(classifier, samples, tested, known, seconds),
-            {**facts, "temperature": classifier.temperature, "recipe_toml": self._recipe.to_toml()},
-        )
-        write_atomic(self.prepared.directory / "report.html", render(findings))
-        write_atomic(self.prepared.directory / "report.json", findings.to_json())
-        write_atomic(self.prepared.directory / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False))
-        classifier.save(self.prepared.directory / MODEL)
+
+def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: dict[str, Any] | None = None) -> None:
+    """Calibrate; open the test rows, once; write the figures, the report and the classifier.
+
+    further: figures of other parts, by name, for metrics.json.
+    """
+    validation, test = fitted.validation, fitted.part(prepared.splits.test)
+    classifier, known = with_confidence(fitted.classifier, fitted.train, validation, prepared.recipe)
+    answers, samples = classifier.answers(test.pixels), prepared.found.samples
+    told = {"validation": (validation, classifier.of_pixels(validation.pixels))}
+    told["test"] = (test, answers.probabilities)
+    metrics = {
+        name: evaluate(probabilities, part.labels, classifier.classes, samples.groups_of(part.rows))
+        for name, (part, probabilities) in told.items()
+    }
+    facts = {
+        "title": samples.title,
+        "metrics": {name: value for name, value in metrics["test"].items() if name not in _LONG},
+        "fingerprint": prepared.found.fingerprint,
+        "identity": prepared.identity,
+        "recipe": prepared.recipe.to_table(),
+        "versions": package_versions(),
+    }
+    classifier = replace(classifier, facts=classifier.facts | facts)
+    progress.say("Writing the report.")
+    tested = Tested(test.rows, test.pixels, test.labels, answers)
+    seconds = _EXAMINATION_SHARE * float(fitted.history[-1]["seconds"])
+    findings = Findings(
+        prepared.title,
+        prepared.found,
+        prepared.splits,
+        fitted.history,
+        metrics,
+        examine(classifier, samples, tested, known, seconds),
+        {**facts, "temperature": classifier.temperature, "recipe_toml": prepared.recipe.to_toml()},
+    )
+    write_atomic(prepared.directory / "report.html", render(findings))
+    write_atomic(prepared.directory / "report.json", findings.to_json())
+    write_atomic(
+        prepared.directory / "metrics.json", json.dumps(metrics | (further or {}), indent=2, ensure_ascii=False)
+    )
+    classifier.save(prepared.directory / MODEL)
 
 
 def parse_duration(text: str | float) -> float:

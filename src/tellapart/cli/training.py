@@ -60,6 +60,10 @@ def train(
         list[str] | None,
         typer.Option(help="Tell of the run elsewhere too: tensorboard, mlflow, mlflow:URI or mlflow:URI#NAME."),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Cross-validate: train so many, each judged on its fold; they vote as one."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Train a classifier, test it honestly, and write a report."""
@@ -74,7 +78,12 @@ def train(
         "budget": budget,
         "seed": seed,
     }
-    run = _train(source, recipe, settings or [], out, resume, given, track or [])
+    if folds is not None:
+        if track:
+            raise typer.BadParameter("--track tells of one training, and --folds has several: leave one of them out.")
+        run = _cross_validated(source, recipe, settings or [], out, resume, given, folds)
+    else:
+        run = _train(source, recipe, settings or [], out, resume, given, track or [])
     if json_output:
         print(json.dumps({"directory": str(run.directory), "metrics": run.metrics}, indent=2))
     else:
@@ -206,6 +215,29 @@ def _train(
 ) -> "Run":
     base, values = _recipe(recipe, settings, given)
     return tellapart.train(source, base, out=out, resume=resume, track=track, progress=TerminalProgress(), **values)
+
+
+def _cross_validated(
+    source: str,
+    recipe: Path | None,
+    settings: list[str],
+    out: Path | None,
+    resume: bool,
+    given: dict[str, Any],
+    folds: int,
+) -> "Run":
+    from tellapart.folds import cross_validate
+
+    base, values = _recipe(recipe, settings, given)
+    found = cross_validate(source, base, folds=folds, out=out, resume=resume, progress=TerminalProgress(), **values)
+    figure = found.run.metrics["cross_validation"]["accuracy"]
+    low, high = min(found.accuracies), max(found.accuracies)
+    print(
+        f"Accuracy over {folds} folds: {figure['value']:.1%} (95 % interval {figure['low']:.1%} to "
+        f"{figure['high']:.1%}), from fold to fold {low:.1%} to {high:.1%}. The vote of all:",
+        file=sys.stderr,
+    )
+    return found.run
 
 
 def _recipe(recipe: Path | None, settings: list[str], given: dict[str, Any]) -> tuple["Recipe | None", dict[str, Any]]:
