@@ -17,7 +17,7 @@ from tellapart.serving.limits import Limits, Plan  # for the options
 from tellapart.serving.serve import serve
 if __name__ == "__main__":
     models = {Path(path).stem: Path(path) for path in sys.argv[2:]}
-    serve(models, port=0, progress=TerminalProgress(), **eval(sys.argv[1]))
+    serve(models, port=0, progress=TerminalProgress(), **({"plan": Plan(1, 1, 4, 2)} | eval(sys.argv[1])))
 """
 
 

@@ -104,6 +104,7 @@ def test_two_ranks_learn_what_one_does(folder, tmp_path, model, rounding):
     assert len(list((tmp_path / "two" / "checkpoint").iterdir())) == 1  # rank 0 alone writes
 
 
+@pytest.mark.slow
 def test_accumulated_pieces_learn_what_the_whole_batch_does(folder, tmp_path):
     settings = SETTINGS | {"training__precision": "float32", "model": "simple_cnn", "preprocess__size": 20, "epochs": 4}
     run(command(folder, tmp_path / "whole", settings, ranks=1))
@@ -181,6 +182,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(folder, tmp_path, kills):
             number += 1
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_from_the_checkpoint(folder, tmp_path):
     settings = SETTINGS | {"epochs": 30}
     arguments = command(folder, tmp_path / "run", settings, restarts=2)

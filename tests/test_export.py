@@ -167,7 +167,7 @@ def test_real_pictures_of_all_kinds_get_the_same_answers(published, published_fi
     assert np.abs(expected - whole).max() < 1e-4
 
 
-SLOW = {n for n in MODELS if n not in ("lenet5", "simple_cnn", "small_resnet", "mobilenet_v3_small", "googlenet")}
+SLOW = {n for n in MODELS if n not in ("lenet5", "simple_cnn", "small_resnet")}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
@@ -260,7 +260,10 @@ def without_antialias(model):
     return model
 
 
-@pytest.mark.parametrize("fault", ["mean", "channels", "classes", "resize"])
+SUBTLE = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("mean", "channels", "classes")]
+
+
+@pytest.mark.parametrize("fault", ["resize", *SUBTLE])
 def test_a_wrong_export_is_refused_and_not_written(published, tmp_path, monkeypatch, fault):
     samples = build_samples("photos", Files(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), list("abababab"))
     right = exporting.to_graph

@@ -22,7 +22,9 @@ GOLDEN = Path(__file__).parent / "golden_logits.json"
 DEEP = ("resnet1001", "resnet1202")
 OURS = ("simple_cnn", "small_resnet", "lenet5", "mobilenet_v1", *(n for n in MODELS if "lite" in n), *DEEP)
 OURS += tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110))
-SLOW = ("vgg11", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "efficientnet_b6", "efficientnet_b7")
+DEEP = ("resnet1001", "resnet1202")
+SLOW = {"alexnet", "wide_resnet50_2", "efficientnet_b6", "efficientnet_b7", *DEEP}
+SLOW |= {name for name in MODELS if name.startswith("vgg")}
 OF_TORCHVISION = tuple(name for name in MODELS if name not in OURS)
 
 
@@ -209,7 +211,15 @@ def test_golden_outputs(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet20", "vgg11_bn", "googlenet", "inception_v3", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"],
+    [
+        "resnet20",
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),
+        "googlenet",
+        "inception_v3",
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "convnext_tiny",
+    ],
 )
 def test_checkpointed_activations_change_no_gradient_and_no_statistic(name):
     size = 32 if name != "inception_v3" else 40
@@ -296,7 +306,7 @@ def test_auxiliary_logits_equal_torchvision_in_training(torchvision_models, name
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in MODELS])
 def test_the_size_that_is_promised_is_the_size_that_is_taken(name):
     entry = MODELS[name]
     for size in (8, 16, 21, 32, 63, 64, 70, 75, 110):

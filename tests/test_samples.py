@@ -1,9 +1,12 @@
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from tellapart.data.samples import Files, build_samples, class_name
 
 
+@pytest.mark.slow
 def test_imagenet_sized_table_holds_in_500_megabytes():
     tracemalloc.start()
     count = 1_300_000

@@ -36,7 +36,8 @@ def exported(run):
 
 @pytest.fixture(scope="module")
 def server(exported, tmp_path_factory):
-    started = Server(tmp_path_factory.mktemp("server"), exported)
+    started = Server(tmp_path_factory.mktemp("server"), exported, options="{'plan': None}")  # chosen by a trial
+    assert "in a trial" in started.told()
     yield started
     assert started.end() == 0
     assert "Traceback" not in started.told()
