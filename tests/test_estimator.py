@@ -25,7 +25,9 @@ from tellapart.errors import BadPictures, CannotSplit
 from tellapart.estimator import ImageClassifier
 from tellapart.recipe import Recipe
 
-FAST = Recipe().with_values(training__autotune=False, training__epochs=2, preprocess__size=16)
+FAST = Recipe().with_values(
+    training__precision="float32", training__autotune=False, training__epochs=2, preprocess__size=16
+)
 IMAGES, LABELS = load_digits().images[:300] / 16, load_digits().target[:300]
 
 

@@ -52,7 +52,9 @@ def tuned(folder, tmp_path_factory):
 def test_the_middle_of_the_space_is_the_default(settle):
     for base in (Recipe(), Recipe(model="resnet20"), Recipe().with_values(training__optimizer="sgd")):
         space = space_for(base, settle, [str(base.model), "lenet5"] if base.model else [])
-        assert space.recipe(space.default) == settle(base)
+        assert space.recipe(space.default) == settle(base) == space.default_recipe
+    outside = space_for(Recipe(), settle, searched=["training.optimizer=sgd,adamw"])
+    assert (outside.default, outside.default_recipe) == ({}, settle(Recipe()))
 
 
 @settings(max_examples=50, deadline=None)
@@ -79,7 +81,13 @@ def test_what_the_recipe_says_is_not_searched(settle):
     own = space_for(Recipe(), settle, searched=["training.learning_rate=1e-4..0.1", "training.ema=0.9,0.99"])
     assert [(d.name, d.log, d.low, d.high) for d in own.own[:1]] == [("training.learning_rate", True, 1e-4, 0.1)]
     assert own.own[1].choices == (0.9, 0.99)
-    for wrong in ("training.nothing=1..2", "training.ema", "training.ema=0.9..0.1", "training.ema=a..b"):
+    whole = space_for(Recipe(), settle, searched=["training.start_size=16..32"]).own[0]
+    assert (whole.whole, whole.default) == (True, None)
+    assert "label smoothing" not in {
+        d.name for d in space_for(Recipe(), settle, told=["training.label_smoothing"]).dimensions
+    }
+    wrongs = ("training.nothing=1..2", "training.ema", "training.ema=0.9..0.1", "training.ema=a..b")
+    for wrong in (*wrongs, "seed=0,1", "data.test=0.1..0.3", "head.widths=[64],[32]"):
         with pytest.raises(BadRecipe):
             space_for(Recipe(), settle, searched=[wrong])
 
@@ -232,6 +240,12 @@ def test_a_trial_is_handed_out_once_and_again_if_it_is_lost(storages):
     two.study.tell(again, 3.0)
     assert one.next() is None
     assert [trial.value for trial in one.ended()] == [1.0, 3.0, 2.0]  # by their places
+    more = open_study(storages[1], name, "it", 5, {"x": 0.5}, sampler, pruner)
+    assert len(more.study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 2
+    for _ in range(4):  # one that is told to end, as often as it is, loses nothing
+        taken = more.take()
+        more.give_back(more.frozen(taken), lost=False)
+    assert len(more.study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 2
     with pytest.raises(CannotTune, match="other pictures"):
         open_study(storages[0], name, "another", 3, {"x": 0.5}, sampler, pruner)
 
@@ -241,7 +255,7 @@ import sys
 import tellapart
 from tellapart.progress import TerminalProgress
 tellapart.tune(
-    sys.argv[1], out=sys.argv[2], storage=sys.argv[3], name="shared", trials=8, helper=True, resume=True, patience=3,
+    sys.argv[1], out=sys.argv[2], storage=sys.argv[3], name="shared", trials=8, helper=True, resume=True, patience=6,
     progress=TerminalProgress(), model="lenet5", preprocess__size=32, epochs=6, training__autotune=False,
     training__batch_size=4,
 )
@@ -276,8 +290,8 @@ def test_two_work_on_one_search_and_one_is_killed(folder, tmp_path, postgres):
         trials = optuna.load_study(study_name="shared", storage=storage).get_trials(deepcopy=False)
     states = [trial.state.name for trial in trials]
     assert states.count("COMPLETE") + states.count("PRUNED") == 8
-    assert (states.count("FAIL"), len(states)) == (1, 9)
-    lost = trials[states.index("FAIL")]
-    assert trials[8].params == lost.params
+    assert states.count("FAIL") == len(states) - 8
+    for lost, again in zip((t for t in trials if t.state.name == "FAIL"), trials[8:], strict=True):
+        assert again.params == lost.params
     places = [json.dumps(trial.params, sort_keys=True) for trial in trials if trial.state.name != "FAIL"]
     assert len(set(places)) == 8

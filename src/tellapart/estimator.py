@@ -26,7 +26,7 @@ from tellapart.data.audit import audit, check_readable
 from tellapart.data.decode import Picture
 from tellapart.data.samples import Arrays, Files, PictureStore, build_samples, class_name
 from tellapart.data.split import Splits, make_holdout
-from tellapart.errors import BadPictures, UnreadableImage
+from tellapart.errors import BadPictures, Interrupted, UnreadableImage
 from tellapart.evaluation.confidence import with_confidence
 from tellapart.fitting import Fitting
 from tellapart.inference import features_and_logits
@@ -114,7 +114,10 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         with tempfile.TemporaryDirectory() as folder:
             identity = run_identity(recipe, found, splits)
             fitting = Fitting(found, train, validation, recipe, identity, Path(folder), said)
-            fitted = fitting.run(*fitting.start())
+            try:
+                fitted = fitting.run(*fitting.start())
+            except Interrupted as error:  # else a grid would take it for one bad fit, and go on
+                raise KeyboardInterrupt from error
         self.classifier_, known = with_confidence(fitted.classifier, fitted.train, fitted.validation, recipe)
         self._n_features_out = known.features.shape[1]
         self._order = np.array([self.classifier_.classes.index(name) for name in names])  # of columns: K

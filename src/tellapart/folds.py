@@ -29,6 +29,7 @@ from tellapart.run import MODEL, Run, open_run, read_run, run_identity, write_hi
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
 
+_MOST = 100
 PART = "cross_validation"  # its figures in metrics.json
 
 
@@ -61,8 +62,8 @@ def cross_validate(
     The figures over all folds stand in metrics.json as `cross_validation`, those of the vote as `test`. Raises
     `BadRecipe` for fewer than two folds, and what `train` raises.
     """
-    if folds < 2:
-        raise BadRecipe(f"Cross-validation needs at least 2 folds, not {folds}.")
+    if not 2 <= folds <= _MOST:
+        raise BadRecipe(f"Cross-validation needs from 2 to {_MOST} folds, not {folds}.")
     said = progress or Progress()
     directory = Path(out) if out is not None else None
     prepared = prepare(source, recipe, values, directory, resume, said, purpose=f"-{folds}-folds")
@@ -76,6 +77,8 @@ def cross_validate(
 def _run(prepared: Prepared, count: int, progress: Progress) -> None:
     rows, recipe, found = prepared.splits.train, prepared.recipe, prepared.found
     fold_of = make_folds(found, rows, count, recipe.seed)
+    if np.bincount(fold_of, minlength=count).min() == 0:
+        raise BadRecipe(f"There are fewer than {count} independent training pictures: ask for fewer folds.")
     open_run(prepared.directory, recipe, prepared.identity, found, prepared.splits)
     answers = np.zeros((len(rows), len(found.samples.classes)), np.float32)
     classifiers: list[Classifier] = []

@@ -80,15 +80,22 @@ def _holds(value: Any, sign: str, wanted: str) -> bool:
 
 def _read(directory: Path) -> Listed:
     history, metrics = _lines(directory / "history.jsonl"), _document(directory / "metrics.json")
-    facts = _document(directory / "report.json").get("facts", {})
+    facts = _document(directory / "report.json").get("facts")
     values = dict(_flat(_recipe(directory / "recipe.toml")))
     for part, figures in metrics.items():
-        found = {name: figures.get(name) for name in _HEADLINES}
+        found = {name: figures.get(name) for name in _HEADLINES} if isinstance(figures, dict) else {}
         values |= {f"{part}.{name}": each["value"] for name, each in found.items() if isinstance(each, dict)}
     values |= {"epochs": len(history), "seconds": history[-1].get("seconds") if history else None}
-    values["data"] = facts.get("fingerprint")
-    newest = max(path.stat().st_mtime for path in directory.iterdir())
+    values["data"] = facts.get("fingerprint") if isinstance(facts, dict) else None
+    newest = max(_changed(directory / name) for name in ("recipe.toml", "history.jsonl", "model.safetensors"))
     return Listed(directory, newest, (directory / "model.safetensors").is_file(), values)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it is not there, or not any more
+        return 0.0
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -101,9 +108,10 @@ def _document(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
+    return [entry for entry in found if isinstance(entry, dict)]
 
 
 def _recipe(path: Path) -> dict[str, Any]:

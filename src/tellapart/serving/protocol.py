@@ -42,6 +42,7 @@ class PatientProtocol(HttpToolsProtocol):
     refuse: Refuse = staticmethod(lambda *_: None)
     _timer: asyncio.TimerHandle | None = None
     _leaving = False  # of one connection, or of the class: of all to come
+    _heading = True  # a head has begun, or the first is awaited
     _unread = 0  # bytes since a part of a body came, or the end of a head
 
     def connection_made(self, transport: Any) -> None:
@@ -77,13 +78,15 @@ class PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to wait for the rest of a head; the first is awaited from the connection on."""
         super().on_message_begin()
+        self._heading = True
+        self._unset_keepalive_if_required()  # of a request that was refused, in the same piece of data
         if self._timer is None:
             self._wait()
 
     def on_headers_complete(self) -> None:
         """The head is there: refuse, or make of it what uvicorn does."""
         self._stop()
-        self._unread = 0
+        self._unread, self._heading = 0, False
         if self.cycle is None or self.cycle.response_complete:  # else one before it is still to be answered
             refusal = self.refuse(self.parser.get_method(), self.url, self.headers)
             if refusal is not None:
@@ -123,7 +126,8 @@ class PatientProtocol(HttpToolsProtocol):
     def _refuse(self, response: bytes) -> None:
         self.cycle = _REFUSED
         self.transport.write(response)
-        if self.expect_100_continue:  # whether the body will come is not known
+        # Whether the body will come is not known; and one who asks on without reading would fill the memory.
+        if self.expect_100_continue or self.flow.write_paused:
             self.transport.close()
 
     def _wait(self) -> None:
@@ -137,7 +141,8 @@ class PatientProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
-            self.transport.write(_SLOW)
+            if self._heading or self.cycle is not _REFUSED:  # else it has its answer, and its body takes too long
+                self.transport.write(_SLOW)
             self.transport.close()
 
 

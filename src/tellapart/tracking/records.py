@@ -68,8 +68,7 @@ class Records:
             try:
                 getattr(record, what)(*about)
             except Exception as error:  # of whatever kind its library has
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                self.progress.say(f"Note: {name} has failed ({printable(reason)[:200]}): the run goes on without it.")
+                self.progress.say(f"Note: {name} has failed ({_reason(error)}): the run goes on without it.")
                 del self.others[name]
 
 
@@ -96,8 +95,12 @@ def open_records(tracks: Sequence[str], directory: Path, title: str, progress: P
         kind, _, where = told.partition(":")
         try:
             module = require(f"tellapart.tracking.to_{kind}", kind)
-            others[kind] = module.open_record(where, directory, title)
+            others[told] = module.open_record(where, directory, title)
         except Exception as error:  # of whatever kind its library has
-            reason = printable(str(error).strip().splitlines()[0])[:200]
-            progress.say(f"Note: {kind} cannot be told of this run ({reason}).")
+            progress.say(f"Note: {kind} cannot be told of this run ({_reason(error)}).")
     return Records(HistoryFile(directory), others, progress)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return printable(lines[0])[:200] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from tellapart.files import write_atomic
@@ -20,6 +20,7 @@ from tellapart.run import MODEL, Run
 from tellapart.training.state import History
 
 _FILE = "mlflow.json"  # in the run's folder: which run it is there, for one that goes on
+_AT_ONCE = 1000  # figures in a request: more are refused
 _LONGEST = 500  # letters of a parameter
 _ARTIFACTS = ("report.html", "report.json", "metrics.json", "recipe.toml", "split.csv", "excluded.csv", "history.jsonl")
 
@@ -41,7 +42,7 @@ class MLflow:
         path = self.directory / _FILE
         if path.exists():
             self.run = json.loads(path.read_text(encoding="utf-8"))["run"]
-            self.told = len(self.client.get_metric_history(self.run, "loss"))
+            self.told = len({each.step for each in self.client.get_metric_history(self.run, "loss")})
             return
         experiment = self.client.get_experiment_by_name(self.title)
         number = experiment.experiment_id if experiment else self.client.create_experiment(self.title)
@@ -60,8 +61,9 @@ class MLflow:
             for name, value in entry.items()
             if name != "epoch"
         ]
-        self.client.log_batch(self.run, metrics=new)
-        self.told = len(history)
+        for start in range(0, len(new), _AT_ONCE):
+            self.client.log_batch(self.run, metrics=new[start : start + _AT_ONCE])
+        self.told = max(self.told, len(history))
 
     def ended(self, run: Run) -> None:
         """Tell the test figures with their intervals; keep the report, and the model as others load and serve it."""
@@ -76,26 +78,28 @@ class MLflow:
         self.client.log_batch(self.run, metrics=found)
         for name in _ARTIFACTS:
             self.client.log_artifact(self.run, str(run.directory / name))
-        with self._current():
-            mlflow.pyfunc.log_model(
+        with self._meant():
+            Model.log(
                 name="model",
+                artifact_path=None,
+                flavor=mlflow.pyfunc,
+                run_id=self.run,
+                registered_model_name=self.name or None,
                 loader_module="tellapart.tracking.pyfunc",  # a module and a file: nothing is pickled
                 data_path=str(run.directory / MODEL),
                 signature=_signature(),
                 pip_requirements=[f"tellapart[train]=={version('tellapart')}"],
-                registered_model_name=self.name or None,
             )
         self.client.log_batch(self.run, tags=[RunTag("tellapart.directory", str(run.directory.resolve()))])
         self.client.set_terminated(self.run)
 
     @contextmanager
-    def _current(self) -> Iterator[None]:
-        """Make this the run, and the server, that functions of MLflow mean; then leave things as they were."""
+    def _meant(self) -> Iterator[None]:
+        """Make this the server that functions of MLflow mean; then leave things as they were."""
         before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(self.uri or before)
         try:
-            with mlflow.start_run(run_id=self.run, nested=True):
-                yield
+            yield
         finally:
             mlflow.set_tracking_uri(before)
 

@@ -36,7 +36,8 @@ class TensorBoard:
         self.told = len(history)
 
     def ended(self, run: Run) -> None:
-        """Write the test figures."""
+        """Write the test figures, and the epochs of one that was killed after the last of them."""
+        self.epoch(run.history)
         for name, figure in run.metrics["test"].items():
             if isinstance(figure, dict) and "value" in figure:
                 self.writer.add_scalar(f"test/{name}", figure["value"], run.history[-1]["epoch"])

@@ -54,5 +54,5 @@ def _importance(study: optuna.Study) -> str:
     if len(complete) < _FEWEST or len({trial.value for trial in complete}) == 1:
         return ""
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(complete[-1].params))
     return plots.importances(found) if found else ""

@@ -5,7 +5,9 @@ The middle of the space is the default recipe, so that it is one of the candidat
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,18 +21,19 @@ Value = float | int | str | bool
 Resolve = Callable[[Recipe], Recipe]  # settles what a recipe leaves open
 _STRENGTHS = ("rotation", "zoom", "shift", "shear", "brightness", "contrast")
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+)")
+_FIXED = ("seed", "model", "layers", "weights")
 _WIDE = 10  # times as much: searched by its logarithm
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One thing that is searched. name: for people and in the study. default: where the default recipe stands.
+    """One thing that is searched. name: for people and in the study. default: of the default recipe; None if outside.
 
     low, high: of a number, by its logarithm or not, whole or not; or choices.
     """
 
     name: str
-    default: Value
+    default: Value | None
     low: float = 0.0
     high: float = 0.0
     log: bool = False
@@ -57,8 +60,14 @@ class Space:
 
     @property
     def default(self) -> dict[str, Value]:
-        """Return the place of the default recipe."""
-        return {dimension.name: dimension.default for dimension in (*self.dimensions, *self.own)}
+        """Return the place of the default recipe; it has none where it lies outside of a range of the user's."""
+        found = {dimension.name: dimension.default for dimension in (*self.dimensions, *self.own)}
+        return {} if None in found.values() else cast(dict[str, Value], found)
+
+    @property
+    def default_recipe(self) -> Recipe:
+        """Return the settled default recipe."""
+        return self.resolve(self.base)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Return a place in the space."""
@@ -73,18 +82,27 @@ class Space:
         return self.resolve(chosen.with_values(**_multiples(chosen, place)))
 
 
-def space_for(base: Recipe, resolve: Resolve, models: Sequence[str] = (), searched: Sequence[str] = ()) -> Space:
+def space_for(
+    base: Recipe,
+    resolve: Resolve,
+    models: Sequence[str] = (),
+    searched: Sequence[str] = (),
+    told: Collection[str] = (),
+) -> Space:
     """Return what is searched around a recipe: what it does not say itself.
 
     models: to choose among; the first is the default's. searched: ranges of the user's, as in
     `training.learning_rate=0.001..0.1` or `training.optimizer=sgd,adamw`, which replace the search of that key.
-    Raises `BadRecipe` for one that cannot be read.
+    told: keys, as `training.batch_size`, that the user has set, if only to their defaults. Raises `BadRecipe` for what
+    cannot be read, or cannot be searched.
     """
+    if any(model.endswith(".toml") for model in models):
+        raise BadRecipe("Networks to choose among are named; one described layer by layer is given by --recipe.")
     if models:
         base = base.with_values(model=models[0])
     chosen = resolve(base)
     own = tuple(_dimension(text, chosen) for text in searched)
-    taken = {dimension.name for dimension in own} | _told(base)
+    taken = {dimension.name for dimension in own} | _told(base) | set(told)
     usual = {
         "training.learning_rate": Dimension("learning rate", 1.0, 0.25, 4.0, log=True),
         "training.weight_decay": Dimension("weight decay", 1.0, 0.1, 10.0, log=True),
@@ -148,16 +166,25 @@ def _dimension(text: str, chosen: Recipe) -> Dimension:
             f"Expected a key of the recipe and what to search, as in training.learning_rate=0.001..0.1 or "
             f"training.optimizer=sgd,adamw, found '{printable(text)}'."
         )
-    default = getattr(place, name)
-    if match := _RANGE.fullmatch(told.strip()):
+    if key.strip() in _FIXED or section == "data":
+        raise BadRecipe(f"{key.strip()} cannot be searched: it decides what is compared, or has an option of its own.")
+    default, kinds = getattr(place, name), _kinds(type(place), name)
+    if not kinds & {int, float, str, bool}:
+        raise BadRecipe(f"{key.strip()} is neither a number, a word, nor true or false, so it cannot be searched.")
+    if kinds & {int, float} and (match := _RANGE.fullmatch(told.strip())):
         low, high = (_number(match[side], text) for side in ("low", "high"))
         if not low < high:
             raise BadRecipe(f"The range in '{printable(text)}' must begin below its end.")
-        whole = isinstance(default, int) and low == int(low) and high == int(high)
-        inside = default if isinstance(default, (int, float)) and low <= default <= high else low
-        return Dimension(key.strip(), inside, low, high, log=low > 0 and high / low >= _WIDE, whole=whole)
+        inside = default if isinstance(default, (int, float)) and low <= default <= high else None
+        return Dimension(key.strip(), inside, low, high, log=low > 0 and high / low >= _WIDE, whole=int in kinds)
     choices = tuple(parse_assignment(f"{key}={each.strip()}")[1] for each in told.split(","))
-    return Dimension(key.strip(), default if default in choices else choices[0], choices=choices)
+    return Dimension(key.strip(), default if default in choices else None, choices=choices)
+
+
+def _kinds(owner: type, name: str) -> set[type]:
+    """Return the types that a value of the recipe may have, but for None."""
+    hint = typing.get_type_hints(owner)[name]
+    return set(typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) - {type(None)}
 
 
 def _number(text: str, whole: str) -> float:

@@ -76,7 +76,10 @@ class Study:
 
     def take(self) -> optuna.Trial | None:
         """Return a trial that waits, which from now on is this process's, or None if there is none."""
+        taken = {order_of(trial) for trial in self._in(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)}
         for waiting in self._in(TrialState.WAITING):
+            if order_of(waiting) in taken:  # two processes have filled the study at once
+                continue
             with contextlib.suppress(UpdateFinishedTrialError):
                 identity = self._identity(waiting)
                 if self.storage.set_trial_state_values(identity, TrialState.RUNNING):
@@ -93,14 +96,18 @@ class Study:
                 return trial
             time.sleep(_POLL)
 
-    def give_back(self, trial: FrozenTrial) -> None:
-        """End a trial without a result, and let another process have its values, unless that was tried too often."""
+    def give_back(self, trial: FrozenTrial, *, lost: bool = True) -> None:
+        """End a trial without a result, and let another process have its values.
+
+        lost: its process has died in it; a trial in which several did is given up, but for the default's, which is
+        needed.
+        """
         try:
             self.storage.set_trial_state_values(self._identity(trial), TrialState.FAIL)
         except UpdateFinishedTrialError:  # another process noticed first, or it has ended after all
             return
-        times = trial.user_attrs.get(_AGAIN, 0) + 1
-        if times < _MOST_TIMES:
+        times = trial.user_attrs.get(_AGAIN, 0) + lost
+        if times < _MOST_TIMES or order_of(trial) == 0:
             place = trial.user_attrs[_PLACE] | trial.params
             attributes = {_AGAIN: times, _ORDER: order_of(trial), _PLACE: place}
             self.study.enqueue_trial(place, user_attrs=attributes)
@@ -127,8 +134,10 @@ class Study:
 
     def ended(self) -> list[FrozenTrial]:
         """Return the trials with a result, and those that were given up as hopeless, in the order of their places."""
-        found = self._in(TrialState.COMPLETE, TrialState.PRUNED)
-        return sorted(found, key=order_of)
+        found: dict[int, FrozenTrial] = {}
+        for trial in self._in(TrialState.COMPLETE, TrialState.PRUNED):
+            found.setdefault(order_of(trial), trial)
+        return [found[order] for order in sorted(found)]
 
     def frozen(self, trial: optuna.Trial) -> FrozenTrial:
         """Return a trial as it stands in the storage."""
@@ -154,7 +163,7 @@ class Study:
         return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
 
-def order_of(trial: FrozenTrial) -> int:
+def order_of(trial: FrozenTrial | optuna.Trial) -> int:
     """Return the place of a trial among those that were asked for: one that was begun again keeps its own."""
     found: int = trial.user_attrs.get(_ORDER, trial.number)
     return found
@@ -187,9 +196,10 @@ def open_study(
             "on with it, or name another by --name."
         )
     study.set_user_attr("about", about)
-    for number in range(len(study.get_trials(deepcopy=False)), trials):
-        place = default if number == 0 else {}
-        study.enqueue_trial(place, user_attrs={_PLACE: place})
+    there = {order_of(trial) for trial in study.get_trials(deepcopy=False)}
+    for order in sorted(set(range(trials)) - there):
+        place = default if order == 0 else {}
+        study.enqueue_trial(place, user_attrs={_PLACE: place, _ORDER: order})
     study.set_user_attr(_FILLED, True)
     return Study(storage, study, patience)
 

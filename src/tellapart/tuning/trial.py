@@ -2,7 +2,7 @@
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ from tellapart.errors import BadLayers, BadRecipe, TrainingDiverged, UnknownMode
 from tellapart.fitting import Fitted, Fitting
 from tellapart.metrics import row_log_loss
 from tellapart.progress import Advance, Progress
+from tellapart.recipe import Recipe
 from tellapart.run import run_identity
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
 from tellapart.training.state import History
 from tellapart.tuning.choice import Answers, judged
 from tellapart.tuning.space import Space
+from tellapart.tuning.study import order_of
 
 _FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput)  # of a candidate, not of the search
 PREDICTED, LOSSES, RECIPE, REASON, FIGURES = "predicted", "losses", "recipe", "reason", "figures"
@@ -47,10 +49,10 @@ class Candidates:
 
     def run(self, trial: optuna.Trial) -> float:
         """Return the figure of a candidate, higher is better; raises `Hopeless`."""
-        place = self.space.suggest(trial)
-        default = place == self.space.default
+        default = order_of(trial) == 0
+        place = self.space.suggest(trial) if self.space.default or not default else {}
         try:
-            recipe = self.space.recipe(place)
+            recipe = self.space.default_recipe if default else self.space.recipe(place)
             trial.set_user_attr(RECIPE, recipe.to_toml())
             identity = run_identity(recipe, self.found, self.splits)
             folder = self.folder / identity[:16]
@@ -62,7 +64,7 @@ class Candidates:
                 identity,
                 folder,
                 _BarsAlone(self.progress, f"Trial {trial.number + 1}"),
-                on_epoch=_Reporting(trial, self.metric, can_be_given_up=not default),
+                on_epoch=_Reporting(trial, self.metric, () if default else _halts(recipe)),
             )
             with freed_memory_kept():
                 fitted = fitting.run(*fitting.start(), own_checkpoint(folder, identity, self.progress))
@@ -90,10 +92,10 @@ class Candidates:
 
 
 class _Reporting:
-    """Tells how far a trial is, after each epoch."""
+    """Tells how far a trial is, after each epoch. halts: epochs after which it may be given up."""
 
-    def __init__(self, trial: optuna.Trial, metric: str, *, can_be_given_up: bool) -> None:
-        self.trial, self.can_be_given_up = trial, can_be_given_up
+    def __init__(self, trial: optuna.Trial, metric: str, halts: Sequence[int]) -> None:
+        self.trial, self.halts = trial, halts
         self.figure = "validation_macro_f1" if metric == "macro_f1" else "validation_accuracy"
         self.told = 0
 
@@ -102,7 +104,7 @@ class _Reporting:
         for entry in history[self.told :]:  # of a trial that goes on from a checkpoint, several
             self.trial.report(entry[self.figure], entry["epoch"])
         self.told = len(history)
-        if self.can_be_given_up and self.trial.should_prune():
+        if len(history) in self.halts and self.trial.should_prune():
             raise Hopeless
 
 
@@ -117,6 +119,12 @@ class _BarsAlone(Progress):
         """Show a bar."""
         with self.shown.bar(f"{self.name}: {label}", total) as advance:
             yield advance
+
+
+def _halts(recipe: Recipe) -> tuple[int, int] | tuple[()]:
+    """Return a quarter and half of the epochs; where time decides how many there are, nothing is comparable."""
+    epochs = recipe.training.epochs
+    return (max(1, epochs // 4), max(2, epochs // 2)) if epochs else ()
 
 
 def answers_of(trial: FrozenTrial) -> Answers:

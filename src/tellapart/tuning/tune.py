@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from tellapart.choices import resolve
 from tellapart.data.audit import Audit
@@ -33,6 +35,7 @@ from tellapart.tuning.study import Study, open_study, opened, order_of
 from tellapart.tuning.trial import FIGURES, REASON, RECIPE, Candidates, Hopeless, answers_of
 
 _GIVEN_UP_FROM = 4  # the first share of the epochs after which a trial may be given up: 1/4, then 1/2
+_DATABASE = (SQLAlchemyError, StorageInternalError)
 _AT_RANDOM = 6  # trials, before others tell where to look
 _HALF = 2  # of those that have come so far go on
 
@@ -89,6 +92,7 @@ def tune(
         raise CannotTune(f"The metric must be one of {', '.join(METRICS)}, not '{metric}'.")
     if trials < 1:
         raise CannotTune("A search needs at least one trial, that of the default recipe.")
+    seconds = parse_duration(budget) if budget is not None else None
     base = recipe_with(recipe, values)
     samples = load_source(source, said)
     directory = Path(out) if out is not None else Path("tuning") / folder_name(samples.title)
@@ -96,12 +100,15 @@ def tune(
     if not resume:
         refuse_existing(directory)
     found, splits = audited_split(samples, base, said)
-    space = space_for(with_base(base, said), partial(_settled, found=found, splits=splits), models, search)
-    default = space.recipe(space.default)
-    resolve(space.base, found, splits, said)  # tells what was chosen
+    given = {name.replace("__", ".") for name in values}
+    space = space_for(with_base(base, said), partial(_settled, found=found, splits=splits), models, search, given)
+    default = resolve(space.base, found, splits, said)
+    groups = samples.groups_of(splits.validation)
+    if groups is not None and len(np.unique(groups)) == 1:
+        raise CannotTune("All validation pictures are of one group, so luck cannot be told from skill: add groups.")
     make_folder(directory)
     candidates = Candidates(found, splits, space, metric, directory / "trials", said)
-    end = began + parse_duration(budget) if budget is not None else None
+    end = began + seconds if seconds is not None else None
     with opened(storage or directory) as kept:
         study = open_study(
             kept,
@@ -152,14 +159,24 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
         if trial is None:
             return
         began = time.monotonic()
+        if end is not None and began + longest >= end:  # others were waited for
+            study.give_back(study.frozen(trial), lost=False)
+            break
         try:
             with study.alive(trial):
                 value = candidates.run(trial)
             study.study.tell(trial, value)
         except Hopeless:
             study.study.tell(trial, state=TrialState.PRUNED)
+        except _DATABASE as error:
+            raise CannotTune(
+                f"The search's database does not answer ({type(error).__name__}): go on with --resume."
+            ) from error
         except BaseException as error:  # also Ctrl-C: another process is to have the trial at once
-            study.give_back(study.frozen(trial))
+            if study.frozen(trial).state.is_finished():
+                said.say(f"Trial {order_of(trial) + 1} was taken over by another process, as this one stood still.")
+                continue
+            study.give_back(study.frozen(trial), lost=not isinstance(error, (KeyboardInterrupt, Interrupted)))
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("Stopped by Ctrl-C: the trial will be begun again.", signal.SIGINT) from error
             raise
@@ -175,7 +192,7 @@ def _line(trial: FrozenTrial, done: int, wanted: int, seconds: float) -> str:
     else:
         figures = trial.user_attrs[FIGURES]
         told = f"validation accuracy {figures['accuracy']:.1%}, log loss {-figures['log_loss']:.4f}"
-    place = "the default" if trial.number == 0 else described(trial.params)
+    place = "the default" if order_of(trial) == 0 else described(trial.params)
     return f"Trial {done}/{wanted}  {told}  ({seconds:.0f} s)  {place}"
 
 
@@ -195,8 +212,8 @@ def _concluded(
         metric,
         samples.groups_of(rows),
     )
-    place = {name: complete[choice.chosen].params[name] for name in candidates.space.default}
-    recipe = candidates.space.recipe(place)
+    space, place = candidates.space, complete[choice.chosen].params
+    recipe = space.recipe(place) if choice.chosen else space.default_recipe
     said.say(sentence(choice, metric))
     number = order_of(complete[choice.chosen]) + 1
     run = train(source, recipe, out=directory / f"run-{number}", resume=True, progress=said)
@@ -219,7 +236,7 @@ def sentence(choice: Choice, metric: str) -> str:
         return f"{sign * scale * value:.{digits}f}{unit}"
 
     looks = f"The best trial looks like a {name} of {told(choice.apparent)} on validation"
-    honest = f"on pictures that did not choose it, {told(choice.honest.value)} is to be expected"
+    honest = f"without the luck of the choice, {told(choice.honest.value)} is to be expected"
     better = f"better than the default in {choice.surely:.0%} of the resamples"
     if choice.chosen:
         return f"{looks}; {honest}, {better}: its recipe is taken."
