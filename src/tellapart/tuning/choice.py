@@ -8,7 +8,7 @@ Letters: T candidates, V validation pictures, D draws.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,9 @@ def choose(
     gains = judged - outside[0]
     surely = float((gains > 0).mean() + (gains == 0).mean() / 2)
     chosen = best if surely >= _SURE and gains.mean() > 0 else 0
-    return Choice(chosen, best, float(all_rows[best]), _estimate(judged), _estimate(gains), surely)
+    honest, apparent = _estimate(judged), float(all_rows[best])
+    honest = replace(honest, value=min(honest.value, apparent))  # on a handful of pictures, draws scatter beyond it
+    return Choice(chosen, best, apparent, honest, _estimate(gains), surely)
 
 
 def _scores(candidates: Sequence[Answers], labels: NDArray[np.int64], metric: str) -> Any:

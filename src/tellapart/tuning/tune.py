@@ -222,7 +222,9 @@ def _concluded(
     document = {"metric": metric, "choice": choice.to_json(), "trials": told, "default": candidates.space.default}
     write_atomic(directory / "recipe.toml", recipe.to_toml())
     write_atomic(directory / "tuning.json", json.dumps(document, indent=2, ensure_ascii=False))
-    write_atomic(tuned.page, render(samples.title, study.study, tuned, sentence(choice, metric)))
+    write_atomic(
+        tuned.page, render(Path(samples.title).name or samples.title, study.study, tuned, sentence(choice, metric))
+    )
     return tuned
 
 
