@@ -1,6 +1,7 @@
 """Runs are told to TensorBoard and MLflow, listed and found again; what keeps records can fail, the run does not."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -50,8 +51,11 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder, store, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "first"
-    return train(folder, out=out, track=["tensorboard", f"mlflow:{store}#digits"], **FAST)
+    out, stand = tmp_path_factory.mktemp("runs") / "first", tmp_path_factory.mktemp("stand")
+    with contextlib.chdir(stand):
+        run = train(folder, out=out, track=["tensorboard", f"mlflow:{store}#digits"], **FAST)
+    assert list(stand.iterdir()) == []  # nothing is written where one happens to stand
+    return run
 
 
 def recorded(store):
@@ -80,6 +84,8 @@ def test_mlflow_has_the_run(run, store):
     names = {each.path for each in client.list_artifacts(told.info.run_id)}
     assert {"report.html", "recipe.toml", "split.csv"} <= names
     assert client.get_registered_model("digits").latest_versions
+    (model,) = client.search_logged_models([told.info.experiment_id])
+    assert (model.name, model.source_run_id, model.status) == ("model", told.info.run_id, "READY")
 
 
 def test_the_model_answers_alike(run, store, folder):

@@ -78,9 +78,12 @@ class MLflow:
         self.client.log_batch(self.run, metrics=found)
         for name in _ARTIFACTS:
             self.client.log_artifact(self.run, str(run.directory / name))
+        # Without a model of its own it would be put into the default experiment, and its files wherever we stand.
+        experiment = self.client.get_run(self.run).info.experiment_id
+        model = self.client.create_logged_model(experiment, name="model", source_run_id=self.run)
         with self._meant():
             Model.log(
-                name="model",
+                model_id=model.model_id,
                 artifact_path=None,
                 flavor=mlflow.pyfunc,
                 run_id=self.run,
