@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -169,7 +170,8 @@ def test_unknown_places_are_refused_before_anything_is_done(tmp_path, capsys):
 def test_mlflow_serves_the_model(run, store, folder, tmp_path):
     """As `mlflow models serve` does, in this environment."""
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits/1", "--env-manager", "local"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it starts uvicorn by its name
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store, "PATH": path}
     server = subprocess.Popen([*command, "-p", "5077"], env=environment, start_new_session=True)
     try:
         end = time.monotonic() + 90
@@ -191,7 +193,8 @@ def test_mlflow_serves_the_model(run, store, folder, tmp_path):
         assert row["label"] == expected.label
         assert row["probability"] == pytest.approx(expected.probability, abs=1e-5)
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
