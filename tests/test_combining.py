@@ -1,5 +1,6 @@
 """Classifiers that vote, and the mean of their weights, are classifiers like others: one file, exported, the same."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 import tellapart
-from folders import QUICK, digit_folder
+from folders import QUICK, digit_folder, run_cli
 from tellapart.classifier import Classifier
 from tellapart.combining import averaged, ensemble
+from tellapart.data.split import read_splits
 from tellapart.errors import CannotCombine
 from tellapart.exporting.export import export
 from tellapart.pipeline import train
@@ -22,7 +24,7 @@ def runs(tmp_path_factory):
     fast = QUICK | {"training__autotune": False, "preprocess__size": 32}
     return [
         train(folder, out=root / "a", **fast),
-        train(folder, out=root / "b", **(fast | {"seed": 1, "head": [24]})),
+        train(root / "a/split.csv", out=root / "b", **(fast | {"seed": 1, "head": [24]})),
         train(folder, out=root / "c", **(fast | {"seed": 2, "model": "lenet5"})),
     ]
 
@@ -62,6 +64,61 @@ def test_the_mean_of_weights(runs):
     found = averaged([one, other]).network.state_dict()
     for name, value in one.network.state_dict().items():
         assert torch.allclose(found[name].float(), 2 * value.float(), atol=1e-6) or not value.is_floating_point()
+
+
+def test_views_are_seen_by_the_same_weights(runs, tmp_path):
+    """Against pictures that numpy mirrors and shifts."""
+    one, pixels = runs[0].classifier, some(runs[0])  # 32 x 32, so that a step is one pixel
+    wide = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    seen = [pixels, pixels[:, :, ::-1], wide[:, 1:-1, 2:], wide[:, 1:-1, :-2], wide[:, 2:, 1:-1], wide[:, :-2, 1:-1]]
+    expected = np.mean([one.of_pixels(np.ascontiguousarray(each)) for each in seen], axis=0)
+    found = ensemble([one], ["mirror", "shifts"])
+    assert found.of_pixels(pixels) == pytest.approx(expected, abs=1e-6)
+    heavy = sum(value.numel() for value in one.network.state_dict().values())
+    assert sum(value.numel() for value in found.network.state_dict().values()) == heavy
+    found.save(tmp_path / "views.safetensors")
+    assert (tellapart.load(tmp_path / "views.safetensors").of_pixels(pixels) == found.of_pixels(pixels)).all()
+    exported = export(tmp_path / "views.safetensors", check=runs[0].directory.parent / "digits")
+    assert exported.agreement.same == 1
+    with pytest.raises(CannotCombine, match="mirror or shifts"):
+        ensemble([one], ["upside down"])
+
+
+def test_runs_are_combined_into_a_run(runs, tmp_path, capsys):
+    again, other = runs[:2]
+    code, out, err = run_cli(
+        capsys, "combine", again.directory, other.directory, "--view", "mirror", "--out", tmp_path / "both", "--json"
+    )
+    assert code == 0, err
+    printed = json.loads(out)
+    classifier = tellapart.load(tmp_path / "both")
+    assert classifier.sets is not None
+    assert classifier.familiarity is not None
+    names = read_splits(tmp_path / "both/split.csv")["validation"]
+    paths = [tmp_path / "both" / name for name in names]
+    right = [p.label == path.parent.name for p, path in zip(classifier.predict_many(paths), paths, strict=True)]
+    assert printed["combined"]["accuracy"] == pytest.approx(np.mean(right))
+    assert {each["name"] for each in printed["members"]} == {str(again.directory), str(other.directory)}
+    assert printed["gain"]["value"] == pytest.approx(
+        printed["combined"]["accuracy"] - max(each["accuracy"] for each in printed["members"])
+    )
+    best = tellapart.compare(again.directory, tmp_path / "both")
+    assert best.paired.pictures == printed["test"]["pictures"]
+    code, out, _ = run_cli(capsys, "combine", again.directory, "--view", "shifts", "--out", tmp_path / "shifted")
+    assert code == 0
+    assert "times the time for a picture" in out
+
+
+def test_runs_of_other_parts_are_refused(runs, capsys, tmp_path):
+    for others, said in (
+        ([runs[2].directory], "different parts"),
+        ([], "at least two"),
+        ([runs[1].directory / "report.html"], "not a classifier file"),
+    ):
+        code, _, err = run_cli(capsys, "combine", runs[0].directory, *others, "--out", tmp_path / "x")
+        assert code == 1
+        assert said in err
+        assert not (tmp_path / "x").exists()
 
 
 def test_what_does_not_go_together_is_refused(runs):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tellapart.classifier import Classifier
+    from tellapart.combined import Combined, combine
     from tellapart.data.audit import Audit, audit
     from tellapart.data.samples import Samples
     from tellapart.data.sources import load_source
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Audit": "tellapart.data.audit",
     "Classifier": "tellapart.classifier",
+    "Combined": "tellapart.combined",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.on_source",
     "Exported": "tellapart.exporting.order",
@@ -48,6 +50,7 @@ _HOMES = {
     "Tuned": "tellapart.tuning.tune",
     "audit": "tellapart.data.audit",
     "audit_labels": "tellapart.evaluation.label_audit",
+    "combine": "tellapart.combined",
     "compare": "tellapart.evaluation.compare",
     "cross_validate": "tellapart.folds",
     "describe": "tellapart.describe",
@@ -65,6 +68,7 @@ _EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export") | dict.fromkeys(("opt
 __all__ = [
     "Audit",
     "Classifier",
+    "Combined",
     "Comparison",
     "Evaluation",
     "Exported",
@@ -77,6 +81,7 @@ __all__ = [
     "Tuned",
     "audit",
     "audit_labels",
+    "combine",
     "compare",
     "cross_validate",
     "describe",

@@ -1,4 +1,7 @@
-"""Several classifiers as one: by a vote of their probabilities, or by the mean of their weights."""
+"""Several classifiers as one: by a vote of their probabilities, or by the mean of their weights.
+
+And one classifier that sees each picture in several ways.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,17 +9,24 @@ from dataclasses import replace
 import torch
 
 from tellapart.classifier import Architecture, Classifier
-from tellapart.errors import CannotCombine
+from tellapart.errors import CannotCombine, printable
+from tellapart.models.ensemble import MIRRORED, SAME, SHIFTS
 from tellapart.models.registry import ENSEMBLE
 
+# What people ask for, and the views that it adds to the picture as it is.
+VIEWS = {"mirror": (MIRRORED,), "shifts": tuple(SHIFTS)}
 
-def ensemble(classifiers: Sequence[Classifier]) -> Classifier:
+
+def ensemble(classifiers: Sequence[Classifier], views: Sequence[str] = ()) -> Classifier:
     """Return one classifier whose probabilities are the mean of several's, all in one network.
 
-    They must tell the same classes of pictures resized in the same way. What it knows of its own doubts is still to be
-    learnt (`with_confidence`). Raises `CannotCombine`.
+    views: of `VIEWS`: how each sees a picture, besides as it is, which is test-time augmentation (Krizhevsky et al.
+    2012, "ImageNet classification with deep convolutional neural networks", section 4.1); one classifier is enough
+    then. They must tell the same classes of pictures resized in the same way. What it knows of its own doubts is still
+    to be learnt (`with_confidence`). Raises `CannotCombine`.
     """
-    first = _alike(classifiers, ("resize", "size", "channels", "interpolation"))
+    seen = _views(views)
+    first = _alike(classifiers, ("resize", "size", "channels", "interpolation"), least=1 if views else 2)
     members = [
         {
             "name": each.architecture.name,
@@ -29,7 +39,8 @@ def ensemble(classifiers: Sequence[Classifier]) -> Classifier:
     ]
     if any(member["name"] == ENSEMBLE for member in members):
         raise CannotCombine("An ensemble cannot be a member of another: name the classifiers that it was made of.")
-    architecture = Architecture(ENSEMBLE, len(first.classes), first.architecture.in_channels, {"members": members})
+    arguments = {"members": members} | ({"views": seen} if views else {})
+    architecture = Architecture(ENSEMBLE, len(first.classes), first.architecture.in_channels, arguments)
     network = architecture.build()
     weights = {}
     for place, each in enumerate(classifiers):
@@ -64,8 +75,16 @@ def averaged(classifiers: Sequence[Classifier]) -> Classifier:
     return Classifier(first.architecture, network.eval(), first.preprocess, first.classes)
 
 
-def _alike(classifiers: Sequence[Classifier], settings: tuple[str, ...]) -> Classifier:
-    if len(classifiers) < 2:
+def _views(asked: Sequence[str]) -> list[str]:
+    """Return the names of the views, the picture as it is first."""
+    for name in asked:
+        if name not in VIEWS:
+            raise CannotCombine(f"Expected {' or '.join(VIEWS)} as a view of pictures, found '{printable(name)}'.")
+    return [SAME, *dict.fromkeys(view for name in asked for view in VIEWS[name])]
+
+
+def _alike(classifiers: Sequence[Classifier], settings: tuple[str, ...], least: int = 2) -> Classifier:
+    if len(classifiers) < least:
         raise CannotCombine("Expected at least two classifiers to combine.")
     first = classifiers[0]
     for each in classifiers[1:]:

@@ -51,7 +51,7 @@ class Fitted:
 
     def part(self, rows: Rows) -> Part:
         """Return the pictures of some rows."""
-        return _part(self.found, self.pixels, rows)
+        return part_of(self.found, self.pixels, rows)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Fitting:
         settings = starting_preprocess(self.recipe)
         resizer = Preprocess(settings)
         pixels = open_pixels(self.found, resizer.resize, resizer.resize_key(), settings.size, self.progress)
-        train, validation = (_part(self.found, pixels, rows) for rows in (self.train, self.validation))
+        train, validation = (part_of(self.found, pixels, rows) for rows in (self.train, self.validation))
         if not self.recipe.pretrained:
             settings = self.ranks.from_first(lambda: _with_statistics(settings, train, self.progress))
         history = self._fit(network, Preprocess(settings), train, validation, saved)
@@ -144,7 +144,8 @@ class Fitting:
         return plan
 
 
-def _part(found: Audit, pixels: Pixels, rows: Rows) -> Part:
+def part_of(found: Audit, pixels: Pixels, rows: Rows) -> Part:
+    """Return the pictures of some rows, with their labels."""
     return Part(pixels.rows(rows), found.samples.labels[rows].astype(np.int64), rows)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tellapart.combined import Combined
     from tellapart.evaluation.compare import Comparison
     from tellapart.evaluation.on_source import Evaluation
     from tellapart.runs import Listed
@@ -84,6 +85,17 @@ def runs_table(found: "Sequence[Listed]") -> Table:
             str(values["epochs"]),
             "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}",
         )
+    return table
+
+
+def combined_table(found: "Combined") -> Table:
+    """Return a table of classifiers and of what they are together, on validation pictures."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"validation ({found.gain.pictures} pictures)", overflow="fold")
+    for column in ("accuracy", "log loss", "ms a picture"):
+        table.add_column(column, justify="right")
+    for seen in (*found.members, found.whole):
+        table.add_row(plain(seen.name), _share(seen.accuracy), f"{seen.log_loss:.3f}", f"{1000 * seen.seconds:.2f}")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Commands that train, and tell of what was trained: train, tune, runs, demo."""
+"""Commands that train, and tell of what was trained: train, tune, combine, runs, demo."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import typer
 
 import tellapart
 from tellapart.cli.arguments import Json, SeedOption, SourceArgument
-from tellapart.cli.tables import figures_table, runs_table, terminal
+from tellapart.cli.tables import combined_table, figures_table, runs_table, terminal
 from tellapart.errors import printable
 from tellapart.extras import require
 from tellapart.progress import TerminalProgress
@@ -152,6 +152,29 @@ def tune(
     console = terminal()
     console.print(f"Search: {found.page}", markup=False, soft_wrap=True)
     console.print(f"Recipe: {found.directory / 'recipe.toml'}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def combine(
+    models: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs on the same split.")],
+    by: Annotated[
+        str, typer.Option(help="vote: the mean of probabilities; weights: the mean of one network's weights.")
+    ] = "vote",
+    view: Annotated[
+        list[str] | None,
+        typer.Option(help="See each picture in other ways too: mirror, or shifts; may be repeated. One run is enough."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The combined run's folder; beside the first if not given.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Make one classifier of several runs, or of one that sees each picture in several ways, and say what is gained."""
+    found = tellapart.combine(models, by=by, views=view or [], out=out, progress=TerminalProgress())
+    if json_output:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    print_run(found.run)
+    terminal().print(combined_table(found))
+    terminal().print(found.sentence(), markup=False, soft_wrap=True)
 
 
 @app.command()

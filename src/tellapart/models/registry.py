@@ -13,7 +13,7 @@ from tellapart.models import efficientnet_lite as lite
 from tellapart.models import mobilenet, resnet, timm_models, vgg
 from tellapart.models.alexnet import AlexNet
 from tellapart.models.convnext import convnext_tiny
-from tellapart.models.ensemble import Ensemble, Member
+from tellapart.models.ensemble import SAME, Ensemble, Member
 from tellapart.models.googlenet import GoogLeNet
 from tellapart.models.inception_v3 import InceptionV3
 from tellapart.models.layered import Layered
@@ -180,7 +180,9 @@ def create(
     return network
 
 
-def _ensemble(num_classes: int, in_channels: int, *, members: Sequence[dict[str, Any]]) -> Ensemble:
+def _ensemble(
+    num_classes: int, in_channels: int, *, members: Sequence[dict[str, Any]], views: Sequence[str] = (SAME,)
+) -> Ensemble:
     """Build networks that vote; members: each the `name` and `arguments` of a network, with what `Member` has."""
     return Ensemble(
         [
@@ -191,7 +193,8 @@ def _ensemble(num_classes: int, in_channels: int, *, members: Sequence[dict[str,
                 told["temperature"],
             )
             for told in members
-        ]
+        ],
+        views,
     )
 
 
