@@ -1,10 +1,13 @@
 """What a classifier says of one picture."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tellapart.errors import UnreadableImage
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class Prediction:
 
     set: the classes, most probable first, among which the right one is with the coverage that the classifier was made
     for. familiar: whether the picture is like those that the classifier was trained on; if not, none of its classes may
-    be right. Both are None if the classifier was never given validation pictures, as published ones.
+    be right. Both are None if the classifier was never given validation pictures, as published ones. picture: (H, W,
+    3), for notebooks to show, where it is in no file.
     """
 
     path: str
@@ -23,6 +27,23 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     set: tuple[str, ...] | None = None
     familiar: bool | None = None
+    picture: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """Return the picture beside its classes, for notebooks."""
+        from tellapart.data.decode import read_picture  # a client of a server needs none of it
+        from tellapart.display import prediction_card
+
+        picture = self.picture
+        if picture is None:
+            with suppress(UnreadableImage):  # it may have moved since
+                picture = read_picture(self.path)
+        notes = []
+        if self.set is not None and len(self.set) != 1:
+            notes.append("It may be any of: " + ", ".join(self.set) + "." if self.set else "It may be none of these.")
+        if self.familiar is False:
+            notes.append("Unlike the training pictures: it may be none of these.")
+        return prediction_card(picture, self.top, notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `predict --json` prints."""

@@ -6,6 +6,7 @@ Letters: N pictures, H and W pixels, S the network's input size, K classes.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any, cast
 
@@ -60,8 +61,11 @@ class Predictor(ABC):
 
     def predict(self, picture: PictureLike, top: int = 5) -> Prediction:
         """Return what one picture shows, with the `top` best classes; raises `UnreadableImage`."""
-        name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else "picture"
-        return self.answers(self._resized([picture])).prediction(0, name, self.classes, top)
+        pixels = to_picture(picture)
+        answers = self.answers(self.resize(pixels)[None])
+        if isinstance(picture, (str, os.PathLike)):
+            return answers.prediction(0, os.fspath(picture), self.classes, top)
+        return replace(answers.prediction(0, "picture", self.classes, top), picture=pixels)
 
     def predict_many(self, pictures: Iterable[PictureLike], top: int = 5) -> Iterator[Prediction | Unreadable]:
         """Yield a prediction for each picture in order; one that cannot be read yields `Unreadable` in its place."""

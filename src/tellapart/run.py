@@ -13,7 +13,9 @@ from tellapart.data.audit import Audit
 from tellapart.data.manifest import write_manifest
 from tellapart.data.sources import Source
 from tellapart.data.split import Splits, write_splits
+from tellapart.display import figures_and_curves
 from tellapart.errors import BadCheckpoint, BadRecipe, RunExists, printable
+from tellapart.evaluation.plots import learning_curves
 from tellapart.files import cannot_save, make_folder, write_atomic
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
@@ -42,6 +44,12 @@ class Run:
     def report(self) -> Path:
         """The page that tells of the run."""
         return self.directory / "report.html"
+
+    def _repr_html_(self) -> str:
+        """Return the test figures and the curves of training, for notebooks."""
+        test = self.metrics["test"]
+        title = f"{self.directory}: {test['pictures']:,} test pictures; the whole story is in {self.report}"
+        return figures_and_curves(title, test, learning_curves(self.history))
 
 
 def folder_name(title: str) -> str:

@@ -44,16 +44,13 @@ def print_list(title: str, lines: list[str]) -> None:
 
 def figures_table(metrics: dict[str, Any], title: str) -> Table:
     """Return the headline figures of one part as a table."""
-    names = {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
+    from tellapart.display import headlines
+
     table = Table(box=None, pad_edge=False)
     for column in (f"{title} ({metrics['pictures']} pictures)", "", "95 % interval"):
         table.add_column(column)
-    for key, name in names.items():
-        if key in metrics:
-            figure = metrics[key]
-            form = "{:.3f}" if key == "log_loss" else "{:.1%}"
-            interval = f"{form.format(figure['low'])} to {form.format(figure['high'])}"
-            table.add_row(name, form.format(figure["value"]), interval)
+    for row in headlines(metrics):
+        table.add_row(*row)
     return table
 
 

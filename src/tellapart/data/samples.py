@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.decode import Picture, from_array, read_picture
-from tellapart.errors import BadSource, did_you_mean, printable
+from tellapart.display import contact_sheet
+from tellapart.errors import BadSource, UnreadableImage, did_you_mean, printable
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PARTS = ("train", "validation", "test")
 NO_PRESET = -1
+_SHOWN = 40  # pictures on a sheet
 _SPLIT_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
@@ -120,6 +122,25 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def _repr_html_(self) -> str:
+        """Return some pictures of each class, for notebooks."""
+        title = f"{self.title}: {len(self):,} pictures of {len(self.classes):,} classes"
+        return contact_sheet(title, ((self.label_name(row), self._shown(row)) for row in self._some()))
+
+    def _some(self) -> list[int]:
+        """Return rows of all classes in turn, as many as fit on a sheet."""
+        ranks, seen = np.zeros(len(self), np.int64), np.zeros(len(self.classes), np.int64)
+        for row, label in enumerate(self.labels.tolist()):
+            ranks[row] = seen[label]
+            seen[label] += 1
+        return sorted(np.lexsort((self.labels, ranks))[:_SHOWN].tolist(), key=lambda row: int(self.labels[row]))
+
+    def _shown(self, row: int) -> Picture | None:
+        try:
+            return self.pictures.picture(row)
+        except UnreadableImage:
+            return None
 
     @property
     def has_preset(self) -> bool:

@@ -1,6 +1,5 @@
-"""Pictures for the report, as inline SVG and data addresses: the report needs no other file."""
+"""Pictures for the report, as inline SVG: the report needs no other file."""
 
-import base64
 import io
 import math
 from collections.abc import Sequence
@@ -13,9 +12,7 @@ import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
-from tellapart.data.decode import Picture
 from tellapart.evaluation.robustness import Robustness
 from tellapart.metrics import wilson
 from tellapart.metrics.calibration import Reliability
@@ -117,17 +114,6 @@ def corruptions(found: Sequence[Robustness]) -> str:
         axes.set_xlabel("strength")
         _soften(axes)
     return _svg(figure)
-
-
-def data_address(picture: Picture, side: int = 160) -> str:
-    """Return a picture, made small, as a data: address."""
-    image = Image.fromarray(picture)
-    scale = side / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    smooth = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
-    file = io.BytesIO()
-    image.resize(size, smooth).save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def search_history(numbers: list[int], values: list[float], default: float, label: str) -> str:

@@ -16,6 +16,7 @@ from tellapart.data.audit import Audit
 from tellapart.data.decode import Picture
 from tellapart.data.samples import PARTS
 from tellapart.data.split import Splits
+from tellapart.display import data_address
 from tellapart.evaluation import plots
 from tellapart.evaluation.examine import Examination, Shown
 from tellapart.evaluation.slices import Slice
@@ -137,4 +138,4 @@ def _address(shown: Shown) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    return plots.data_address(picture, _SMALL)
+    return data_address(picture, _SMALL)
