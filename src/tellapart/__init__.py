@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tellapart.loading import load
     from tellapart.pipeline import train
     from tellapart.prediction import Prediction
+    from tellapart.publish import push
     from tellapart.recipe import Recipe
     from tellapart.run import Run
     from tellapart.tuning.tune import Tuned, tune
@@ -59,6 +60,7 @@ _HOMES = {
     "load": "tellapart.loading",
     "load_source": "tellapart.data.sources",
     "more_pictures": "tellapart.evaluation.more_pictures",
+    "push": "tellapart.publish",
     "train": "tellapart.pipeline",
     "tune": "tellapart.tuning.tune",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "load",
     "load_source",
     "more_pictures",
+    "push",
     "train",
     "tune",
 ]

@@ -164,6 +164,10 @@ class CannotCombine(TellapartError):
     """Classifiers cannot be made one: they differ in their classes, or in how they take pictures."""
 
 
+class HubFailed(TellapartError):
+    """A model hub does not give or take what was asked."""
+
+
 class CannotCompare(TellapartError):
     """Two classifiers cannot be judged on the same pictures."""
 

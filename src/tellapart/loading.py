@@ -4,20 +4,23 @@ import os
 from pathlib import Path
 
 from tellapart.extras import require
+from tellapart.hub import PREFIX, fetch_model
 from tellapart.predictor import Predictor
-from tellapart.progress import Progress
+from tellapart.progress import Progress, TerminalProgress
 from tellapart.runtime import load_onnx
 
 
 def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Predictor:
     """Return the classifier in a file, or a network with published weights by its name.
 
-    A file exported to ONNX (its name ends in .onnx) needs no torch. Weights that are not on this machine are fetched
-    from their publisher, which is said first.
-    Raises `BadClassifierFile`, or the class below it that names the defect, `UnknownModel`, or `MissingExtra`.
+    A file exported to ONNX (its name ends in .onnx) needs no torch. `hf://OWNER/NAME[@REVISION]` is a classifier on the
+    Hugging Face Hub. What is not on this machine is fetched from its publisher, which is said first.
+    Raises `BadClassifierFile`, or the class below it that names the defect, `UnknownModel`, `HubFailed`, or
+    `MissingExtra`.
     """
-    path = Path(model)
+    name = os.fspath(model)
+    path = fetch_model(name, progress or TerminalProgress()) if name.startswith(PREFIX) else Path(model)
     if path.suffix.lower() == ".onnx" and path.is_file():
         return load_onnx(path)
-    found: Predictor = require("tellapart.classifier", "train").load(model, progress)
+    found: Predictor = require("tellapart.classifier", "train").load(path, progress)
     return found

@@ -7,10 +7,16 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SourceArgument = Annotated[
-    str, typer.Argument(help="Folder, manifest (.csv, .parquet), .npz, IDX or CIFAR folder, or a name such as digits.")
+    str,
+    typer.Argument(
+        help="Folder, manifest (.csv, .parquet), .npz, IDX or CIFAR folder, hf://datasets/..., or a name as digits."
+    ),
 ]
 ModelArgument = Annotated[
-    str, typer.Argument(help="Classifier file, run folder, or a pretrained network such as efficientnet_lite0.")
+    str,
+    typer.Argument(
+        help="Classifier file, run folder, hf://OWNER/NAME, or a pretrained network such as efficientnet_lite0."
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of all that is drawn, as the split.")]
 

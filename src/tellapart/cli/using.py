@@ -1,4 +1,4 @@
-"""Commands that put a classifier to use: predict, export."""
+"""Commands that put a classifier to use: predict, export, push."""
 
 import csv
 import json
@@ -88,6 +88,26 @@ def export(
         print(json.dumps(found.to_json(), indent=2))
     else:
         print_export(found)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the Hugging Face Hub; made if needed.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is seen by its owner alone.")] = False,
+    license: Annotated[
+        str | None, typer.Option(help="Of the classifier, for its card: mit, apache-2.0, cc-by-4.0.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Send the report too: it shows some of your pictures.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Send a run's classifier to the Hugging Face Hub, with a model card made from its report."""
+    place = tellapart.push(
+        run, repository, private=private, license=license, report=report, progress=TerminalProgress()
+    )
+    print(json.dumps({"address": place, "load": f"hf://{repository}"}) if json_output else place)
 
 
 def print_json(results: "Iterable[Prediction | Unreadable]") -> int:

@@ -7,13 +7,14 @@ from numpy.typing import ArrayLike
 
 from tellapart.data.arrays import from_arrays, idx_files, is_cifar, load_cifar, load_idx, load_npz
 from tellapart.data.folder import load_folder
+from tellapart.data.hugging_face import PREFIX, from_dataset, is_dataset, load_from_hub
 from tellapart.data.manifest import load_manifest
 from tellapart.data.named import NAMED_SETS, load_named
 from tellapart.data.samples import Samples
 from tellapart.errors import BadSource, did_you_mean, printable
 from tellapart.progress import Progress
 
-Source = str | os.PathLike[str] | tuple[ArrayLike, ArrayLike] | Samples
+Source = str | os.PathLike[str] | tuple[ArrayLike, ArrayLike] | Samples  # or a data set of `datasets`
 
 
 def load_source(source: Source, progress: Progress | None = None) -> Samples:
@@ -21,7 +22,8 @@ def load_source(source: Source, progress: Progress | None = None) -> Samples:
 
     source: a folder of class folders, or of train/, val/ and test/; a manifest (.csv, .parquet); arrays (.npz, or the
     pair images (N, H, W[, C]) uint8 and labels (N,)); a folder or file of IDX (MNIST); a folder of CIFAR's binary
-    version; the name of a set, such as `digits` or `cifar10`; or `Samples` themselves.
+    version; the name of a set, such as `digits` or `cifar10`; `hf://datasets/OWNER/NAME`, or a data set of the library
+    `datasets`; or `Samples` themselves.
 
     Raises `BadSource`, or a class below it, when it holds none of these.
     """
@@ -29,8 +31,12 @@ def load_source(source: Source, progress: Progress | None = None) -> Samples:
         return source
     if isinstance(source, tuple):
         return from_arrays(*source)
+    if is_dataset(source):
+        return from_dataset(source)
     path = Path(source)
     name = str(source)
+    if name.startswith(PREFIX):
+        return load_from_hub(name, progress or Progress())
     if os.path.isdir(path):
         return _load_directory(path)
     if os.path.exists(path):
