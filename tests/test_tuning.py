@@ -74,10 +74,11 @@ def test_every_place_is_a_recipe(settle, data):
 
 def test_what_the_recipe_says_is_not_searched(settle):
     names = {dimension.name for dimension in space_for(Recipe(), settle).dimensions}
-    assert names == {"learning rate", "weight decay", "label smoothing", "batch size", "size", "augmentation"}
+    usual = {"learning rate", "weight decay", "label smoothing", "batch size", "epochs", "size", "augmentation"}
+    assert names == usual
     told = Recipe().with_values(training__learning_rate=0.01, augment__rotation=3, preprocess__size=24)
     names = {dimension.name for dimension in space_for(told, settle).dimensions}
-    assert names == {"weight decay", "label smoothing", "batch size"}
+    assert names == {"weight decay", "label smoothing", "batch size", "epochs"}
     own = space_for(Recipe(), settle, searched=["training.learning_rate=1e-4..0.1", "training.ema=0.9,0.99"])
     assert [(d.name, d.log, d.low, d.high) for d in own.own[:1]] == [("training.learning_rate", True, 1e-4, 0.1)]
     assert own.own[1].choices == (0.9, 0.99)

@@ -82,6 +82,9 @@ class Classifier(Predictor):
     familiarity: Familiarity | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Classifier {self.architecture.name}: {len(self.classes):,} classes, {self.preprocess.size} pixels>"
+
     def answers(self, pixels: PixelTable) -> Answers:
         """Return all that is said of pictures already resized by the preprocess, (N, S, S, 3)."""
         preprocess = Preprocess(self.preprocess).to(next(self.network.parameters()).device)

@@ -61,11 +61,15 @@ def contact_sheet(title: str, tiles: Iterable[tuple[str, Picture | None]]) -> st
     return f'<p>{escape(title)}</p><div style="{_FLOW}">{figures}</div>'
 
 
-def figures_and_curves(title: str, metrics: Mapping[str, Any], curves: str) -> str:
-    """Return the headline figures of one part of metrics.json above an SVG."""
-    rows = [("", "", "95 % interval"), *headlines(metrics)]
-    cells = ("".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) for row in rows)
-    return f"<p>{escape(title)}</p><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>{curves}"
+def figures_and_drawings(title: str, metrics: Mapping[str, Any], drawings: str) -> str:
+    """Return the headline figures of one part of metrics.json above SVGs."""
+    return table(title, ("", "", "95 % interval"), headlines(metrics)) + drawings
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return texts as a table under a title."""
+    cells = ("".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) for row in (header, *rows))
+    return f"<p>{escape(title)}</p><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def _image(picture: Picture | None) -> str:

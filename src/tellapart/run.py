@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tellapart.classifier import Classifier, load_file, package_versions
 from tellapart.data.audit import Audit
 from tellapart.data.manifest import write_manifest
 from tellapart.data.sources import Source
 from tellapart.data.split import Splits, write_splits
-from tellapart.display import figures_and_curves
+from tellapart.display import figures_and_drawings
 from tellapart.errors import BadCheckpoint, BadRecipe, RunExists, printable
-from tellapart.evaluation.plots import learning_curves
+from tellapart.evaluation.plots import confusion, learning_curves
 from tellapart.files import cannot_save, make_folder, write_atomic
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
@@ -45,11 +47,16 @@ class Run:
         """The page that tells of the run."""
         return self.directory / "report.html"
 
+    def __repr__(self) -> str:
+        accuracy = self.metrics["test"]["accuracy"]["value"]
+        return f"<Run {self.directory}: {self.classifier.architecture.name}, test accuracy {accuracy:.1%}>"
+
     def _repr_html_(self) -> str:
-        """Return the test figures and the curves of training, for notebooks."""
+        """Return the test figures, the curves of training and the confusion matrix, for notebooks."""
         test = self.metrics["test"]
+        drawn = learning_curves(self.history) + confusion(np.array(test["confusion_matrix"]), tuple(test["classes"]))
         title = f"{self.directory}: {test['pictures']:,} test pictures; the whole story is in {self.report}"
-        return figures_and_curves(title, test, learning_curves(self.history))
+        return figures_and_drawings(title, test, drawn)
 
 
 def folder_name(title: str) -> str:

@@ -1,6 +1,7 @@
 """Arguments and options that several commands have, and how a command ends after files that cannot be read."""
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -19,6 +20,11 @@ ModelArgument = Annotated[
     ),
 ]
 SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of all that is drawn, as the split.")]
+
+
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Return what a shell completes an option's value from."""
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
 
 def end_badly_if(unreadable: int) -> None:

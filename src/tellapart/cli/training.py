@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tellapart
-from tellapart.cli.arguments import Json, SeedOption, SourceArgument
+from tellapart.cli.arguments import Json, SeedOption, SourceArgument, words
 from tellapart.cli.tables import combined_table, figures_table, runs_table, terminal
 from tellapart.errors import printable
 from tellapart.extras import require
@@ -58,7 +58,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option(help="Tell of the run elsewhere too: tensorboard, mlflow, mlflow:URI or mlflow:URI#NAME."),
+        typer.Option(
+            help="Tell of the run elsewhere too: tensorboard, mlflow, mlflow:URI or mlflow:URI#NAME.",
+            autocompletion=words("tensorboard", "mlflow", "mlflow:"),
+        ),
     ] = None,
     folds: Annotated[
         int | None,
@@ -97,7 +100,13 @@ def tune(
     budget: Annotated[
         str | None, typer.Option(help="Time for the trials: 30m, 1h; the final training comes on top.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="What better means: log_loss, accuracy or macro_f1.")] = "log_loss",
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What better means: log_loss, accuracy or macro_f1.",
+            autocompletion=words("log_loss", "accuracy", "macro_f1"),
+        ),
+    ] = "log_loss",
     model: Annotated[
         list[str] | None, typer.Option(help="Network to choose among; may be repeated, the default's first.")
     ] = None,
@@ -158,11 +167,18 @@ def tune(
 def combine(
     models: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs on the same split.")],
     by: Annotated[
-        str, typer.Option(help="vote: the mean of probabilities; weights: the mean of one network's weights.")
+        str,
+        typer.Option(
+            help="vote: the mean of probabilities; weights: the mean of one network's weights.",
+            autocompletion=words("vote", "weights"),
+        ),
     ] = "vote",
     view: Annotated[
         list[str] | None,
-        typer.Option(help="See each picture in other ways too: mirror, or shifts; may be repeated. One run is enough."),
+        typer.Option(
+            help="See each picture in other ways too: mirror, or shifts; may be repeated. One run is enough.",
+            autocompletion=words("mirror", "shifts"),
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The combined run's folder; beside the first if not given.")] = None,
     json_output: Json = False,

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.arguments import Json, ModelArgument, end_badly_if
+from tellapart.cli.arguments import Json, ModelArgument, end_badly_if, words
 from tellapart.cli.tables import SHOWN, plain, terminal
 from tellapart.errors import printable
 from tellapart.progress import TerminalProgress
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tellapart.prediction import Prediction, Unreadable
 
 app = typer.Typer()
+_TARGETS = ("onnx", "onnx-int8", "executorch", "executorch-int8", "executorch-coreml", "web")
 
 
 @app.command()
@@ -49,7 +50,8 @@ def predict(
 def export(
     model: ModelArgument,
     to: Annotated[
-        str, typer.Option(help="What to make: onnx, onnx-int8, executorch, executorch-int8, executorch-coreml or web.")
+        str,
+        typer.Option(help=f"What to make: {', '.join(_TARGETS)}.", autocompletion=words(*_TARGETS)),
     ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="What to write; beside the model if not given.")] = None,
     check: Annotated[

@@ -123,10 +123,12 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"<Samples {self.title}: {len(self):,} pictures of {len(self.classes):,} classes>"
+
     def _repr_html_(self) -> str:
         """Return some pictures of each class, for notebooks."""
-        title = f"{self.title}: {len(self):,} pictures of {len(self.classes):,} classes"
-        return contact_sheet(title, ((self.label_name(row), self._shown(row)) for row in self._some()))
+        return contact_sheet(repr(self)[1:-1], ((self.label_name(row), self._shown(row)) for row in self._some()))
 
     def _some(self) -> list[int]:
         """Return rows of all classes in turn, as many as fit on a sheet."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+from tellapart.display import table
 from tellapart.errors import WrongInput
 from tellapart.models.network import Network
 
@@ -61,6 +62,16 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with "flops": two for each multiplication and addition."""
         return asdict(self) | {"flops": 2 * self.macs}
+
+    def _repr_html_(self) -> str:
+        """Return the layers as a table, for notebooks."""
+        size = f"{self.channels} x {self.size} x {self.size}"
+        rows = (
+            (row.name, row.kind, " x ".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}")
+            for row in self.layers
+        )
+        title = f"{self.model}, for pictures of {size}: {self.parameters:,} parameters, {self.macs:,} MACs"
+        return table(title, ("layer", "kind", "output", "parameters", "MACs"), rows)
 
 
 def summarise(network: Network, name: str, size: int, batch: int = 32) -> Summary:

@@ -110,6 +110,8 @@ def space_for(
         "training.batch_size": Dimension("batch size", 1.0, choices=(0.5, 1.0, 2.0)),
         "preprocess.size": Dimension("size", 1.0, choices=(1.0, 1.25)),
     }
+    if chosen.training.epochs is not None:  # else a budget says how long
+        usual["training.epochs"] = Dimension("epochs", 1.0, 0.5, 3.0, log=True)
     dimensions = [dimension for key, dimension in usual.items() if key not in taken]
     if not taken & {f"augment.{name}" for name in _STRENGTHS}:
         dimensions.append(Dimension("augmentation", 1.0, 0.0, 2.0))
@@ -123,7 +125,8 @@ def space_for(
 def _told(base: Recipe) -> set[str]:
     """Return the keys, of those that are searched, that a recipe itself decides."""
     default = Recipe()
-    keys = [("training", name) for name in ("learning_rate", "weight_decay", "label_smoothing", "batch_size")]
+    searched = ("learning_rate", "weight_decay", "label_smoothing", "batch_size", "epochs")
+    keys = [("training", name) for name in searched]
     keys += [("training", "backbone_rate"), ("preprocess", "size")] + [("augment", name) for name in _STRENGTHS]
     sections = ((section, name, getattr(base, section), getattr(default, section)) for section, name in keys)
     return {f"{part}.{name}" for part, name, ours, usual in sections if getattr(ours, name) != getattr(usual, name)}
@@ -137,6 +140,8 @@ def _multiples(chosen: Recipe, place: Mapping[str, Value]) -> dict[str, Any]:
         found["training__learning_rate"] = min(10.0, (training.learning_rate or 0) * rate)
     if batch != 1:
         found["training__batch_size"] = max(4, round((training.batch_size or 0) * batch))
+    if (epochs := float(place.get("epochs", 1.0))) != 1:
+        found["training__epochs"] = max(1, round((training.epochs or 0) * epochs))
     if size != 1:
         found["preprocess__size"] = _side(chosen, size)
     if (decay := float(place.get("weight decay", 1.0))) != 1:

@@ -2,7 +2,7 @@
 
 import base64
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from tellapart.errors import BadLayers, BadRecipe, TrainingDiverged, UnknownMode
 from tellapart.fitting import Fitted, Fitting
 from tellapart.metrics import row_log_loss
 from tellapart.progress import Advance, Progress
-from tellapart.recipe import Recipe
 from tellapart.run import run_identity
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
@@ -29,6 +28,7 @@ from tellapart.tuning.space import Space
 from tellapart.tuning.study import order_of
 
 _FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput)  # of a candidate, not of the search
+HALTS, _WHOLE = (25, 50), 100  # hundredths of a trial after which it may be given up
 PREDICTED, LOSSES, RECIPE, REASON, FIGURES = "predicted", "losses", "recipe", "reason", "figures"
 
 
@@ -64,7 +64,7 @@ class Candidates:
                 identity,
                 folder,
                 _BarsAlone(self.progress, f"Trial {trial.number + 1}"),
-                on_epoch=_Reporting(trial, self.metric, () if default else _halts(recipe)),
+                on_epoch=_Reporting(trial, self.metric, recipe.training.epochs, may_end=not default),
             )
             with freed_memory_kept():
                 fitted = fitting.run(*fitting.start(), own_checkpoint(folder, identity, self.progress))
@@ -92,20 +92,28 @@ class Candidates:
 
 
 class _Reporting:
-    """Tells how far a trial is, after each epoch. halts: epochs after which it may be given up."""
+    """Tells how far a trial is, after each epoch, in hundredths of it: others have more epochs, or fewer.
 
-    def __init__(self, trial: optuna.Trial, metric: str, halts: Sequence[int]) -> None:
-        self.trial, self.halts = trial, halts
+    epochs: None where time decides how many there are, and nothing is comparable.
+    """
+
+    def __init__(self, trial: optuna.Trial, metric: str, epochs: int | None, may_end: bool) -> None:
+        self.trial, self.epochs, self.may_end = trial, epochs, may_end
         self.figure = "validation_macro_f1" if metric == "macro_f1" else "validation_accuracy"
         self.told = 0
 
     def __call__(self, history: History) -> None:
         """Raises `Hopeless` if others were much better at this point."""
+        if self.epochs is None:
+            return
         for entry in history[self.told :]:  # of a trial that goes on from a checkpoint, several
-            self.trial.report(entry[self.figure], entry["epoch"])
+            before, now = (_WHOLE * epoch // self.epochs for epoch in (entry["epoch"] - 1, entry["epoch"]))
+            if now > before:
+                self.trial.report(entry[self.figure], now)
+            ends = any(before < halt <= now for halt in HALTS)
+            if entry is history[-1] and self.may_end and ends and self.trial.should_prune():
+                raise Hopeless
         self.told = len(history)
-        if len(history) in self.halts and self.trial.should_prune():
-            raise Hopeless
 
 
 class _BarsAlone(Progress):
@@ -119,12 +127,6 @@ class _BarsAlone(Progress):
         """Show a bar."""
         with self.shown.bar(f"{self.name}: {label}", total) as advance:
             yield advance
-
-
-def _halts(recipe: Recipe) -> tuple[int, int] | tuple[()]:
-    """Return a quarter and half of the epochs; where time decides how many there are, nothing is comparable."""
-    epochs = recipe.training.epochs
-    return (max(1, epochs // 4), max(2, epochs // 2)) if epochs else ()
 
 
 def answers_of(trial: FrozenTrial) -> Answers:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,16 +27,15 @@ from tellapart.errors import CannotTune, Interrupted
 from tellapart.files import make_folder, write_atomic
 from tellapart.pipeline import audited_split, parse_duration, recipe_with, train
 from tellapart.progress import Progress
-from tellapart.recipe import Recipe
+from tellapart.recipe import Recipe, from_table
 from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.transfer import with_base
 from tellapart.tuning.choice import METRICS, Choice, choose
 from tellapart.tuning.page import described, render
 from tellapart.tuning.space import Space, space_for
 from tellapart.tuning.study import Study, open_study, opened, order_of
-from tellapart.tuning.trial import FIGURES, REASON, RECIPE, Candidates, Hopeless, answers_of
+from tellapart.tuning.trial import FIGURES, HALTS, REASON, RECIPE, Candidates, Hopeless, answers_of
 
-_GIVEN_UP_FROM = 4  # the first share of the epochs after which a trial may be given up: 1/4, then 1/2
 _DATABASE = (SQLAlchemyError, StorageInternalError)
 _AT_RANDOM = 6  # trials, before others tell where to look
 _HALF = 2  # of those that have come so far go on
@@ -117,7 +118,7 @@ def tune(
             trials,
             space.default,
             _sampler(default.seed),
-            _pruner(default),
+            _pruner(),
             patience,
         )
         _work(study, candidates, end, trials, said)
@@ -141,14 +142,13 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=True, n_startup_trials=_AT_RANDOM)
 
 
-def _pruner(default: Recipe) -> optuna.pruners.BasePruner:
-    """Give up, at a quarter and at half of the epochs, what is not in the better half.
+def _pruner() -> optuna.pruners.BasePruner:
+    """Give up, at a quarter and at half of a trial, what is not in the better half.
 
     Successive halving without waiting (Li et al. 2020, "A system for massively parallel hyperparameter tuning", section
     3.3).
     """
-    first = max(1, (default.training.epochs or _GIVEN_UP_FROM) // _GIVEN_UP_FROM)
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=_HALF)
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=HALTS[0], reduction_factor=_HALF)
 
 
 def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, said: Progress) -> None:
@@ -246,6 +246,13 @@ def sentence(choice: Choice, metric: str) -> str:
     return f"{looks}; {honest}; {kept}."
 
 
+def _epochs(trial: FrozenTrial) -> int | None:
+    """Return how many epochs a trial was trained; None where time decided."""
+    text = trial.user_attrs.get(RECIPE)
+    epochs = from_table(tomllib.loads(text)).training.epochs if text else None
+    return None if epochs is None or trial.last_step is None else math.ceil(epochs * trial.last_step / 100)
+
+
 def _told(trial: FrozenTrial, *, chosen: bool) -> dict[str, Any]:
     state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "given up"}[trial.state]
     seconds = trial.duration.total_seconds() if trial.duration else None
@@ -257,7 +264,7 @@ def _told(trial: FrozenTrial, *, chosen: bool) -> dict[str, Any]:
         "place": trial.params,
         "validation": {"accuracy": figures.get("accuracy"), "log_loss": -figures["log_loss"] if figures else None},
         "reason": trial.user_attrs.get(REASON),
-        "epochs": trial.last_step,
+        "epochs": _epochs(trial),
         "seconds": seconds,
         "recipe": trial.user_attrs.get(RECIPE),
     }
