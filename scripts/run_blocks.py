@@ -12,12 +12,15 @@ After the language a block may say more: `setup` runs and is not shown; `quiet` 
 import ast
 import contextlib
 import io
+import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,12 @@ from mkdocs.exceptions import PluginError
 
 from tellapart.cli import app
 
+_LOG = logging.getLogger("mkdocs.hooks.run_blocks")
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {"serving.md"}  # its blocks ask a server: tests/test_client.py runs them
-_BLOCK = re.compile(r"^```(?P<language>\w+)(?: (?P<kind>setup|quiet|markdown|other))?\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w+)(?: (?P<kind>setup|quiet|markdown|other))?\n(?P<code>.*?)^ *```$", re.M | re.S
+)
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./((?:src|deploy)[^)]*)\)")
 _RUN = os.environ.get("RUN_BLOCKS", "1") != "0"  # 0 for a quick look at the words
 
@@ -41,14 +47,22 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         names: dict[str, Any] = {"__name__": "__main__"}
+        began = time.monotonic()
         try:
-            return _BLOCK.sub(lambda match: _block(match, path, names), markdown)
+            markdown = _BLOCK.sub(lambda match: _block(match, path, names), markdown)
         except (Exception, SystemExit) as error:
             raise PluginError(f"{path}: {type(error).__name__}: {error}") from error
+        _LOG.info("%s: its blocks took %.0f s", path, time.monotonic() - began)
+        return markdown
 
 
 def _block(match: re.Match[str], path: str, names: dict[str, Any]) -> str:
-    language, kind, code = match["language"], match["kind"], match["code"]
+    """Return what stands in the place of a block, as far to the right as the block."""
+    code = textwrap.dedent(match["code"])
+    return textwrap.indent(_shown(match["language"], match["kind"], code, path, names), match["indent"])
+
+
+def _shown(language: str, kind: str | None, code: str, path: str, names: dict[str, Any]) -> str:
     shown = f"```{language}\n{code}```"
     if kind == "other":
         if language == "python":

@@ -5,7 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 import typer
 
 from tellapart.cli import app
@@ -23,18 +22,9 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "report.html" in capsys.readouterr().out
 
 
-# That of serving.md needs a server: tests/test_client.py runs it.
-@pytest.mark.parametrize("page", sorted({path.name for path in ROOT.glob("docs/*.md")} - {"serving.md"}))
-def test_python_of_the_documents_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = {}  # a block may go on with what one before it made
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S):
-        exec(compile(block, page, "exec"), names)
-
-
 def test_commands_named_in_the_documents_exist():
     known = set(typer.main.get_command(app).commands)
-    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+    for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
         text = path.read_text(encoding="utf-8")
         assert set(re.findall(r"^tellapart (\w+)", text, re.M)) <= known
         for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):

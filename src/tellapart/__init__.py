@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tellapart.errors import TellapartError
     from tellapart.evaluation.compare import Comparison, compare
     from tellapart.evaluation.label_audit import LabelAudit, audit_labels
+    from tellapart.evaluation.more_pictures import more_pictures
     from tellapart.evaluation.on_source import Evaluation, evaluate_on
     from tellapart.exporting.export import export
     from tellapart.exporting.order import Exported
