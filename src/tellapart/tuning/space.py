@@ -111,7 +111,7 @@ def space_for(
         "preprocess.size": Dimension("size", 1.0, choices=(1.0, 1.25)),
     }
     if chosen.training.epochs is not None:  # else a budget says how long
-        usual["training.epochs"] = Dimension("epochs", 1.0, 0.5, 3.0, log=True)
+        usual["training.epochs"] = Dimension("epochs", 1.0, 0.5, 3.0 if chosen.pretrained else 2.0, log=True)
     dimensions = [dimension for key, dimension in usual.items() if key not in taken]
     if not taken & {f"augment.{name}" for name in _STRENGTHS}:
         dimensions.append(Dimension("augmentation", 1.0, 0.0, 2.0))
