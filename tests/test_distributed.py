@@ -112,6 +112,7 @@ def test_accumulated_pieces_learn_what_the_whole_batch_does(folder, tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "pieces"), losses(tmp_path / "whole"), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all_with_its_message(folder, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(

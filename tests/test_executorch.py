@@ -37,6 +37,7 @@ def outputs(path, pixels):
     return [output.numpy().copy() for output in found], json.loads(document)
 
 
+@pytest.mark.slow
 def test_a_program_answers_as_the_original(run):
     exported = tellapart.export(run.directory, "executorch")
     assert exported.path == run.directory / "model.pte"

@@ -104,6 +104,7 @@ class StopAfterOne(Progress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_fine_tuning_resumed_gives_the_same_weights(faces, tmp_path):
     values = {"epochs": 2, "training__head_views": 0, "preprocess__size": 64}
     whole = train(faces, out=tmp_path / "whole", **values)

@@ -103,6 +103,7 @@ def test_figures_of_a_slice_are_its_own():
     }
 
 
+@pytest.mark.slow
 def test_chance_is_called_a_finding_in_5_of_100_cases_at_most():
     random = np.random.default_rng(0)
     cases = 300

@@ -110,6 +110,7 @@ def test_the_model_answers_alike(run, store, folder):
         own.predict(pd.DataFrame({"picture": contents}))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_record(folder, store, tmp_path):
     script = (
         "import sys, tellapart\n"

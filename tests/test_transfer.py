@@ -482,6 +482,7 @@ class Told(Progress):
         self.said.append(message)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_ones_own_is_trained_further_with_its_preprocess(digits, tmp_path):
     values = {"epochs": 1, "training__batch_size": 16, "preprocess__size": 20}
     first = train(digits, out=tmp_path / "first", model="resnet18", **values)
