@@ -83,8 +83,8 @@ def test_resampling_is_torchs_affine_grid_and_sample(size):
     images, theta = torch.rand(3, 3, size, size), torch.eye(2, 3) + torch.randn(3, 2, 3) / 5
     grid = F.affine_grid(theta, [3, 3, size, size], align_corners=False)
     expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    # Not to the bit: processors multiply matrices in different orders. A level of a picture is 4e-3.
-    torch.testing.assert_close(resample(images, theta), expected, rtol=0, atol=1e-5)
+    # Not to the bit: processors round the places differently, the more the larger the side. A level is 4e-3.
+    torch.testing.assert_close(resample(images, theta), expected, rtol=0, atol=4e-7 * size)
 
 
 def test_light_is_gain_about_the_mean_and_shift(images):
