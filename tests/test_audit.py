@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from conftest import encode
+from folders import digit_folder
 from tellapart.data.audit import audit, check_readable
 from tellapart.data.decode import decode, read_picture
 from tellapart.data.sources import load_source
@@ -202,3 +203,8 @@ def test_near_duplicates_with_two_labels_are_told(originals):
     assert [(p.first, p.second) for p in found.near_conflicts] == [(0, 6)]
     assert found.usable().tolist() == list(range(7))
     assert any("near duplicates carry different labels" in w for w in found.warnings())
+
+
+def test_a_path_is_a_source_like_any_other(tmp_path):
+    folder = digit_folder(tmp_path / "digits", 2, 4)
+    assert audit(folder).fingerprint == audit(load_source(folder)).fingerprint

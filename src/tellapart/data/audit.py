@@ -13,6 +13,7 @@ from tellapart.data.decode import Picture
 from tellapart.data.duplicates import Pair, clusters, near_duplicates, thumbnail
 from tellapart.data.parallel import map_in_order
 from tellapart.data.samples import Samples, Skipped
+from tellapart.data.sources import Source, load_source
 from tellapart.errors import TooManyUnreadable, UnreadableImage
 from tellapart.progress import Progress
 
@@ -158,8 +159,9 @@ class _Look:
     dim: bool
 
 
-def audit(samples: Samples, progress: Progress | None = None) -> Audit:
-    """Decode every picture once and return what was found."""
+def audit(source: Source, progress: Progress | None = None) -> Audit:
+    """Decode every picture once and return what was found; source: as for `load_source`, whose errors it raises."""
+    samples = load_source(source, progress)
     count, began = len(samples), time.time()
     heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
     grey, dim = np.zeros(count, bool), np.zeros(count, bool)
