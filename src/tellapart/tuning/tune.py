@@ -188,7 +188,7 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
 def _line(trial: FrozenTrial, done: int, wanted: int, seconds: float) -> str:
     if trial.state == TrialState.PRUNED:
         reason = trial.user_attrs.get(REASON)
-        told = f"not possible: {reason}" if reason else f"given up after epoch {trial.last_step}"
+        told = f"not possible: {reason}" if reason else f"given up after epoch {_epochs(trial)}"
     else:
         figures = trial.user_attrs[FIGURES]
         told = f"validation accuracy {figures['accuracy']:.1%}, log loss {-figures['log_loss']:.4f}"
