@@ -104,9 +104,13 @@ def test_runs_are_combined_into_a_run(runs, tmp_path, capsys):
     )
     best = tellapart.compare(again.directory, tmp_path / "both")
     assert best.paired.pictures == printed["test"]["pictures"]
-    code, out, _ = run_cli(capsys, "combine", again.directory, "--view", "shifts", "--out", tmp_path / "shifted")
-    assert code == 0
+    (tmp_path / "both/model.safetensors").unlink()  # as after a kill
+    command = ("combine", again.directory, other.directory, "--view", "mirror", "--out", tmp_path / "both")
+    assert run_cli(capsys, *command)[0] == 1
+    code, out, err = run_cli(capsys, *command, "--resume")
+    assert code == 0, err
     assert "times the time for a picture" in out
+    assert (tellapart.load(tmp_path / "both").probabilities(paths) == classifier.probabilities(paths)).all()
 
 
 def test_runs_of_other_parts_are_refused(runs, capsys, tmp_path):

@@ -83,13 +83,15 @@ def combine(
     by: str = "vote",
     views: Sequence[str] = (),
     out: str | Path | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Combined:
     """Make one classifier of several runs, calibrate it, say what it gains on validation pictures, and test it.
 
     runs: folders of runs on the same parts of the same pictures. by: "vote", the mean of probabilities, or "weights",
     the mean of the weights of one architecture. views: "mirror" and "shifts", how each sees a picture besides as it
-    is; with them one run is enough. out: the folder of the combined run, runs/<source>-combined by default.
+    is; with them one run is enough. out: the folder of the combined run, <first run>-combined by default.
+    resume: begin again in `out` where it was cut short.
 
     Raises `CannotCombine` for runs that do not go together, `RunExists`, `CannotCompare` where the pictures are no
     longer at hand, or what `load` raises.
@@ -103,13 +105,14 @@ def combine(
     folder = Path(out) if out is not None else first.parent / f"{first.name}-combined"
     recipe = load_recipe(first / "recipe.toml")
     purpose = "-".join(["", by, *views, *(str(each.facts.get("identity")) for each in members)])
-    prepared = prepare(tested_source(judged[0], said), recipe, {}, folder, False, said, purpose)
+    prepared = prepare(tested_source(judged[0], said), recipe, {}, folder, resume, said, purpose)
     pixels = open_pixels(prepared.found, found.resize, found.resize_key(), found.preprocess.size, said)
     train, validation, _ = (part_of(prepared.found, pixels, rows) for rows in prepared.splits.parts())
     history = read_run(first).history
-    open_run(prepared.directory, recipe, prepared.identity, prepared.found, prepared.splits)
-    write_history(prepared.directory, history)
-    conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)
+    if not prepared.finished:
+        open_run(prepared.directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits)
+        write_history(prepared.directory, history)
+        conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)
     run = read_run(prepared.directory)
     whole, right = _seen("combined", run.classifier, validation)
     told = [_seen(each.name, member, validation) for each, member in zip(judged, members, strict=True)]

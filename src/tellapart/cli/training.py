@@ -181,10 +181,11 @@ def combine(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The combined run's folder; beside the first if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Begin again in --out what was cut short there.")] = False,
     json_output: Json = False,
 ) -> None:
     """Make one classifier of several runs, or of one that sees each picture in several ways, and say what is gained."""
-    found = tellapart.combine(models, by=by, views=view or [], out=out, progress=TerminalProgress())
+    found = tellapart.combine(models, by=by, views=view or [], out=out, resume=resume, progress=TerminalProgress())
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
         return
