@@ -40,6 +40,11 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./((?:src|deploy)[^)]*)\)")
 _RUN = os.environ.get("RUN_BLOCKS", "1") != "0"  # 0 for a quick look at the words
 
 
+def on_startup(**_: Any) -> None:
+    """Let blocks find the commands that are installed beside this Python, whatever the shell's path is."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Return the page with the output of its blocks."""
     path = page.file.src_uri
@@ -108,7 +113,7 @@ def _command(line: str) -> str:
     """Run a line that begins with `$ `, and return it with all that it prints."""
     if not line.startswith("$ "):
         raise ValueError(f"a console block shows commands alone, its output is made: '{line}'")
-    settings = {"NO_COLOR": "1", "COLUMNS": "100", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    settings = {"NO_COLOR": "1", "COLUMNS": "100"}
     found = subprocess.run(
         ["bash", "-c", line[2:]],
         env=os.environ | settings,
