@@ -161,6 +161,15 @@ def test_too_many_unreadable_pictures_stop_the_run(mixed, allowed, refused):
         check_readable(found, allowed)
 
 
+def test_one_unreadable_picture_of_few_stops_nothing(make_tree, small_pictures):
+    root = make_tree({"cat": small_pictures[:5], "dog": small_pictures[5:]})
+    (root / "dog" / "cut.png").write_bytes(b"")
+    found = audit(load_source(root))
+    check_readable(found, 0.01)
+    with pytest.raises(TooManyUnreadable, match="1 of"):
+        check_readable(found, 0.0)
+
+
 def test_nothing_readable_is_told_and_not_a_crash(make_tree, small_pictures):
     root = make_tree({"cat": [], "dog": []})
     for name in ("cat/a.jpg", "dog/b.jpg"):

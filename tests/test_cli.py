@@ -132,11 +132,13 @@ def test_audit_for_people_and_programs(tmp_path, capsys):
     (tmp_path / "digit 1" / "empty.jpg").touch()
     code, out, _ = run_cli(capsys, "audit", tmp_path)
     assert code == 0
+    assert "Training would stop here: Class 'digit 1' has too few pictures" in out
     for said in ("One picture under two labels (1)", "notes.txt: it is not a picture", "empty.jpg: the file is empty"):
         assert said in out
     code, out, _ = run_cli(capsys, "audit", tmp_path, "--json")
     found = json.loads(out)
     assert found["classes"] == {"digit 0": 5, "digit 1": 6}
+    assert found["obstacle"].startswith("Class 'digit 1' has too few pictures: 5 usable, 1 of them independent")
     assert found["label_conflicts"] == [[f"digit 0/{first.name}", "digit 1/copy.png"]]
 
 
@@ -196,8 +198,9 @@ def manifest_unknown_split(root):
 
 def too_many_unreadable(root):
     folder = digit_folder(root / "bad", 2, 10)
-    (folder / "digit 0" / "zero.png").touch()
-    return [folder], "1 of 21 pictures (4.8%) cannot be read"
+    for number in range(2):
+        (folder / f"digit {number}" / "zero.png").touch()
+    return [folder], "2 of 22 pictures (9.1%) cannot be read"
 
 
 def header_of_60000_pixels(root):
@@ -208,7 +211,7 @@ def header_of_60000_pixels(root):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     (folder / "digit 0" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b""))
-    return [folder], "more than 89,000,000 pixels"
+    return [folder, "--set", "data.max_unreadable=0"], "more than 89,000,000 pixels"
 
 
 def misspelt_key(root):

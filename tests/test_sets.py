@@ -34,6 +34,16 @@ def test_coverage_is_as_promised_even_for_boasting_probabilities(coverage, boast
     assert np.mean(found) == pytest.approx(coverage, abs=0.01)
 
 
+def test_too_few_validation_pictures_are_told():
+    probabilities, labels = doubtful(40, 0, classes=3)
+    assert fit_sets(probabilities[:19], labels[:19], 0.95).advice(by_class=False) == ""
+    told = fit_sets(probabilities[:18], labels[:18], 0.95).advice(by_class=False)
+    assert told.startswith("3 of 3 classes are in every prediction set")
+    assert "at least 19 validation pictures;" in told
+    by_class = fit_sets(probabilities, labels, 0.95, by_class=True)
+    assert "of each class" in by_class.advice(by_class=True)
+
+
 def test_coverage_by_class_holds_for_the_hard_class_too():
     easy, labels = doubtful(6000, 0, classes=4, sharpness=3)
     labels = np.where((labels == 3) & (np.random.default_rng(1).random(6000) < 0.5), 0, labels)

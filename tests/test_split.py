@@ -13,7 +13,7 @@ from tellapart.data.audit import Audit, audit
 from tellapart.data.decode import read_picture
 from tellapart.data.samples import PARTS, Arrays, build_samples
 from tellapart.data.sources import load_source
-from tellapart.data.split import make_splits, write_splits
+from tellapart.data.split import make_splits, obstacle, write_splits
 from tellapart.errors import CannotSplit, LeakedSplit
 from tellapart.recipe import DataRecipe
 
@@ -308,3 +308,10 @@ def test_groups_are_written_too(make_tree, small_pictures, tmp_path):
     loaded = same_files(tmp_path / "split.csv", found, splits)
     assert len(loaded.group_names) == 8
     assert Path(tmp_path / "split.csv").read_text().startswith("path,label,group,split\n")
+
+
+def test_what_would_stop_a_training_is_told_beforehand():
+    assert obstacle(audited([0] * 30 + [1] * 30)) == ""
+    assert obstacle(audited([0] * 2 + [1] * 30)).startswith("Class '0' has too few pictures: 2 usable")
+    assert obstacle(audited([0] * 30 + [1] * 30, unreadable=[0])) == ""
+    assert obstacle(audited([0] * 30 + [1] * 30, unreadable=[0, 1])).startswith("2 of 60 pictures (3.3%)")

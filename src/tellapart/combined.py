@@ -114,6 +114,7 @@ def combine(
         write_history(prepared.directory, history)
         conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)
     run = read_run(prepared.directory)
+    said.say("Measuring on the validation pictures what is gained.")
     whole, right = _seen("combined", run.classifier, validation)
     told = [_seen(each.name, member, validation) for each, member in zip(judged, members, strict=True)]
     told.sort(key=lambda pair: (-pair[0].accuracy, pair[0].log_loss))

@@ -190,7 +190,11 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
     further: figures of other parts, by name, for metrics.json.
     """
     validation, test = fitted.validation, fitted.part(prepared.splits.test)
+    progress.say(f"Calibrating on {len(validation.rows):,} validation pictures, testing on {len(test.rows):,}.")
     classifier, known = with_confidence(fitted.classifier, fitted.train, validation, prepared.recipe)
+    by_class = prepared.recipe.evaluation.class_conditional
+    if classifier.sets and (advice := classifier.sets.advice(by_class)):
+        progress.say("Note: " + advice)
     answers, samples = classifier.answers(test.pixels), prepared.found.samples
     told = {"validation": (validation, classifier.of_pixels(validation.pixels))}
     told["test"] = (test, answers.probabilities)
@@ -216,7 +220,7 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
         prepared.splits,
         fitted.history,
         metrics,
-        examine(classifier, samples, tested, known, seconds),
+        examine(classifier, samples, tested, known, seconds, progress),
         {**facts, "temperature": classifier.temperature, "recipe_toml": prepared.recipe.to_toml()},
     )
     write_atomic(prepared.directory / "report.html", render(findings))

@@ -30,7 +30,7 @@ class DataRecipe:
     """Shares of the split, and what to do with doubtful pictures.
 
     leaks: what to do when a given split holds one picture in two parts: `refuse`, or `drop` the training side's copy.
-    max_unreadable: the share of pictures that may be unreadable.
+    max_unreadable: the share of pictures that may be unreadable; one may be in any case, unless the share is 0.
     """
 
     validation: float = _number(0.15, 0.01, 0.8)

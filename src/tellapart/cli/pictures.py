@@ -24,12 +24,17 @@ app = typer.Typer()
 @app.command()
 def audit(source: SourceArgument, json_output: Json = False) -> None:
     """Look at every picture: damaged files, duplicates, double labels, class balance, sizes."""
+    from tellapart.data.split import obstacle
+
     progress = TerminalProgress()
     found = tellapart.audit(tellapart.load_source(source, progress), progress)
+    in_the_way = obstacle(found)
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
-    else:
-        print_audit(found)
+        print(json.dumps(found.to_json() | {"obstacle": in_the_way or None}, indent=2))
+        return
+    print_audit(found)
+    if in_the_way:
+        terminal().print(f"Training would stop here: {in_the_way}", markup=False)
 
 
 @app.command()

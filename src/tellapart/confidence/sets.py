@@ -36,6 +36,18 @@ class SetRule:
         inside[np.arange(len(inside)), probabilities.argmax(axis=1)] = True
         return inside
 
+    def advice(self, by_class: bool) -> str:
+        """Return what to do where classes are in every set, as there were too few validation pictures; or nothing."""
+        always = sum(math.isinf(limit) for limit in self.limits)
+        if not always:
+            return ""
+        least = math.ceil(1 / (1 - self.coverage) - 1e-9) - 1
+        return (
+            f"{always} of {len(self.limits)} classes are in every prediction set: to promise the right class in "
+            f"{self.coverage:.0%} of them takes at least {least} validation pictures{' of each class' * by_class}; "
+            "add pictures, or ask for less by --set evaluation.coverage=0.8."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return {"coverage", "limits"}; an infinite limit is null."""
         return {"coverage": self.coverage, "limits": [x if math.isfinite(x) else None for x in self.limits]}

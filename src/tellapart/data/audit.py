@@ -186,9 +186,9 @@ def audit(source: Source, progress: Progress | None = None) -> Audit:
 
 
 def check_readable(found: Audit, allowed: float) -> None:
-    """Raise `TooManyUnreadable` if the share of unreadable pictures is above `allowed`."""
+    """Raise `TooManyUnreadable` if the share of unreadable pictures is above `allowed`; one is no share, but for 0."""
     share = len(found.unreadable) / max(1, len(found.samples))
-    if share > allowed:
+    if share > allowed and (len(found.unreadable) > 1 or allowed == 0):
         row, reason = found.unreadable[0]
         raise TooManyUnreadable(
             f"{len(found.unreadable)} of {len(found.samples)} pictures ({share:.1%}) cannot be read, more than the "

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import Audit
+from tellapart.data.audit import Audit, check_readable
 from tellapart.data.duplicates import clusters
 from tellapart.data.manifest import write_manifest
 from tellapart.data.samples import PARTS, TEST, TRAIN, VALIDATION, Files, Samples, Skipped
-from tellapart.errors import BadManifest, CannotSplit, LeakedSplit, printable
+from tellapart.errors import BadManifest, CannotSplit, LeakedSplit, TellapartError, printable
 from tellapart.recipe import DataRecipe
 
 Rows = NDArray[np.int64]
@@ -48,6 +48,17 @@ def make_splits(found: Audit, settings: DataRecipe, seed: int) -> Splits:
         rule = f"stratified {shares[0]:.0%} / {shares[1]:.0%} / {shares[2]:.0%}, seed {seed}"
         return Splits(*_by_part(rows, parts), rule)
     return _complete_preset(found, settings, seed, units)
+
+
+def obstacle(found: Audit) -> str:
+    """Return why training with the default recipe would not take these pictures, and what to do; or nothing."""
+    settings = DataRecipe()
+    try:
+        check_readable(found, settings.max_unreadable)
+        make_splits(found, settings, seed=0)
+    except TellapartError as error:
+        return str(error)
+    return ""
 
 
 def make_folds(found: Audit, rows: Rows, count: int, seed: int) -> NDArray[np.int8]:

@@ -29,6 +29,7 @@ from tellapart.metrics.calibration import Reliability
 from tellapart.prediction import Answers
 from tellapart.predictor import Predictor
 from tellapart.preprocess import Preprocess
+from tellapart.progress import Progress
 
 _MISTAKES, _NEIGHBOURS = 24, 3
 _PAIRS, _EXAMPLES = 6, 4  # of classes most often confused, and pictures of each
@@ -154,7 +155,7 @@ class Examination:
 
 
 def examine(
-    classifier: Predictor, samples: Samples, tested: Tested, known: Known | None, seconds: float
+    classifier: Predictor, samples: Samples, tested: Tested, known: Known | None, seconds: float, progress: Progress
 ) -> Examination:
     """Return what the test rows tell.
 
@@ -172,7 +173,7 @@ def examine(
         tuple(_confused(classifier.classes, samples, tested, wrong)),
         tuple(_suspects(classifier.classes, samples, tested)),
         tuple(_slices(samples, tested, right)),
-        tuple(_spoilt(classifier, tested, seconds)),
+        tuple(_spoilt(classifier, tested, seconds, progress)),
     )
 
 
@@ -281,7 +282,7 @@ def _slices(samples: Samples, tested: Tested, right: NDArray[np.bool_]) -> list[
     return slices(right[::step], columns)
 
 
-def _spoilt(classifier: Predictor, tested: Tested, seconds: float) -> list[Robustness]:
+def _spoilt(classifier: Predictor, tested: Tested, seconds: float, progress: Progress) -> list[Robustness]:
     """Return what corruptions cost, on as many pictures as there is time for."""
     began = time.perf_counter()
     sample = rows_of(tested.pixels, np.arange(min(_LEAST, len(tested.labels))))
@@ -289,7 +290,7 @@ def _spoilt(classifier: Predictor, tested: Tested, seconds: float) -> list[Robus
     each = (time.perf_counter() - began) / len(sample)
     strengths = sum(len(corruption.amounts) for corruption in CORRUPTIONS.values())
     limit = int(np.clip(seconds / (each * strengths), _LEAST, _MOST))
-    return robustness(classifier, tested.pixels, tested.labels, limit=limit)
+    return robustness(classifier, tested.pixels, tested.labels, limit=limit, progress=progress)
 
 
 def _shown(samples: Samples, row: int) -> Shown:

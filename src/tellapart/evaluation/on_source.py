@@ -68,7 +68,7 @@ def evaluate_on(
     metrics = evaluate(answers.probabilities, labels, classifier.classes, samples.groups_of(data.rows))
     if report is not None:
         tested = Tested(data.rows, pixels, labels, answers)
-        write_atomic(Path(report), _page(classifier, data, tested, metrics))
+        write_atomic(Path(report), _page(classifier, data, tested, metrics, said))
     warning = seen_in_training(judged, data)
     return Evaluation(
         judged.name,
@@ -82,10 +82,10 @@ def evaluate_on(
     )
 
 
-def _page(classifier: Predictor, data: Labelled, tested: Tested, metrics: dict[str, Any]) -> str:
+def _page(classifier: Predictor, data: Labelled, tested: Tested, metrics: dict[str, Any], progress: Progress) -> str:
     """Return the report of a classifier on these pictures."""
     samples = data.found.samples
-    examination = examine(classifier, samples, tested, None, _SECONDS)
+    examination = examine(classifier, samples, tested, None, _SECONDS, progress)
     facts = classifier.facts | {"temperature": classifier.temperature}
     title = Path(samples.title).name or samples.title
     return render(Findings(title, data.found, None, (), {"test": metrics}, examination, facts))

@@ -117,10 +117,14 @@ def corruptions(found: Sequence[Robustness]) -> str:
 
 
 def search_history(numbers: list[int], values: list[float], default: float, label: str) -> str:
-    """Return an SVG of the figures of a search's trials, with the best so far and the default's."""
+    """Return an SVG of the figures of a search's trials, with the best so far and the default's.
+
+    label: what they are; of a loss, the lowest is the best.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
-    best = [max(values[: place + 1]) for place in range(len(values))]
+    better = min if "loss" in label else max
+    best = [better(values[: place + 1]) for place in range(len(values))]
     axes.plot(numbers, values, "o", color=_ACCENT, label="trial")
     axes.step(numbers, best, where="post", color=_OTHER, label="best so far")
     axes.axhline(default, color=_INK, linewidth=0.8, linestyle="--", label="default")

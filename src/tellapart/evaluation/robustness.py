@@ -10,6 +10,7 @@ Letters: N pictures, S the network's input size.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ from tellapart.errors import CannotCorrupt, did_you_mean
 from tellapart.evaluation.paired import tango
 from tellapart.metrics import Estimate, wilson
 from tellapart.predictor import Predictor
+from tellapart.progress import Progress
 from tellapart.randomness import shuffled, uniform
 
 LIMIT = 1000  # pictures: an accuracy of 90 % is then known to 2 points
+_STRENGTHS = 5
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 
@@ -64,7 +67,12 @@ class Robustness:
 
 
 def robustness(
-    classifier: Predictor, pixels: PixelTable, labels: NDArray[np.integer], seed: int = 0, limit: int = LIMIT
+    classifier: Predictor,
+    pixels: PixelTable,
+    labels: NDArray[np.integer],
+    seed: int = 0,
+    limit: int = LIMIT,
+    progress: Progress | None = None,
 ) -> list[Robustness]:
     """Return the accuracy and its drop for each kind of corruption and each strength.
 
@@ -77,13 +85,14 @@ def robustness(
     chosen, truth = np.asarray(rows_of(pixels, numbers)[:]), labels[numbers]
     as_is = classifier.of_pixels(chosen).argmax(axis=1) == truth
     results = []
-    for kind in CORRUPTIONS:
-        for strength in range(1, 6):
+    with (progress or Progress()).bar("Testing spoilt pictures", _STRENGTHS * len(CORRUPTIONS)) as advance:
+        for kind, strength in product(CORRUPTIONS, range(1, _STRENGTHS + 1)):
             spoiled = corrupt(chosen, kind, strength, seed, numbers)
             correct = classifier.of_pixels(spoiled).argmax(axis=1) == truth
             accuracy = wilson(int(correct.sum()), len(truth))
             drop = tango(int((as_is & ~correct).sum()), int((correct & ~as_is).sum()), len(truth))
             results.append(Robustness(kind, strength, len(truth), accuracy, drop))
+            advance(1, kind)
     return results
 
 

@@ -29,6 +29,7 @@ from tellapart.recipe import Recipe, TrainingRecipe
 from tellapart.training.autotune import Plan
 from tellapart.training.balance import class_weights, correct_prior
 from tellapart.training.batches import Batch, Part, batches_of
+from tellapart.training.busy import BusyWatch
 from tellapart.training.checkpoint import Checkpoint
 from tellapart.training.distill import Teacher
 from tellapart.training.distributed import ONE, Ranks, use_cross_rank_norms
@@ -85,7 +86,7 @@ class Trainer:
             saver.save(state)  # what follows may be cut short too
         state.network.load_state_dict(state.best)
         kept = f"the weights of epoch {state.kept_epoch}" if state.kept_epoch else "the head alone: nothing did better"
-        self.progress.say(f"Kept {kept}.")
+        self.progress.say(f"Kept {kept}.{self._why(state)}")
         return state
 
     def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
@@ -97,6 +98,11 @@ class Trainer:
     @property
     def _training(self) -> TrainingRecipe:
         return self.recipe.training
+
+    @cached_property
+    def _watch(self) -> BusyWatch:
+        alone = self.ranks.count == 1 and self.preprocess.mean.device.type == "cpu"  # else a step waits for others too
+        return BusyWatch(self.progress, self.plan.threads if alone else 1)
 
     @cached_property
     def _loss(self) -> Loss:
@@ -152,7 +158,8 @@ class Trainer:
                 if done >= 1 and number:
                     break
                 set_rate(state.optimizer, self._training.schedule, done)
-                self._step(state, batch, pixels, size_at(self.recipe, done, size_step(state.network)))
+                with self._watch.step():
+                    self._step(state, batch, pixels, size_at(self.recipe, done, size_step(state.network)))
                 state.batch = number + 1
                 rate = (state.sums[2] - before) / max(1e-9, state.seconds - began)
                 advance(len(batch.places), _note(state.sums, rate))
@@ -264,6 +271,16 @@ class Trainer:
             return (state.epoch - 1 + share_of_epoch) / (self._training.epochs or 1)
         whole = max(1.0, budget - state.head_seconds)
         return self.ranks.from_first(lambda: (state.seconds - state.head_seconds) / whole)
+
+    def _why(self, state: State) -> str:
+        """Return why the weights with the highest figure are not those that were kept, if so."""
+        if state.kept_epoch == state.best_epoch:
+            return ""
+        best = f"epoch {state.best_epoch}" if state.best_epoch else "the head alone"
+        return (
+            f" The best was {best}, by less than {len(self.validation.rows):,} validation pictures can tell (one "
+            "standard error), so the later one counts."
+        )
 
     def _of_epochs(self) -> str:
         return "" if self._training.budget is not None else f"/{self._training.epochs}"

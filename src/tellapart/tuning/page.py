@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 from tellapart.evaluation import plots
 from tellapart.evaluation.report import templates
 from tellapart.tuning.choice import DRAWS
+from tellapart.tuning.space import MULTIPLES
 
 if TYPE_CHECKING:
     from tellapart.tuning.tune import Tuned
@@ -21,7 +22,7 @@ def render(title: str, study: optuna.Study, tuned: "Tuned", sentence: str) -> st
     environment.filters["place"] = described
     complete = [trial for trial in tuned.trials if trial["state"] == "complete"]
     key = "accuracy" if tuned.metric == "accuracy" else "log_loss"
-    figures = [(1 if key == "accuracy" else -1) * trial["validation"][key] for trial in complete]
+    figures = [trial["validation"][key] for trial in complete]
     return environment.get_template("tuning.html").render(
         title=title,
         sentence=sentence,
@@ -34,7 +35,7 @@ def render(title: str, study: optuna.Study, tuned: "Tuned", sentence: str) -> st
             [trial["number"] + 1 for trial in complete],
             figures,
             figures[0],
-            "validation accuracy" if key == "accuracy" else "minus log loss",
+            "accuracy on validation" if key == "accuracy" else "log loss on validation",
         ),
         importance=_importance(study),
         trials=tuned.trials,
@@ -43,10 +44,9 @@ def render(title: str, study: optuna.Study, tuned: "Tuned", sentence: str) -> st
 
 
 def described(place: dict[str, Any]) -> str:
-    """Return a place in a few words."""
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in place.items()
-    )
+    """Return a place in a few words, what is a multiple of the default's as in `epochs x 1.5`."""
+    words = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in place.items()}
+    return ", ".join(f"{name} {'x ' * (name in MULTIPLES)}{word}" for name, word in words.items())
 
 
 def _importance(study: optuna.Study) -> str:

@@ -21,6 +21,7 @@ Value = float | int | str | bool
 Resolve = Callable[[Recipe], Recipe]  # settles what a recipe leaves open
 _STRENGTHS = ("rotation", "zoom", "shift", "shear", "brightness", "contrast")
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+)")
+MULTIPLES = ("learning rate", "weight decay", "batch size", "size", "epochs", "augmentation", "backbone rate")
 _FIXED = ("seed", "model", "layers", "weights")
 _WIDE = 10  # times as much: searched by its logarithm
 

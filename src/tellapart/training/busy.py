@@ -1,0 +1,44 @@
+"""Whether other programs take the processor from training, for a user who sees only that it is slow."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tellapart.progress import Progress
+
+_SECONDS = 10.0  # of steps that are judged together
+_SHARE = 0.75  # of this time that the first thread computes where nobody else does; measured alone: above 0.9
+
+
+class BusyWatch:
+    """Tells once if the steps of training often stand still because other programs compute.
+
+    All threads of a step wait for the slowest, and waste what they have by spinning: one busy program on two cores
+    then costs not a half of the speed but three quarters.
+    """
+
+    def __init__(self, progress: Progress, threads: int) -> None:
+        self._progress = progress
+        self._wall = self._own = 0.0
+        self._judges = threads > 1
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Watch one step, which the calling thread computes with others; what it waits for is the processor alone."""
+        wall, own = time.perf_counter(), time.thread_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._own += time.thread_time() - own
+        if self._judges and self._wall > _SECONDS:
+            self._judge()
+            self._wall = self._own = 0.0
+
+    def _judge(self) -> None:
+        if self._own > _SHARE * self._wall:
+            return
+        self._judges = False
+        advice = "end them"
+        if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+            advice += ", or stop and go on with --resume and OMP_WAIT_POLICY=passive set, by which threads share better"
+        self._progress.say(f"Note: other programs keep the processor busy, and training waits for it: {advice}.")
