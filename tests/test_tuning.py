@@ -23,11 +23,14 @@ from tellapart.data.cache import Pixels
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, read_splits
 from tellapart.errors import BadRecipe, CannotTune, RunExists
+from tellapart.pipeline import recipe_with
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe, load_recipe
 from tellapart.tuning.choice import Answers, choose
+from tellapart.tuning.final import divisions, last_round
 from tellapart.tuning.space import space_for
 from tellapart.tuning.study import open_study, opened
+from tellapart.tuning.trial import Candidates
 
 SMALL = QUICK | {"training__autotune": False, "model": "lenet5", "preprocess__size": 32}
 
@@ -53,7 +56,12 @@ def test_the_middle_of_the_space_is_the_default(settle):
     for base in (Recipe(), Recipe(model="resnet20"), Recipe().with_values(training__optimizer="sgd")):
         space = space_for(base, settle, [str(base.model), "lenet5"] if base.model else [])
         assert space.recipe(space.default) == settle(base) == space.default_recipe
+    assert [space.recipe(place).training.epochs for place in space_for(Recipe(), settle).known] == [
+        settle(Recipe()).training.epochs,
+        2 * settle(Recipe()).training.epochs,
+    ]
     outside = space_for(Recipe(), settle, searched=["training.optimizer=sgd,adamw"])
+    assert outside.known == [{}]
     assert (outside.default, outside.default_recipe) == ({}, settle(Recipe()))
 
 
@@ -148,6 +156,7 @@ def test_a_search_leaves_what_it_found(tuned, folder, tmp_path):
     assert load_recipe(tuned.run.directory / "recipe.toml") == tuned.recipe
     document = json.loads((tuned.directory / "tuning.json").read_text())
     assert document["choice"]["chosen"] == tuned.choice.chosen
+    assert (document["choice"]["last_round"] is None) == (tuned.choice.best == 0)
     assert not list((tuned.directory / "trials").glob("*"))  # checkpoints of what has ended
     with pytest.raises(RunExists):
         tellapart.tune(folder, out=tuned.directory, trials=6, **SMALL)
@@ -173,6 +182,37 @@ def test_no_trial_sees_a_test_picture(folder, tmp_path, monkeypatch):
     found = audit(load_source(folder), Progress())
     splits = make_splits(found, Recipe().data, 0)
     assert seen == {*splits.train.tolist(), *splits.validation.tolist()}
+
+
+def test_the_last_round_judges_on_other_divisions_and_only_once(folder, tmp_path, monkeypatch):
+    """Each picture of training and validation is validated on once at most; a search gone on with trains nothing."""
+    found = audit(load_source(folder), Progress())
+    splits = make_splits(found, Recipe().data, 0)
+    known = {*splits.train.tolist(), *splits.validation.tolist()}
+    divided = divisions(found, splits, seed=0)
+    judged = np.concatenate([each.validation for each in divided])
+    assert len(divided) == 3
+    assert len(np.unique(judged)) == len(judged)
+    for each in divided:
+        assert {*each.train.tolist(), *each.validation.tolist()} == known
+        assert abs(len(each.validation) - len(splits.validation)) <= 2
+    trained, answers = [], Candidates.answers
+    monkeypatch.setattr(Candidates, "answers", lambda *given: (trained.append(given[3]), answers(*given))[1])
+    recipe = resolve(recipe_with(None, SMALL), found, splits, Progress())
+    good, bad = recipe, recipe.with_values(training__learning_rate=1e-7)
+    said = Progress()
+    candidates = Candidates(found, splits, space_for(recipe, lambda each: each), "log_loss", tmp_path / "trials", said)
+    sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
+    with opened(tmp_path) as kept:
+        study = open_study(kept, "last", "it", 1, [{}], sampler, pruner)
+        first = last_round(candidates, study, {0: bad, 7: good}, "log_loss", said)
+        assert (first.chosen, first.best) == (7, 7)
+        assert len(trained) == 6
+        assert last_round(candidates, study, {0: bad, 7: good}, "log_loss", said) == first
+        assert len(trained) == 6
+        hopeless = good.with_values(training__learning_rate=10.0, training__optimizer="sgd")
+        again = last_round(candidates, study, {0: good, 3: hopeless, 7: bad}, "log_loss", said)
+    assert again.chosen == 0
 
 
 def test_the_split_is_that_of_the_run(tuned, folder):
@@ -223,7 +263,7 @@ def storages(request, tmp_path):
 def test_a_trial_is_handed_out_once_and_again_if_it_is_lost(storages):
     sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
     name = "lost"
-    one, two = (open_study(storage, name, "it", 3, {"x": 0.5}, sampler, pruner, patience=1.0) for storage in storages)
+    one, two = (open_study(storage, name, "it", 3, [{"x": 0.5}], sampler, pruner, patience=1.0) for storage in storages)
     first, second = one.take(), two.take()
     assert {first.number, second.number} == {0, 1}
     assert first.suggest_float("x", 0, 1) == 0.5  # the default is the first
@@ -241,14 +281,14 @@ def test_a_trial_is_handed_out_once_and_again_if_it_is_lost(storages):
     two.study.tell(again, 3.0)
     assert one.next() is None
     assert [trial.value for trial in one.ended()] == [1.0, 3.0, 2.0]  # by their places
-    more = open_study(storages[1], name, "it", 5, {"x": 0.5}, sampler, pruner)
+    more = open_study(storages[1], name, "it", 5, [{"x": 0.5}], sampler, pruner)
     assert len(more.study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 2
     for _ in range(4):  # one that is told to end, as often as it is, loses nothing
         taken = more.take()
         more.give_back(more.frozen(taken), lost=False)
     assert len(more.study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 2
     with pytest.raises(CannotTune, match="other pictures"):
-        open_study(storages[0], name, "another", 3, {"x": 0.5}, sampler, pruner)
+        open_study(storages[0], name, "another", 3, [{"x": 0.5}], sampler, pruner)
 
 
 WORKER = """

@@ -35,7 +35,8 @@ class Choice:
     """What was chosen, by its number; 0 is the default.
 
     best: the number of the one that looks best. apparent: its figure on the pictures that it was chosen by. honest: of
-    what is chosen so, on other pictures. gain: of that over the default. surely: the share of draws with a gain.
+    what is chosen so, on other pictures. gain: of that over the default. surely: the share of draws with a gain. last:
+    of the last round, by which the best of the first were judged anew; what it chose is chosen.
     """
 
     chosen: int
@@ -44,6 +45,7 @@ class Choice:
     honest: Estimate
     gain: Estimate
     surely: float
+    last: "Choice | None" = None
 
     @property
     def optimism(self) -> float:
@@ -60,6 +62,7 @@ class Choice:
             "honest": self.honest.to_json(),
             "gain": self.gain.to_json(),
             "surely": self.surely,
+            "last_round": self.last.to_json() if self.last else None,
         }
 
 

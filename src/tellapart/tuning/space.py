@@ -66,6 +66,15 @@ class Space:
         return {} if None in found.values() else cast(dict[str, Value], found)
 
     @property
+    def known(self) -> list[dict[str, Value]]:
+        """Return the places to begin at: the default, and the default trained longer, which helps most often."""
+        places = [self.default]
+        for dimension in self.dimensions:
+            if dimension.name == "epochs" and self.default:
+                places.append(self.default | {"epochs": dimension.high})
+        return places
+
+    @property
     def default_recipe(self) -> Recipe:
         """Return the settled default recipe."""
         return self.resolve(self.base)

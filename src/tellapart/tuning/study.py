@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,12 +174,12 @@ def open_study(
     name: str,
     about: str,
     trials: int,
-    default: dict[str, Any],
+    known: Sequence[dict[str, Any]],
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
     patience: float = 60.0,
 ) -> Study:
-    """Begin a study, its first trial at the default place, or take part in the one that is there.
+    """Begin a study, its first trials at known places, that of the default first, or take part in the one there is.
 
     about: what has to be equal for all who take part. Raises `CannotTune` if it is not.
     """
@@ -198,7 +198,7 @@ def open_study(
     study.set_user_attr("about", about)
     there = {order_of(trial) for trial in study.get_trials(deepcopy=False)}
     for order in sorted(set(range(trials)) - there):
-        place = default if order == 0 else {}
+        place = known[order] if order < len(known) else {}
         study.enqueue_trial(place, user_attrs={_PLACE: place, _ORDER: order})
     study.set_user_attr(_FILLED, True)
     return Study(storage, study, patience)

@@ -2,23 +2,22 @@
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
-from numpy.typing import DTypeLike, NDArray
-from optuna.trial import FrozenTrial
 
 from tellapart.confidence.temperature import fit_temperature, softmax
 from tellapart.data.audit import Audit
 from tellapart.data.split import Splits
 from tellapart.errors import BadLayers, BadRecipe, TrainingDiverged, UnknownModel, WrongInput
-from tellapart.fitting import Fitted, Fitting
+from tellapart.fitting import Fitting
 from tellapart.metrics import row_log_loss
 from tellapart.progress import Advance, Progress
+from tellapart.recipe import Recipe
 from tellapart.run import run_identity
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
@@ -27,9 +26,10 @@ from tellapart.tuning.choice import Answers, judged
 from tellapart.tuning.space import Space
 from tellapart.tuning.study import order_of
 
-_FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput)  # of a candidate, not of the search
+FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput)  # of a candidate, not of the search
 HALTS, _WHOLE = (25, 50), 100  # hundredths of a trial after which it may be given up
-PREDICTED, LOSSES, RECIPE, REASON, FIGURES = "predicted", "losses", "recipe", "reason", "figures"
+ANSWERS, RECIPE, REASON, FIGURES = "answers", "recipe", "reason", "figures"
+OnEpoch = Callable[[History], None]
 
 
 class Hopeless(optuna.TrialPruned):
@@ -54,41 +54,38 @@ class Candidates:
         try:
             recipe = self.space.default_recipe if default else self.space.recipe(place)
             trial.set_user_attr(RECIPE, recipe.to_toml())
-            identity = run_identity(recipe, self.found, self.splits)
-            folder = self.folder / identity[:16]
-            fitting = Fitting(
-                self.found,
-                self.splits.train,
-                self.splits.validation,
-                recipe,
-                identity,
-                folder,
-                _BarsAlone(self.progress, f"Trial {trial.number + 1}"),
-                on_epoch=_Reporting(trial, self.metric, recipe.training.epochs, may_end=not default),
-            )
+            reporting = _Reporting(trial, self.metric, recipe.training.epochs, may_end=not default)
+            answers = self.answers(recipe, self.splits, f"Trial {order_of(trial) + 1}", reporting)
+        except FAULTS as error:
+            if default:
+                raise
+            trial.set_user_attr(REASON, str(error))
+            raise Hopeless(str(error)) from error
+        labels = self.found.samples.labels[self.splits.validation].astype(np.int64)
+        trial.set_user_attr(ANSWERS, packed(answers))  # they tell how far the best one can be trusted
+        trial.set_user_attr(FIGURES, {name: judged(answers, labels, name) for name in ("accuracy", "log_loss")})
+        return judged(answers, labels, self.metric)
+
+    def answers(self, recipe: Recipe, splits: Splits, label: str, on_epoch: OnEpoch = lambda history: None) -> Answers:
+        """Train on some rows, and return the answers, calibrated, on others; it goes on from its own checkpoint.
+
+        label: for the bars. on_epoch: as for `Fitting`; it may raise `Hopeless`, and so does this.
+        """
+        identity = run_identity(recipe, self.found, splits)
+        folder, shown = self.folder / identity[:16], _BarsAlone(self.progress, label)
+        rows = splits.train, splits.validation
+        fitting = Fitting(self.found, *rows, recipe, identity, folder, shown, on_epoch=on_epoch)
+        try:
             with freed_memory_kept():
                 fitted = fitting.run(*fitting.start(), own_checkpoint(folder, identity, self.progress))
         except Hopeless:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        except _FAULTS as error:
-            if default:
-                raise
-            trial.set_user_attr(REASON, str(error))
-            raise Hopeless(str(error)) from error
         shutil.rmtree(folder, ignore_errors=True)
-        return self._judge(trial, fitted)
-
-    def _judge(self, trial: optuna.Trial, fitted: Fitted) -> float:
-        """Return the figure, and keep the answers on validation: they tell how far the best one can be trusted."""
         labels = fitted.validation.labels
         logits = np.log(fitted.classifier.of_pixels(fitted.validation.pixels).clip(1e-30))
         probabilities = softmax(logits, fit_temperature(logits, labels))
-        answers = Answers(probabilities.argmax(axis=1), row_log_loss(probabilities, labels))
-        trial.set_user_attr(PREDICTED, _packed(answers.predicted.astype(np.uint16)))
-        trial.set_user_attr(LOSSES, _packed(answers.losses.astype(np.float32)))
-        trial.set_user_attr(FIGURES, {name: judged(answers, labels, name) for name in ("accuracy", "log_loss")})
-        return judged(answers, labels, self.metric)
+        return Answers(probabilities.argmax(axis=1), row_log_loss(probabilities, labels))
 
 
 class _Reporting:
@@ -129,15 +126,15 @@ class _BarsAlone(Progress):
             yield advance
 
 
-def answers_of(trial: FrozenTrial) -> Answers:
-    """Return what a trial's candidate answered on the validation pictures."""
-    predicted = _unpacked(trial.user_attrs[PREDICTED], np.uint16).astype(np.int64)
-    return Answers(predicted, _unpacked(trial.user_attrs[LOSSES], np.float32).astype(np.float64))
+def packed(answers: Answers) -> list[str]:
+    """Return answers as a study keeps them."""
+    values = answers.predicted.astype(np.uint16), answers.losses.astype(np.float32)
+    return [base64.b64encode(each.tobytes()).decode() for each in values]
 
 
-def _packed(values: NDArray[np.generic]) -> str:
-    return base64.b64encode(values.tobytes()).decode()
-
-
-def _unpacked(text: str, kind: DTypeLike) -> NDArray[np.generic]:
-    return np.frombuffer(base64.b64decode(text), kind)
+def unpacked(kept: Sequence[str]) -> Answers:
+    """Return answers that `packed` has made smaller."""
+    predicted, losses = (base64.b64decode(text) for text in kept)
+    return Answers(
+        np.frombuffer(predicted, np.uint16).astype(np.int64), np.frombuffer(losses, np.float32).astype(float)
+    )

@@ -8,7 +8,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from tellapart.recipe import Recipe, from_table
 from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.transfer import with_base
 from tellapart.tuning.choice import METRICS, Choice, choose
+from tellapart.tuning.final import FINALISTS, last_round
 from tellapart.tuning.page import described, render
 from tellapart.tuning.space import Space, space_for
 from tellapart.tuning.study import Study, open_study, opened, order_of
-from tellapart.tuning.trial import FIGURES, HALTS, REASON, RECIPE, Candidates, Hopeless, answers_of
+from tellapart.tuning.trial import ANSWERS, FIGURES, HALTS, REASON, RECIPE, Candidates, Hopeless, unpacked
 
 _DATABASE = (SQLAlchemyError, StorageInternalError)
 _AT_RANDOM = 6  # trials, before others tell where to look
@@ -116,11 +117,13 @@ def tune(
             name or folder_name(samples.title),
             _about(default, space, metric, found, splits),
             trials,
-            space.default,
+            space.known,
             _sampler(default.seed),
             _pruner(),
             patience,
         )
+        searched = ", ".join(dimension.name for dimension in (*space.dimensions, *space.own))
+        said.say(f"Searching {searched}: {trials} trials, the first with the default recipe.")
         _work(study, candidates, end, trials, said)
         return None if helper else _concluded(study, candidates, source, directory, metric, said)
 
@@ -206,14 +209,16 @@ def _concluded(
         raise CannotTune("The trial of the default recipe has not ended: go on with --resume.")
     rows = candidates.splits.validation
     samples = candidates.found.samples
-    choice = choose(
-        [answers_of(trial) for trial in complete],
-        samples.labels[rows].astype(np.int64),
-        metric,
-        samples.groups_of(rows),
-    )
-    space, place = candidates.space, complete[choice.chosen].params
-    recipe = space.recipe(place) if choice.chosen else space.default_recipe
+    answers = [unpacked(trial.user_attrs[ANSWERS]) for trial in complete]
+    choice = choose(answers, samples.labels[rows].astype(np.int64), metric, samples.groups_of(rows))
+    space = candidates.space
+    recipes = [space.recipe(trial.params) if place else space.default_recipe for place, trial in enumerate(complete)]
+    values = [float(trial.value or 0) for trial in complete]
+    ahead = [place for place in sorted(range(len(values)), key=lambda p: -values[p]) if values[place] > values[0]]
+    finalists = {place: recipes[place] for place in (0, *ahead[:FINALISTS])}
+    if ahead and (last := last_round(candidates, study, finalists, metric, said)):
+        choice = replace(choice, last=last, chosen=last.chosen)
+    recipe = recipes[choice.chosen]
     said.say(sentence(choice, metric))
     number = order_of(complete[choice.chosen]) + 1
     run = train(source, recipe, out=directory / f"run-{number}", resume=True, progress=said)
@@ -237,13 +242,18 @@ def sentence(choice: Choice, metric: str) -> str:
     def told(value: float) -> str:
         return f"{sign * scale * value:.{digits}f}{unit}"
 
-    looks = f"The best trial looks like a {name} of {told(choice.apparent)} on validation"
-    honest = f"without the luck of the choice, {told(choice.honest.value)} is to be expected"
-    better = f"better than the default in {choice.surely:.0%} of the resamples"
-    if choice.chosen:
-        return f"{looks}; {honest}, {better}: its recipe is taken."
-    kept = "the default recipe is the best" if choice.best == 0 else f"{better}: not surely, so the default is kept"
-    return f"{looks}; {honest}; {kept}."
+    looks = (
+        f"The best trial looks like a {name} of {told(choice.apparent)} on validation; without the luck of the choice, "
+        f"{told(choice.honest.value)} is to be expected."
+    )
+    if choice.best == 0:
+        return f"{looks} It is the default recipe."
+    judge = choice.last or choice
+    where = "On other divisions of the pictures" if choice.last else "There"
+    if judge.best == 0:
+        return f"{looks} {where} the default does better, and is kept."
+    better = f"{where} the best one beats the default in {judge.surely:.0%} of the resamples"
+    return f"{looks} {better}: {'its recipe is taken' if choice.chosen else 'not surely, so the default is kept'}."
 
 
 def _epochs(trial: FrozenTrial) -> int | None:
