@@ -178,7 +178,7 @@ def test_nothing_readable_is_told_and_not_a_crash(make_tree, small_pictures):
     assert len(found.unreadable) == 2
     assert found.usable().tolist() == []
     assert found.to_json()["sizes"]["height"]["max"] == 0
-    assert found.warnings() == ["2 pictures cannot be read and are left out."]
+    assert found.warnings() == ["2 pictures left out: unreadable."]
 
 
 def test_the_fingerprint_is_of_pixels_and_labels_alone(mixed, make_tree, tmp_path, small_pictures):
@@ -211,7 +211,7 @@ def test_near_duplicates_with_two_labels_are_told(originals):
     found = audit(Memory.samples([*originals[:6], small], ["a", "b", "a", "b", "a", "b", "b"]))
     assert [(p.first, p.second) for p in found.near_conflicts] == [(0, 6)]
     assert found.usable().tolist() == list(range(7))
-    assert any("near duplicates carry different labels" in w for w in found.warnings())
+    assert any("near duplicates with different labels" in w for w in found.warnings())
 
 
 def test_a_path_is_a_source_like_any_other(tmp_path):

@@ -336,6 +336,23 @@ def test_odd_but_good_pictures_are_used(tmp_path, capsys):
     assert checksums(folder) == before
 
 
+def test_networks_are_listed_with_what_is_here(capsys):
+    code, out, _ = run_cli(capsys, "models", "--json")
+    assert code == 0
+    weights = {each["name"]: each["weights"] for each in json.loads(out)}
+    assert weights["efficientnet_lite0"] == "here"  # in a package that the tests need
+    assert weights["simple_cnn"] is None
+    assert set(weights.values()) <= {"here", "to fetch", None}
+
+
+def test_a_run_that_has_not_ended_is_told_from_a_misspelt_name(trained, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained[0] / "runs" / "pictures" / "recipe.toml", tmp_path / "run")
+    code, _, err = run_cli(capsys, "predict", tmp_path / "run", tmp_path)
+    assert code == 1
+    assert "has no classifier yet" in err
+
+
 def test_excluded_files_are_listed_with_reasons(tmp_path, capsys):
     folder = digit_folder(tmp_path / "pictures", 2, 12)
     (folder / "digit 0" / 'zero, "quoted".png').touch()

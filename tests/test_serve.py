@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -21,6 +22,8 @@ from conftest import encode
 from folders import QUICK, digit_folder, run_cli
 from servers import Server, wait_for
 from tellapart.pipeline import train
+from tellapart.progress import Progress
+from tellapart.serving.prepare import prepared
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,14 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(run):
     return tellapart.export(run.directory).path
+
+
+def test_what_was_exported_is_not_exported_again(run, exported, tmp_path):
+    assert prepared([str(run.directory)], None, tmp_path, Progress()) == {"run": exported.resolve()}
+    copy = Path(shutil.copytree(run.directory, tmp_path / "copy"))
+    (copy / "run.json").write_text('{"identity": "of another"}')  # as if the file were of another run
+    ((name, path),) = prepared([f"new={copy}"], str(run.directory.parent / "pictures"), tmp_path, Progress()).items()
+    assert (name, path.parent.parent) == ("new", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_budget_is_kept(folder, tmp_path):
     assert rates["epoch"] > 1
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400)])
+@pytest.mark.parametrize(("text", "seconds"), [(90, 90), (0.5, 0.5), ("90s", 90), ("5m", 300), ("1.5h", 5400)])
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 

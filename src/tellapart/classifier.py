@@ -143,6 +143,10 @@ def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Cla
         return load_file(path / "model.safetensors")
     if name in MODELS or name.startswith(PREFIX):
         return load_pretrained(name, progress or TerminalProgress())
+    if (path / "recipe.toml").is_file():
+        raise UnknownModel(
+            f"The run in {printable(name)} has no classifier yet: end it by the command that began it, with --resume."
+        )
     hint = did_you_mean(name, MODELS)
     raise UnknownModel(
         f"There is no file and no published model '{printable(name)}': expected a classifier file (.safetensors), a "

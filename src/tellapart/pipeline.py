@@ -20,6 +20,7 @@ from tellapart.evaluation.examine import Tested, examine
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import write_atomic
 from tellapart.fitting import Fitted, Fitting
+from tellapart.models import entry
 from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.registry import LAYERED
 from tellapart.progress import Progress
@@ -117,6 +118,8 @@ def prepare(
     Raises what `train` raises.
     """
     recipe = recipe_with(recipe, values)
+    if recipe.model:
+        entry(recipe.model)  # says at once if there is none, and not after every picture was looked at
     samples = load_source(source, progress)
     directory = out if out is not None else Path("runs") / folder_name(samples.title)
     refuse_inside(source, directory)
@@ -232,11 +235,11 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
 
 
 def parse_duration(text: str | float) -> float:
-    """Return seconds from "90", "90s", "5m" or "1.5h"; raises `BadRecipe`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
+    """Return seconds, given as a number, or as text with its unit: "90s", "5m" or "1.5h"; raises `BadRecipe`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text if isinstance(text, str) else f"{text}s")
     if not match:
         raise BadRecipe(f"A budget is a time such as 90s, 5m or 1h, not '{printable(str(text))}'.")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def recipe_with(recipe: Recipe | None, values: dict[str, Any]) -> Recipe:

@@ -23,16 +23,17 @@ def models(json_output: Json = False) -> None:
     from tellapart.models import MODELS
     from tellapart.models.facts import FACTS
 
-    pretrained = {name for name, entry in MODELS.items() if entry.pretrained}
+    published = {name: entry.pretrained for name, entry in MODELS.items() if entry.pretrained}
+    weights = {name: "here" if found.is_here else "to fetch" for name, found in published.items()}
     sizes = {name: entry.size for name, entry in MODELS.items()}
     if json_output:
         rows = [
-            {"name": name, "size": sizes[name], "flops": 2 * fact.macs, "pretrained": name in pretrained} | vars(fact)
+            {"name": name, "size": sizes[name], "flops": 2 * fact.macs, "weights": weights.get(name)} | vars(fact)
             for name, fact in FACTS.items()
         ]
         print(json.dumps(rows, indent=2))
     else:
-        print_models(FACTS, sizes, pretrained)
+        print_models(FACTS, sizes, weights)
 
 
 @app.command()
@@ -84,11 +85,11 @@ def summary(
         print_summary(found)
 
 
-def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], pretrained: set[str]) -> None:
+def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], weights: dict[str, str]) -> None:
     """Print the networks with their facts."""
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
-    for column in ("year", "size", "parameters", "GFLOPs", "pretrained", "top-1"):
+    for column in ("year", "size", "parameters", "GFLOPs", "weights", "top-1"):
         table.add_column(column, justify="right")
     table.add_column("on")
     for name, fact in facts.items():
@@ -99,15 +100,15 @@ def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], pretrained: s
             str(sizes[name]),
             f"{fact.parameters / 1e6:.2f} M",
             f"{2 * fact.macs / 1e9:.3g}",
-            "yes" if name in pretrained else "",
+            weights.get(name, ""),
             published,
             fact.dataset,
         )
     console = terminal()
     console.print(table)
     console.print(
-        "GFLOPs: of one picture at that size, two for each multiplication and addition. Top-1: as published (--json "
-        "has the sources).",
+        "GFLOPs: of one picture at that size, two for each multiplication and addition. Weights: published ones, here "
+        "or to be fetched. Top-1: as published (--json has the sources).",
         markup=False,
     )
 

@@ -98,8 +98,9 @@ def tune(
     source: SourceArgument,
     trials: Annotated[int, typer.Option(min=1, help="Recipes to try, the default one among them.")] = 20,
     budget: Annotated[
-        str | None, typer.Option(help="Time for the trials: 30m, 1h; the final training comes on top.")
+        str | None, typer.Option(help="Time for the trials: 30m, 1h; the last round and the training come on top.")
     ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes of every trial, instead of searching them.")] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -134,7 +135,7 @@ def tune(
 ) -> None:
     """Look for a better recipe on validation pictures, and train with it if it surely is better."""
     tuning = require("tellapart.tuning.tune", "tune")
-    base, values = _recipe(recipe, settings or [], {"seed": seed})
+    base, values = _recipe(recipe, settings or [], {"seed": seed, "epochs": epochs})
     found = tuning.tune(
         source,
         base,

@@ -43,6 +43,10 @@ class Audit:
     fingerprint: str
     began: float = 0.0
 
+    def __repr__(self) -> str:
+        told = f"{_several(len(self.samples), 'picture')} of {len(self.samples.classes)} classes"
+        return f"<Audit of {self.samples.title}: {told}; {_several(len(self.warnings()), 'warning')}>"
+
     @property
     def readable(self) -> NDArray[np.int64]:
         """The rows that can be decoded."""
@@ -96,13 +100,13 @@ class Audit:
         samples, counts = self.samples, self.counts()
         found = []
         if samples.skipped:
-            found.append(f"{len(samples.skipped)} files are not pictures in class folders and are left out.")
+            found.append(f"{_several(len(samples.skipped), 'file')} left out: not pictures in class folders.")
         if self.unreadable:
-            found.append(f"{len(self.unreadable)} pictures cannot be read and are left out.")
+            found.append(f"{_several(len(self.unreadable), 'picture')} left out: unreadable.")
         if self.conflicts:
-            found.append(f"{sum(map(len, self.conflicts))} pictures stand under two labels and are left out.")
+            found.append(f"{_several(sum(map(len, self.conflicts)), 'picture')} left out: under two labels.")
         if self.near_conflicts:
-            found.append(f"{len(self.near_conflicts)} pairs of near duplicates carry different labels.")
+            found.append(f"{_several(len(self.near_conflicts), 'pair')} of near duplicates with different labels.")
         if samples.has_preset and (leaks := self.leaks()):
             found.append(f"{leaks} groups of duplicates stand in more than one part of the given split.")
         elif self.copies or self.near:
@@ -225,6 +229,10 @@ def _is_grey(picture: Picture) -> bool:
 def _fingerprint(samples: Samples, same: dict[bytes, list[int]]) -> str:
     lines = sorted(d.hex() + " " + samples.label_name(row) for d, rows in same.items() for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _spread(values: NDArray[np.int32]) -> dict[str, int]:

@@ -52,6 +52,9 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        return f"<Files: {len(self.names):,} in {self.root}>"
+
     def path(self, row: int) -> Path:
         """Return the path of one picture."""
         return self.root / self.names[row]

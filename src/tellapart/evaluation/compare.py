@@ -80,6 +80,9 @@ class Comparison:
     unreadable: int
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Comparison on {self.paired.pictures:,} pictures of {self.source}: {self.verdict}>"
+
     @property
     def verdict(self) -> str:
         """The result in one sentence."""

@@ -52,6 +52,10 @@ class LabelAudit:
     ambiguous: tuple[AmbiguousPair, ...]
     features: str
 
+    def __repr__(self) -> str:
+        wrong = int(self.errors.wrong.sum())
+        return f"<LabelAudit of {self.samples.title}: {wrong:,} of {len(self.rows):,} labels are probably wrong>"
+
     @property
     def samples(self) -> Samples:
         """The source."""

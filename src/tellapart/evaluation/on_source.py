@@ -36,6 +36,11 @@ class Evaluation:
     unreadable: int
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        accuracy, pictures = self.metrics["accuracy"], self.metrics["pictures"]
+        told = f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%}) of {pictures:,} pictures"
+        return f"<Evaluation of {self.model} on {self.source}: right on {told}>"
+
     def to_json(self) -> dict[str, Any]:
         """Return what `evaluate --json` prints."""
         return vars(self) | {name: list(getattr(self, name)) for name in ("lacking", "excluded", "warnings")}

@@ -1,6 +1,7 @@
 """Published weights: found in packages or fetched from their publisher, checked, loaded without running code."""
 
 import hashlib
+import importlib.util
 import json
 import pickle
 import re
@@ -42,6 +43,13 @@ class Pretrained:
     package: str = ""
     rename: Callable[[Weights], Weights] = lambda weights: weights
     classes: Callable[[], tuple[str, ...]] = lambda: imagenet_classes()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether nothing has to be fetched."""
+        if self.package:
+            return importlib.util.find_spec(self.package) is not None
+        return (cache_folder() / "weights" / self.file).is_file()
 
     def load(self, progress: Progress) -> Weights:
         """Return the weights by our parameter names.

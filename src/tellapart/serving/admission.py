@@ -58,6 +58,11 @@ class Place:
         self.pictures = pictures
 
 
+def starting() -> Problem:
+    """Return what one is told who comes before the models are loaded."""
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "The server is starting: come again in a few seconds.", 1)
+
+
 def busy() -> Problem:
     """Return what one is told who is not let in."""
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "As much is being answered as can be: come again later.", 1)

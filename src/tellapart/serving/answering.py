@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tellapart.serving.admission import busy
+from tellapart.serving.admission import starting
 from tellapart.serving.bodies import declared_size, read_pictures
 from tellapart.serving.problems import Problem
 from tellapart.serving.service import Service, problems
@@ -109,7 +109,7 @@ async def _let_in(
     number, deadline = service.number(model), service.deadline(request)
     with service.admission.let_in(declared_size(request, service.limits)) as place:
         if not service.engine.ready:
-            raise busy()
+            raise starting()
         _check(deadline)
         pictures = await read_pictures(request, place, service.limits, deadline)
         place.count(len(pictures))

@@ -80,12 +80,12 @@ def tune(
     """Try recipes, judge them on validation pictures, and train with the best if it is surely better.
 
     source, recipe, values: as for `train`; what the recipe says itself is not searched. trials: how many recipes, the
-    default among them. budget: seconds, or as in "1h", after which no trial is begun that would not end in time.
-    metric: `log_loss` (after calibration), `accuracy` or `macro_f1`. models: to choose among. search: ranges, as for
-    `space_for`. storage: where the study is kept, as for `opened`; several processes with the same storage and
-    name share its trials. out: the folder, tuning/<source> by default. resume: go on with the search in `out`. helper:
-    take part in the trials alone; then nothing is returned. patience: seconds without a sign of life after which a
-    trial of another process is taken for lost, and begun again.
+    default among them. budget: seconds, or as in "1h", after which no trial is begun that would not end in time; the
+    last round and the final training come on top. metric: `log_loss` (after calibration), `accuracy` or `macro_f1`.
+    models: to choose among. search: ranges, as for `space_for`. storage: where the study is kept, as for `opened`;
+    several processes with the same storage and name share its trials. out: the folder, tuning/<source> by default.
+    resume: go on with the search in `out`. helper: take part in the trials alone; then nothing is returned. patience:
+    seconds without a sign of life after which a trial of another process is taken for lost, and begun again.
 
     The test pictures take no part before a recipe is chosen. Raises `CannotTune`, and what `train` raises.
     """
