@@ -207,18 +207,7 @@ def _concluded(
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     if not complete or order_of(complete[0]) != 0:
         raise CannotTune("The trial of the default recipe has not ended: go on with --resume.")
-    rows = candidates.splits.validation
-    samples = candidates.found.samples
-    answers = [unpacked(trial.user_attrs[ANSWERS]) for trial in complete]
-    choice = choose(answers, samples.labels[rows].astype(np.int64), metric, samples.groups_of(rows))
-    space = candidates.space
-    recipes = [space.recipe(trial.params) if place else space.default_recipe for place, trial in enumerate(complete)]
-    values = [float(trial.value or 0) for trial in complete]
-    ahead = [place for place in sorted(range(len(values)), key=lambda p: -values[p]) if values[place] > values[0]]
-    finalists = {place: recipes[place] for place in (0, *ahead[:FINALISTS])}
-    if ahead and (last := last_round(candidates, study, finalists, metric, said)):
-        choice = replace(choice, last=last, chosen=last.chosen)
-    recipe = recipes[choice.chosen]
+    choice, recipe = _chosen(study, candidates, complete, metric, said)
     said.say(sentence(choice, metric))
     number = order_of(complete[choice.chosen]) + 1
     run = train(source, recipe, out=directory / f"run-{number}", resume=True, progress=said)
@@ -227,10 +216,25 @@ def _concluded(
     document = {"metric": metric, "choice": choice.to_json(), "trials": told, "default": candidates.space.default}
     write_atomic(directory / "recipe.toml", recipe.to_toml())
     write_atomic(directory / "tuning.json", json.dumps(document, indent=2, ensure_ascii=False))
-    write_atomic(
-        tuned.page, render(Path(samples.title).name or samples.title, study.study, tuned, sentence(choice, metric))
-    )
+    title = candidates.found.samples.title
+    write_atomic(tuned.page, render(Path(title).name or title, study.study, tuned, sentence(choice, metric)))
     return tuned
+
+
+def _chosen(
+    study: Study, candidates: Candidates, complete: list[FrozenTrial], metric: str, said: Progress
+) -> tuple[Choice, Recipe]:
+    """Return what was chosen of the trials with a result, the first of which is the default's, and its recipe."""
+    samples, space, rows = candidates.found.samples, candidates.space, candidates.splits.validation
+    answers = [unpacked(trial.user_attrs[ANSWERS]) for trial in complete]
+    choice = choose(answers, samples.labels[rows].astype(np.int64), metric, samples.groups_of(rows))
+    recipes = [space.recipe(trial.params) if place else space.default_recipe for place, trial in enumerate(complete)]
+    values = [float(trial.value or 0) for trial in complete]
+    ahead = [place for place in sorted(range(len(values)), key=lambda p: -values[p]) if values[place] > values[0]]
+    finalists = {place: recipes[place] for place in (0, *ahead[:FINALISTS])}
+    if ahead and (last := last_round(candidates, study, finalists, metric, said)):
+        choice = replace(choice, last=last, chosen=last.chosen)
+    return choice, recipes[choice.chosen]
 
 
 def sentence(choice: Choice, metric: str) -> str:
