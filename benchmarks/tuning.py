@@ -1,7 +1,7 @@
 """What a search of 20 trials gains over the default recipe, on the test pictures, where there are few to train on.
 
-    python benchmarks/tuning.py mnist5k --seeds 3     # 1,500 training, 1,000 validation, 2,500 test pictures
-    python benchmarks/tuning.py orl --seeds 3         # of each of 40 people 3 training, 3 validation, 4 test pictures
+    python benchmarks/tuning.py mnist5k --seeds 0 1 2     # 1,500 training, 1,000 validation, 2,500 test pictures
+    python benchmarks/tuning.py orl --seeds 0 1 2         # of each of 40 people 3 training, 3 validation, 4 test pictures
 
 Another seed draws other pictures. Prints a line for each seed, and the means. With --trials other than 20, that many.
 """
@@ -60,12 +60,12 @@ def main() -> None:
     """Search once for each seed and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=SETS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     found = []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         progress = TerminalProgress() if options.verbose else Progress()
         found.append(one(options.set, seed, options.trials, progress))
         print(json.dumps(found[-1]), flush=True)

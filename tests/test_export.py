@@ -182,11 +182,12 @@ def test_every_network_is_exported(name):
     )
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_kind_of_layer_is_exported(activation):
-    layers = [Conv(8, 5, 2), BatchNorm(), Activation(activation), DepthwiseSeparable(12), Residual(16, 2), AvgPool()]
+@pytest.mark.parametrize("end", ["global pool", "dense layers"])
+def test_every_kind_of_layer_is_exported(end):
+    layers = [Conv(8, 5, 2), BatchNorm(), Activation("relu"), DepthwiseSeparable(12), Residual(16, 2), AvgPool()]
     layers += [Inception(4, 4, 6, 2, 4, 4), MaxPool(2, 1), Dropout(0.3)]
-    layers += [GlobalPool("max")] if activation == "relu" else [Flatten(), Dense(7), Activation(activation)]
+    dense = [Flatten(), *(layer for kind in ACTIVATIONS for layer in (Dense(7), Activation(kind)))]
+    layers += [GlobalPool("max")] if end == "global pool" else dense
     arguments = {"layers": to_tables(layers), "size": 40}
     network = create("layered", 5, 1, **arguments)
     answers_alike("layered", network, arguments, PreprocessSettings("pad", 40, 1, (0.4,), (0.3,), "bicubic"))

@@ -203,8 +203,11 @@ def test_a_dense_head_is_saved_and_loaded_with_the_same_probabilities(people, sm
 
 @pytest.mark.parametrize(
     "values",
-    [{"frozen_base": True, "head": [16]}, {"training__stage_rate": 0.7}, {"training__head_epochs": 0}],
-    ids=["frozen", "stages", "no head phase"],
+    [
+        pytest.param({"frozen_base": True, "head": [16]}, id="frozen", marks=pytest.mark.slow),
+        pytest.param({"training__stage_rate": 0.7}, id="stages"),
+        pytest.param({"training__head_epochs": 0}, id="no head phase", marks=pytest.mark.slow),
+    ],
 )
 def test_fine_tuning_from_a_file_resumed_gives_the_same_bits(people, small_file, tmp_path, values):
     values = SMALL | {"model": "mobilenet_v3_small", "weights": str(small_file), "epochs": 3} | values

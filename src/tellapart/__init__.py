@@ -65,7 +65,7 @@ _HOMES = {
     "train": "tellapart.pipeline",
     "tune": "tellapart.tuning.tune",
 }
-_EXTRAS = dict.fromkeys(("torch", "safetensors", "sklearn", "scipy", "matplotlib", "seaborn", "jinja2"), "train")
+_EXTRAS = dict.fromkeys(("torch", "safetensors", "sklearn", "scipy", "matplotlib", "jinja2"), "train")
 _EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export") | dict.fromkeys(("optuna", "sqlalchemy"), "tune")
 
 __all__ = [

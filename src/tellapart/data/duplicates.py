@@ -7,12 +7,14 @@ ones are. So a pair counts as a copy only if it is far closer than either pictur
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from tellapart.data.decode import Picture
+from tellapart.remembered import place, recall, remember
 
 Thumbnails = NDArray[np.uint8]  # (N, 32, 32)
 _SIDE = 32
@@ -25,6 +27,7 @@ _NEVER = 0.03  # a residual above this is not
 _RATIO = 0.08  # and in between it must be this much smaller than that of the next look-alikes
 _NEXT = 5  # which look-alike is the yardstick, those below _ALWAYS not counted
 _BLOCK = 2000
+_MANY = 500  # pictures: fewer are compared in less than a second
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,24 @@ def thumbnail(picture: Picture) -> NDArray[np.uint8]:
 def near_duplicates(thumbnails: Thumbnails) -> list[Pair]:
     """Return the pairs of rows that show the same picture, sorted.
 
-    The look-alikes of each picture are found by comparing all with all at 8 x 8, N^2 x 64 multiplications.
+    The look-alikes of each picture are found by comparing all with all at 8 x 8, N^2 x 64 multiplications. Of many
+    pictures it is remembered what was found.
     """
+    if len(thumbnails) < _MANY:
+        return _found(thumbnails)
+    path = place("near", Path(__file__).read_bytes() + thumbnails.tobytes())
+    try:
+        known = [Pair(int(first), int(second), float(residual)) for first, second, residual in recall(path)]
+        if all(0 <= pair.first < pair.second < len(thumbnails) for pair in known):
+            return known
+    except (TypeError, ValueError):  # nothing is kept, or it is damaged
+        pass
+    found = _found(thumbnails)
+    remember(path, [[pair.first, pair.second, pair.residual] for pair in found])
+    return found
+
+
+def _found(thumbnails: Thumbnails) -> list[Pair]:
     if len(thumbnails) < 2:
         return []
     first, second = _candidates(thumbnails)

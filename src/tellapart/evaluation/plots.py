@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("svg")
-import seaborn
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from tellapart.metrics.calibration import Reliability
 _INK = "#010203"  # stands for the colour of the page's text, light or dark
 _ACCENT, _OTHER = "#2f7fd1", "#d1752f"  # told apart without colour vision, seen on white and on black
 _NAMED = 40  # classes whose names still fit beside a matrix
+_COUNTED = 20  # classes whose counts still fit into it
+_NARROW = 3  # letters of a name that stands below its column
+_DARK = 0.55  # share of a cell on which only light figures are read
 
 
 def learning_curves(history: list[dict[str, Any]]) -> str:
@@ -52,29 +55,26 @@ def confusion(matrix: NDArray[Any], classes: tuple[str, ...]) -> str:
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
-    names = [_short(name) for name in classes] if count <= _NAMED else False
-    seaborn.heatmap(
-        shares,
-        ax=axes,
-        vmin=0,
-        vmax=1,
-        cmap="Blues",
-        square=True,
-        annot=matrix if count <= 20 else False,
-        fmt="d",
-        xticklabels=names,
-        yticklabels=names,
-        cbar_kws={"label": "share of the true class", "shrink": 0.8},
-        linewidths=0.5 if count <= _NAMED else 0,
-        rasterized=count > _NAMED,
+    width = 0.5 if count <= _NAMED else 0.0
+    cells = axes.pcolormesh(
+        shares, vmin=0, vmax=1, cmap="Blues", edgecolors="white", linewidth=width, rasterized=not width
     )
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    _soften(axes)
-    bar = axes.collections[0].colorbar
-    if bar is not None:
-        _soften(bar.ax)
-        bar.ax.yaxis.label.set_color(_INK)
+    axes.invert_yaxis()
+    axes.set(aspect="equal", xlabel="predicted", ylabel="true", xticks=[], yticks=[])
+    if count <= _NAMED:
+        middles, names = [place + 0.5 for place in range(count)], [_short(name) for name in classes]
+        axes.set_xticks(middles, names, rotation=90 if max(map(len, names)) > _NARROW else 0)
+        axes.set_yticks(middles, names)
+        axes.tick_params(length=0)
+    for true, predicted in np.ndindex(matrix.shape) if count <= _COUNTED else ():
+        colour = "white" if shares[true, predicted] > _DARK else "#262626"
+        axes.text(predicted + 0.5, true + 0.5, str(matrix[true, predicted]), color=colour, ha="center", va="center")
+    bar = figure.colorbar(cells, ax=axes, label="share of the true class", shrink=0.8)
+    for part in (axes, bar.ax):
+        _soften(part)
+        for spine in part.spines.values():
+            spine.set_visible(False)
+    bar.outline.set_visible(False)
     return _svg(figure)
 
 

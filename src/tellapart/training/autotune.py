@@ -5,7 +5,6 @@ that a resumed run computes as it began.
 """
 
 import copy
-import hashlib
 import json
 import math
 import os
@@ -21,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.errors import BadRecipe, CannotSave
-from tellapart.files import cache_folder, write_atomic
+from tellapart.errors import BadRecipe
 from tellapart.machine import processor_name
 from tellapart.models.network import Network
+from tellapart.remembered import place, recall, remember
 
 _SECONDS = 0.25  # for the trial of one plan, after the step that warms up
 _LONG = 3.0  # seconds of a step from which on nothing else is tried
@@ -70,8 +69,10 @@ def fastest_plan(network: Network, size: int, batch: int, first: Plan, precision
     another is clearly faster. precision: as in the recipe; `auto` leaves it open.
     """
     path = _kept(network, size, batch, first, precision)
-    if (known := _read(path)) is not None:
-        return known
+    try:
+        return plan_from(recall(path))
+    except TypeError:  # there is none, or it is of another release
+        pass
     device = next(network.parameters()).device
     images = torch.rand(batch, network.in_channels, size, size, device=device)
     best, best_time = first, _trial(network, images, first)
@@ -81,7 +82,7 @@ def fastest_plan(network: Network, size: int, batch: int, first: Plan, precision
             taken = _trial(network, images, plan)
             if taken < best_time * _BETTER:
                 best, best_time = plan, taken
-    _write(path, best)
+    remember(path, asdict(best))
     return best
 
 
@@ -190,23 +191,7 @@ def _kept(network: Network, size: int, batch: int, first: Plan, precision: str) 
         size,
         batch,
     ]
-    digest = hashlib.sha256(json.dumps([about, asdict(first), precision]).encode()).hexdigest()
-    return cache_folder() / "plans" / f"{digest[:32]}.json"
-
-
-def _read(path: Path) -> Plan | None:
-    try:
-        return plan_from(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _write(path: Path, plan: Plan) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asdict(plan)))
-    except (OSError, CannotSave):
-        return  # it is tried anew next time
+    return place("plans", json.dumps([about, asdict(first), precision]).encode())
 
 
 def plan_from(values: dict[str, Any]) -> Plan:
