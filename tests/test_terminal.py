@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from folders import digit_folder
+from tellapart.progress import Progress, TerminalProgress, progress_for_viewers
 
 TRAIN = ["train", "digits", "--epochs", "1", "--set", "preprocess.size=16", "--no-autotune", "--out"]
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|38;[\d;]+)m")
@@ -56,6 +57,15 @@ def test_a_log_gets_lines_without_control_characters(folder):
     assert not set(found.stdout + found.stderr) & {"\x1b", "\r", "\b"}
     assert re.search(r"^Epoch 1/1  loss ", found.stderr, re.M)
     assert found.stdout.splitlines()[0].startswith("test (")
+
+
+def test_python_speaks_where_a_person_watches(monkeypatch):
+    assert type(progress_for_viewers()) is Progress  # silent: pytest has taken the place of the terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert isinstance(progress_for_viewers(), TerminalProgress)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    assert isinstance(progress_for_viewers(), TerminalProgress)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from tellapart.evaluation.provenance import tested_source
 from tellapart.fitting import Fitted, part_of
 from tellapart.metrics import row_log_loss
 from tellapart.pipeline import conclude, prepare
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe import load_recipe
 from tellapart.run import Run, open_run, read_run, write_history
 from tellapart.training.batches import Part
@@ -96,7 +96,7 @@ def combine(
     Raises `CannotCombine` for runs that do not go together, `RunExists`, `CannotCompare` where the pictures are no
     longer at hand, or what `load` raises.
     """
-    said = progress or Progress()
+    said = progress or progress_for_viewers()
     if by not in WAYS:
         raise CannotCombine(f"Runs are combined by {' or by '.join(WAYS)}, not by '{printable(by)}'.")
     judged = [open_model(run, said) for run in runs]

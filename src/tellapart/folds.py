@@ -23,7 +23,7 @@ from tellapart.evaluation.confidence import with_confidence
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.fitting import Fitted, Fitting
 from tellapart.pipeline import Prepared, conclude, prepare
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe import Recipe
 from tellapart.run import MODEL, Run, open_run, read_run, run_identity, write_history
 from tellapart.training.memory import freed_memory_kept
@@ -64,7 +64,7 @@ def cross_validate(
     """
     if not 2 <= folds <= _MOST:
         raise BadRecipe(f"Cross-validation needs from 2 to {_MOST} folds, not {folds}.")
-    said = progress or Progress()
+    said = progress or progress_for_viewers()
     directory = Path(out) if out is not None else None
     prepared = prepare(source, recipe, values, directory, resume, said, purpose=f"-{folds}-folds")
     if not prepared.finished:

@@ -23,7 +23,7 @@ from tellapart.fitting import Fitted, Fitting
 from tellapart.models import entry
 from tellapart.models.layered import load_layers, parse_layers, to_tables
 from tellapart.models.registry import LAYERED
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe import Recipe
 from tellapart.run import (
     MODEL,
@@ -69,14 +69,15 @@ def train(
     epochs=5, budget="5m", weights="resnet18.pth", head=[256], frozen_base=True or training__batch_size=32; a model
     that ends in .toml is a network described layer by layer. out: the run's folder, runs/<source> by default.
     resume: go on with the run in `out` if there is one; without it an existing run is never overwritten. track: where
-    else to tell of the run, as for `tellapart.tracking.records.open_records`: "tensorboard", "mlflow:URI".
+    else to tell of the run, as for `tellapart.tracking.records.open_records`: "tensorboard", "mlflow:URI". progress:
+    where messages and bars go; shown in a terminal or a notebook if not given, and nowhere else.
 
     Raises a `TellapartError`, its message saying what to do, for any fault of the input.
     """
     directory = Path(out) if out is not None else None
     check_tracks(track)
     with joined() as ranks:
-        said = progress or Progress()
+        said = progress or progress_for_viewers()
         said = said if ranks.first else Progress()
         prepared = ranks.from_first(lambda: prepare(source, recipe, values, directory, resume, said))
         if not prepared.finished:

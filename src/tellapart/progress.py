@@ -23,6 +23,11 @@ class Progress:
         yield lambda steps, note: None
 
 
+def progress_for_viewers() -> Progress:
+    """Return bars and messages where a person watches, in a terminal or a notebook, and silence elsewhere."""
+    return TerminalProgress() if sys.stderr.isatty() or "ipykernel" in sys.modules else Progress()
+
+
 class TerminalProgress(Progress):
     """Messages and live bars on stderr; plain lines where stderr is no terminal."""
 

@@ -77,7 +77,9 @@ def refuse_inside(source: Source, directory: Path) -> None:
 
 def refuse_existing(directory: Path) -> None:
     """Raise `RunExists` if something is there: a run is never overwritten."""
-    if os.path.exists(directory) and (not directory.is_dir() or any(directory.iterdir())):
+    if os.path.exists(directory) and not directory.is_dir():
+        raise RunExists(f"{printable(str(directory))} is a file: choose a folder with --out.")
+    if directory.is_dir() and any(directory.iterdir()):
         raise RunExists(
             f"{printable(str(directory))} already exists: go on with it by --resume, or choose another folder "
             "with --out."

@@ -25,7 +25,7 @@ from tellapart.evaluation.frozen_features import FeatureSet, feature_sets
 from tellapart.evaluation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
 from tellapart.evaluation.label_errors import AmbiguousPair, LabelErrors, ambiguous_pairs, find_label_errors
 from tellapart.files import cannot_save, refuse_unwritable
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 
 _FOLDS = 5
 _TRIED = 600  # rows that the features are chosen by
@@ -173,7 +173,7 @@ def audit_labels(
     Raises `CannotAuditLabels` if fewer than two classes have two independent pictures, or what `load_source` and
     `LabelAudit.save` raise.
     """
-    said = progress or Progress()
+    said = progress or progress_for_viewers()
     samples = load_source(source, said)
     if out is not None:
         _check_out(samples, Path(out))

@@ -9,7 +9,7 @@ from tellapart.data.split import make_splits
 from tellapart.errors import CannotSplit
 from tellapart.evaluation.frozen_features import feature_sets
 from tellapart.evaluation.learning_curve import LearningCurve, learning_curve
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe import DataRecipe
 
 
@@ -35,7 +35,7 @@ def more_pictures(source: Source, seed: int = 0, progress: Progress | None = Non
 
     Raises `CannotSplit` where the pictures are too few for a curve, or what `load_source` and `audit` raise.
     """
-    said = progress or Progress()
+    said = progress or progress_for_viewers()
     found = audit(load_source(source, said), said)
     splits, labels = make_splits(found, DataRecipe(), seed), found.samples.labels
     train, validation = splits.train, splits.validation

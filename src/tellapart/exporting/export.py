@@ -17,7 +17,7 @@ from tellapart.exporting.to_int8 import to_int8
 from tellapart.exporting.to_onnx import to_onnx, to_web
 from tellapart.files import refuse_unwritable
 from tellapart.predictor import Predictor
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 
 TARGETS: dict[str, tuple[Callable[[Order], Exported], str]] = {  # what makes it, and the ending of its name
     "onnx": (to_onnx, ".onnx"),
@@ -55,7 +55,7 @@ def export(
     `CannotSave` if it cannot be written, `MissingExtra` if a package is missing, `DownloadFailed` or `BadRuntime` for
     what runs a web app, and what `load` and `load_source` raise.
     """
-    said = progress or Progress()
+    said = progress or progress_for_viewers()
     if to not in TARGETS:
         raise CannotExport(f"Expected one of {', '.join(TARGETS)}, not '{printable(to)}'.{did_you_mean(to, TARGETS)}")
     if runtime is not None and to != "web":

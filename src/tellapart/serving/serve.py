@@ -187,6 +187,7 @@ async def _run(server: _Server, service: Service, said: Progress) -> None:
         said.say(f"Serving {', '.join(service.names)} at {address} (its description: {address}/docs).")
     await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
     service.draining = True
+    said.say("Ending: what was let in is answered first.")
     if not serving.done():
         await asyncio.sleep(_NOTICE)
         server.should_exit = True

@@ -26,7 +26,7 @@ from tellapart.data.split import Splits
 from tellapart.errors import CannotTune, Interrupted
 from tellapart.files import make_folder, write_atomic
 from tellapart.pipeline import audited_split, parse_duration, recipe_with, train
-from tellapart.progress import Progress
+from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe import Recipe, from_table
 from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.transfer import with_base
@@ -89,7 +89,7 @@ def tune(
 
     The test pictures take no part before a recipe is chosen. Raises `CannotTune`, and what `train` raises.
     """
-    said, began = progress or Progress(), time.monotonic()
+    said, began = progress or progress_for_viewers(), time.monotonic()
     if metric not in METRICS:
         raise CannotTune(f"The metric must be one of {', '.join(METRICS)}, not '{metric}'.")
     if trials < 1:
