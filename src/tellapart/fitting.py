@@ -39,7 +39,7 @@ _STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken f
 class Fitted:
     """A trained classifier, not calibrated yet, the parts it was trained and judged on, and the course of training.
 
-    found, pixels: the pictures of the whole source, of which further parts can be taken.
+    found, pixels: the pictures of the whole source, of which further parts can be taken. plan: how it was computed.
     """
 
     classifier: Classifier
@@ -48,6 +48,7 @@ class Fitted:
     history: History
     found: Audit
     pixels: Pixels
+    plan: Plan = field(default_factory=lambda: Plan(threads=torch.get_num_threads()))
 
     def part(self, rows: Rows) -> Part:
         """Return the pictures of some rows."""
@@ -86,9 +87,10 @@ class Fitting:
         train, validation = (part_of(self.found, pixels, rows) for rows in (self.train, self.validation))
         if not self.recipe.pretrained:
             settings = self.ranks.from_first(lambda: _with_statistics(settings, train, self.progress))
-        history = self._fit(network, Preprocess(settings), train, validation, saved)
+        plan = self.ranks.from_first(lambda: self._plan(network, saved))
+        history = self._fit(network, plan, Preprocess(settings), train, validation, saved)
         classifier = Classifier(architecture, network.eval(), settings, self.found.samples.classes)
-        return Fitted(classifier, train, validation, history, self.found, pixels)
+        return Fitted(classifier, train, validation, history, self.found, pixels, plan)
 
     def _agree(self) -> None:
         """Make sure that all ranks see the same pictures with the same releases."""
@@ -100,10 +102,15 @@ class Fitting:
             self.ranks.agree(str(same), "pictures")
 
     def _fit(
-        self, network: Network, preprocess: Preprocess, train: Part, validation: Part, saved: Checkpoint | None
+        self,
+        network: Network,
+        plan: Plan,
+        preprocess: Preprocess,
+        train: Part,
+        validation: Part,
+        saved: Checkpoint | None,
     ) -> History:
         fine_tuning, classes = bool(self.recipe.pretrained), self.found.samples.classes
-        plan = self.ranks.from_first(lambda: self._plan(network, saved))
         recipe = self.recipe.with_values(training__precision=plan.precision)
         trainer = Trainer(
             preprocess.to(default_device()),

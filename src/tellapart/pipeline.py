@@ -37,6 +37,7 @@ from tellapart.run import (
     run_identity,
 )
 from tellapart.tracking.records import check_tracks, open_records
+from tellapart.training.autotune import threads_of
 from tellapart.training.distributed import Ranks, joined, was_restarted
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
@@ -179,7 +180,8 @@ class _Training:
             records.began(prepared.recipe, self._known())
         fitted = fitting.run(architecture, network, saved)
         if ranks.first:
-            conclude(prepared, fitted, self.progress)
+            with threads_of(fitted.plan):
+                conclude(prepared, fitted, self.progress)
             records.ended(read_run(directory))
 
     def _known(self) -> dict[str, Any]:

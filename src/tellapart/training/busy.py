@@ -1,6 +1,5 @@
 """Whether other programs take the processor from training, for a user who sees only that it is slow."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ _SHARE = 0.75  # of this time that the first thread computes where nobody else d
 class BusyWatch:
     """Tells once if the steps of training often stand still because other programs compute.
 
-    All threads of a step wait for the slowest, and waste what they have by spinning: one busy program on two cores
-    then costs not a half of the speed but three quarters.
+    The threads of a step wait for the slowest at every layer. How many there are is decided when training starts, and
+    stays, so that a resumed run gives the same bits.
     """
 
     def __init__(self, progress: Progress, threads: int) -> None:
@@ -38,7 +37,7 @@ class BusyWatch:
         if self._own > _SHARE * self._wall:
             return
         self._judges = False
-        advice = "end them"
-        if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
-            advice += ", or stop and go on with --resume and OMP_WAIT_POLICY=passive set, by which threads share better"
-        self._progress.say(f"Note: other programs keep the processor busy, and training waits for it: {advice}.")
+        self._progress.say(
+            "Note: other programs keep the processor busy, and the threads of training wait for each other: end them, "
+            "or begin anew, so that it finds out how many threads are best beside them."
+        )
