@@ -31,21 +31,37 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """How much better a candidate is than the default; surely: the share of draws of the pictures in which it is."""
+
+    gain: Estimate
+    surely: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is enough to leave the default."""
+        return self.surely >= _SURE and self.gain.value > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {"gain": self.gain.to_json(), "surely": self.surely}
+
+
+@dataclass(frozen=True)
 class Choice:
     """What was chosen, by its number; 0 is the default.
 
     best: the number of the one that looks best. apparent: its figure on the pictures that it was chosen by. honest: of
-    what is chosen so, on other pictures. gain: of that over the default. surely: the share of draws with a gain. last:
-    of the last round, by which the best of the first were judged anew; what it chose is chosen.
+    what is chosen so, on other pictures. lead: of that over the default. last: the lead of the best in the last round,
+    where it was judged anew; if there was one, it decides.
     """
 
     chosen: int
     best: int
     apparent: float
     honest: Estimate
-    gain: Estimate
-    surely: float
-    last: "Choice | None" = None
+    lead: Lead
+    last: Lead | None = None
 
     @property
     def optimism(self) -> float:
@@ -60,8 +76,7 @@ class Choice:
             "apparent": self.apparent,
             "optimism": self.optimism,
             "honest": self.honest.to_json(),
-            "gain": self.gain.to_json(),
-            "surely": self.surely,
+            "lead": self.lead.to_json(),
             "last_round": self.last.to_json() if self.last else None,
         }
 
@@ -90,12 +105,27 @@ def choose(
     inside, outside = scores_of(drawn), scores_of((drawn == 0).astype(np.float32))  # T D
     picked = inside.argmax(axis=0)
     judged = outside[picked, np.arange(len(drawn))]
-    gains = judged - outside[0]
-    surely = float((gains > 0).mean() + (gains == 0).mean() / 2)
-    chosen = best if surely >= _SURE and gains.mean() > 0 else 0
+    found = _lead(judged - outside[0])
     honest, apparent = _estimate(judged), float(all_rows[best])
     honest = replace(honest, value=min(honest.value, apparent))  # on a handful of pictures, draws scatter beyond it
-    return Choice(chosen, best, apparent, honest, _estimate(gains), surely)
+    return Choice(best if found.holds else 0, best, apparent, honest, found)
+
+
+def lead(
+    candidate: Answers,
+    default: Answers,
+    labels: NDArray[np.int64],
+    metric: str,
+    groups: NDArray[np.integer] | None = None,
+    seed: int = 0,
+) -> Lead:
+    """Return the lead of a candidate on pictures that had no part in its choice; arguments as for `choose`."""
+    scores = _scores([default, candidate], labels, metric)(_draws(len(labels), groups, seed))  # 2 D
+    return _lead(scores[1] - scores[0])
+
+
+def _lead(gains: NDArray[np.float64]) -> Lead:
+    return Lead(_estimate(gains), float((gains > 0).mean() + (gains == 0).mean() / 2))
 
 
 def _scores(candidates: Sequence[Answers], labels: NDArray[np.int64], metric: str) -> Any:

@@ -1,57 +1,51 @@
-"""The last round: the best candidates and the default again, on divisions of the pictures that did not choose them.
+"""The last round: the best candidate and the default again, on divisions of the pictures that did not choose it.
 
 What looks best on the validation pictures looks so by luck too. Trained and judged on other divisions of the same
 training and validation pictures, it has to show it once more, and on more pictures than there are to validate on.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from tellapart.data.audit import Audit
 from tellapart.data.split import Rows, Splits, make_folds
+from tellapart.metrics import Estimate
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
 from tellapart.run import run_identity
-from tellapart.tuning.choice import Answers, Choice, choose
+from tellapart.tuning.choice import Answers, Lead, lead
 from tellapart.tuning.study import Study
 from tellapart.tuning.trial import FAULTS, Candidates, packed, unpacked
 
-FINALISTS = 2  # beside the default
 _MOST = 3  # divisions
 
 
 def last_round(
-    candidates: Candidates, study: Study, recipes: Mapping[int, Recipe], metric: str, said: Progress
-) -> Choice | None:
-    """Return which of the recipes to take, each with its number; the first is the default's.
+    candidates: Candidates, study: Study, default: Recipe, best: Recipe, metric: str, said: Progress
+) -> Lead | None:
+    """Return the lead of a candidate over the default; None where the pictures cannot be divided otherwise.
 
-    None where the pictures cannot be divided otherwise. One that cannot be trained on other divisions drops out. What
-    was trained is kept in the study, so that a search that is gone on with does not do it again.
+    One that cannot be trained on another division has none. What was trained is kept in the study, so that a search
+    that is gone on with does not do it again.
     """
-    samples, left = candidates.found.samples, dict(recipes)
-    default = next(iter(recipes))
-    found = divisions(candidates.found, candidates.splits, recipes[default].seed)
+    samples = candidates.found.samples
+    found = divisions(candidates.found, candidates.splits, default.seed)
     rows = np.concatenate([splits.validation for splits in found]) if found else np.zeros(0, np.int64)
     groups = samples.groups_of(rows)
     if not found or (groups is not None and len(np.unique(groups)) == 1):
         return None
-    answers: dict[int, list[Answers]] = {number: [] for number in recipes}
+    said.say(f"Last round: the best of them and the default, on {len(found)} other divisions of the pictures.")
+    by_default, by_best = list[Answers](), list[Answers]()
     for place, splits in enumerate(found):
-        for number, recipe in list(left.items()):
-            label = f"Last round, division {place + 1} of {len(found)}"
-            try:
-                answers[number].append(_answers(candidates, study, recipe, splits, label))
-            except FAULTS:
-                if number == default:
-                    raise
-                del left[number]
-    said.say(f"Last round: the default and {len(recipes) - 1} others on {len(found)} other divisions of the pictures.")
-    numbers = list(left)
-    together = [_joined(answers[number]) for number in numbers]
-    choice = choose(together, samples.labels[rows].astype(np.int64), metric, groups)
-    return replace(choice, chosen=numbers[choice.chosen], best=numbers[choice.best])
+        label = f"Last round, division {place + 1} of {len(found)}"
+        by_default.append(_answers(candidates, study, default, splits, label))
+        try:
+            by_best.append(_answers(candidates, study, best, splits, label))
+        except FAULTS:
+            return Lead(Estimate(0.0, 0.0, 0.0), 0.0)
+    labels = samples.labels[rows].astype(np.int64)
+    return lead(_joined(by_best), _joined(by_default), labels, metric, groups)
 
 
 def _joined(answers: Sequence[Answers]) -> Answers:

@@ -31,7 +31,7 @@ from tellapart.recipe import Recipe, from_table
 from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.transfer import with_base
 from tellapart.tuning.choice import METRICS, Choice, choose
-from tellapart.tuning.final import FINALISTS, last_round
+from tellapart.tuning.final import last_round
 from tellapart.tuning.page import described, render
 from tellapart.tuning.space import Space, space_for
 from tellapart.tuning.study import Study, open_study, opened, order_of
@@ -229,11 +229,9 @@ def _chosen(
     answers = [unpacked(trial.user_attrs[ANSWERS]) for trial in complete]
     choice = choose(answers, samples.labels[rows].astype(np.int64), metric, samples.groups_of(rows))
     recipes = [space.recipe(trial.params) if place else space.default_recipe for place, trial in enumerate(complete)]
-    values = [float(trial.value or 0) for trial in complete]
-    ahead = [place for place in sorted(range(len(values)), key=lambda p: -values[p]) if values[place] > values[0]]
-    finalists = {place: recipes[place] for place in (0, *ahead[:FINALISTS])}
-    if ahead and (last := last_round(candidates, study, finalists, metric, said)):
-        choice = replace(choice, last=last, chosen=last.chosen)
+    best = choice.best
+    if best and (last := last_round(candidates, study, recipes[0], recipes[best], metric, said)):
+        choice = replace(choice, last=last, chosen=best if last.holds else 0)
     return choice, recipes[choice.chosen]
 
 
@@ -252,11 +250,8 @@ def sentence(choice: Choice, metric: str) -> str:
     )
     if choice.best == 0:
         return f"{looks} It is the default recipe."
-    judge = choice.last or choice
     where = "On other divisions of the pictures" if choice.last else "There"
-    if judge.best == 0:
-        return f"{looks} {where} the default does better, and is kept."
-    better = f"{where} the best one beats the default in {judge.surely:.0%} of the resamples"
+    better = f"{where} it beats the default in {(choice.last or choice.lead).surely:.0%} of the resamples"
     return f"{looks} {better}: {'its recipe is taken' if choice.chosen else 'not surely, so the default is kept'}."
 
 
