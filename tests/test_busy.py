@@ -76,6 +76,6 @@ def test_a_known_plan_is_kept_but_for_threads_that_wait(monkeypatch):
     assert threads(known, 8) == 4
     seconds |= {8: 1.0, 4: 0.7, 2: 0.5, 1: 0.2}
     assert threads(known, 8) == 1
-    seconds |= {8: 0.2, 4: 0.4, 2: 0.7, 1: 1.0}  # it was busy when the plan was made
+    seconds |= {8: 0.7, 4: 0.9, 2: 0.95, 1: 1.0}  # it was busy when the plan was made
     assert threads(replace(known, threads=1), 8) == 8
     assert threads(replace(known, threads=1), 1) == 1

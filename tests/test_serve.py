@@ -39,9 +39,12 @@ def exported(run):
 
 def test_what_was_exported_is_not_exported_again(run, exported, tmp_path):
     assert prepared([str(run.directory)], None, tmp_path, Progress()) == {"run": exported.resolve()}
+    pictures = str(run.directory.parent / "pictures")
+    (asked,) = prepared([str(run.directory)], pictures, tmp_path, Progress()).values()  # to be compared on these
+    assert asked.parent.parent == tmp_path
     copy = Path(shutil.copytree(run.directory, tmp_path / "copy"))
     (copy / "run.json").write_text('{"identity": "of another"}')  # as if the file were of another run
-    ((name, path),) = prepared([f"new={copy}"], str(run.directory.parent / "pictures"), tmp_path, Progress()).items()
+    ((name, path),) = prepared([f"new={copy}"], pictures, tmp_path, Progress()).items()
     assert (name, path.parent.parent) == ("new", tmp_path)
 
 

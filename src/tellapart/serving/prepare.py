@@ -18,8 +18,8 @@ def prepared(models: Sequence[str], check: Source | None, folder: Path, progress
     """Return ONNX files by the names that they have in requests.
 
     models: each a file, a run's folder or a published name, or NAME=one of these. check: pictures to compare a
-    classifier with its export on, its run's own test pictures if None. folder: where exports are kept meanwhile; a run
-    that was exported into its own folder is not exported again.
+    classifier with its export on, its run's own test pictures if None; then a run that was exported into its own folder
+    is not exported again. folder: where exports are kept meanwhile.
     Raises `CannotServe` for two of one name, and what `read_onnx` and `export` raise.
     """
     found: dict[str, Path] = {}
@@ -31,7 +31,7 @@ def prepared(models: Sequence[str], check: Source | None, folder: Path, progress
             raise CannotServe(f"Two models are called {printable(name)}: name them, as in dogs={printable(model)}.")
         if path.suffix.lower() == ".onnx":
             found[name] = path.resolve()
-        elif _is_exported(path):
+        elif check is None and _is_exported(path):
             found[name] = (path / _EXPORTED).resolve()
             progress.say(f"Serving {printable(str(path / _EXPORTED))}, as it was exported and checked.")
         else:

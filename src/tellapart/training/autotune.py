@@ -28,7 +28,7 @@ from tellapart.remembered import place, recall, remember
 _SECONDS = 0.25  # for the trial of one plan, after the step that warms up
 _LONG = 3.0  # seconds of a step from which on nothing else is tried
 _BETTER = 0.97  # a plan must take less than this share of the time of the one before it
-_CLEARLY = 0.6  # or than this, where one is known: by chance none is so much faster
+_FEWER, _MORE = 0.6, 0.8  # or than this, where one is known, for fewer threads than it has, or for more
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def _as_busy_as_it_is(network: Network, images: Tensor, plan: Plan, threads: int
     taken = _trial(network, images, plan)
     others = [count for count in (threads, threads // 2, threads // 4, 1) if count and count != plan.threads]
     for count in dict.fromkeys(others):
-        other = replace(plan, threads=count)
-        if taken < _LONG and (time_of_other := _trial(network, images, other)) < taken * _CLEARLY:
+        other, share = replace(plan, threads=count), _MORE if count > plan.threads else _FEWER
+        if taken < _LONG and (time_of_other := _trial(network, images, other)) < taken * share:
             plan, taken = other, time_of_other
     return plan
 

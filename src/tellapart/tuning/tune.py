@@ -124,8 +124,13 @@ def tune(
         )
         searched = ", ".join(dimension.name for dimension in (*space.dimensions, *space.own))
         said.say(f"Searching {searched}: {trials} trials, the first with the default recipe.")
-        _work(study, candidates, end, trials, said)
-        return None if helper else _concluded(study, candidates, source, directory, metric, said)
+        try:
+            _work(study, candidates, end, trials, said)
+            return None if helper else _concluded(study, candidates, source, directory, metric, said)
+        except _DATABASE as error:
+            raise CannotTune(
+                f"The search's database does not answer ({type(error).__name__}): go on with --resume."
+            ) from error
 
 
 def _settled(recipe: Recipe, found: Audit, splits: Splits) -> Recipe:
@@ -171,10 +176,8 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
             study.study.tell(trial, value)
         except Hopeless:
             study.study.tell(trial, state=TrialState.PRUNED)
-        except _DATABASE as error:
-            raise CannotTune(
-                f"The search's database does not answer ({type(error).__name__}): go on with --resume."
-            ) from error
+        except _DATABASE:
+            raise
         except BaseException as error:  # also Ctrl-C: another process is to have the trial at once
             if study.frozen(trial).state.is_finished():
                 said.say(f"Trial {order_of(trial) + 1} was taken over by another process, as this one stood still.")
