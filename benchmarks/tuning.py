@@ -1,7 +1,7 @@
 """What a search of 20 trials gains over the default recipe, on the test pictures, where there are few to train on.
 
     python benchmarks/tuning.py mnist5k --seeds 0 1 2     # 1,500 training, 1,000 validation, 2,500 test pictures
-    python benchmarks/tuning.py orl --seeds 0 1 2         # of each of 40 people 3 training, 3 validation, 4 test pictures
+    python benchmarks/tuning.py orl --seeds 0 1 2         # of each of 40 people: 3 training, 3 validation, 4 test
 
 Another seed draws other pictures. Prints a line for each seed, and the means. With --trials other than 20, that many.
 """
