@@ -1,6 +1,8 @@
 """Muon against torch's own and against the singular values it promises; every optimiser resumed bit for bit."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from tellapart.models import create
 from tellapart.recipe import TrainingRecipe
 from tellapart.training.checkpoint import optimizer_tensors, restore_optimizer
-from tellapart.training.muon import Muon, hidden_matrices, orthogonalised
+from tellapart.training.muon import AdamW, Muon, hidden_matrices, orthogonalised
 from tellapart.training.optimise import OPTIMIZERS, make_optimizer, set_rate
 
 IMAGES, LABELS = load_digits(return_X_y=True)
@@ -58,6 +60,34 @@ def test_updates_are_those_of_torchs_muon(shape, bfloat16):
         # torch multiplies in bfloat16, which has 8 bits; where we do too, the results are nearly equal.
         assert (ours.detach().flatten(1) - theirs.detach()).norm() < (2e-3 if bfloat16 else 5e-2) * step
         ours.data = theirs.detach().clone().view(shape)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_updates_are_those_of_torchs_adamw(fused, decay):
+    net = network()
+    twin = copy.deepcopy(net)
+    ours = AdamW([{"params": list(net.parameters()), "lr": 0.01, "weight_decay": decay}], fused=fused)
+    theirs = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=decay, fused=fused)
+    assert train(net, ours, 0, 5) == train(twin, theirs, 0, 5)
+
+
+def test_no_optimizer_but_sgd_imports_the_compiler_of_torch():
+    script = """
+import sys, torch
+from tellapart.models import create
+from tellapart.recipe import TrainingRecipe
+from tellapart.training.optimise import make_optimizer
+for name in ("adam", "adamw", "muon"):
+    network = create("lenet5", 10, 1)
+    optimizer = make_optimizer(network, TrainingRecipe(optimizer=name), fine_tuning=False)
+    optimizer.zero_grad()
+    network(torch.zeros(2, 1, 32, 32)).sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("shape", [(24, 90), (90, 24), (40, 40)])

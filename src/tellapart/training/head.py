@@ -18,6 +18,7 @@ from tellapart.recipe import TrainingRecipe
 from tellapart.training.balance import class_weights, epoch_order
 from tellapart.training.fit import Trainer
 from tellapart.training.losses import Loss
+from tellapart.training.muon import AdamW
 from tellapart.training.seeding import seed_draws
 
 _HEAD_RATE = 1e-2
@@ -58,7 +59,7 @@ def _fit(trainer: Trainer, network: Network, embedded: NDArray[np.float32], step
     labels = np.tile(trainer.train.labels, views)  # V * n
     targets = torch.from_numpy(labels).to(device)
     loss_of = Loss(recipe, class_weights(recipe, labels, trainer.num_classes))
-    optimizer = torch.optim.AdamW(network.head.parameters(), lr=_HEAD_RATE, weight_decay=0.01)
+    optimizer = AdamW([{"params": network.head.parameters(), "lr": _HEAD_RATE, "weight_decay": 0.01}])
     steps = max(_HEAD_STEPS, steps)
     network.head.train()
     seed_draws(trainer.recipe.seed << 20, device)

@@ -5,6 +5,7 @@ al. 2025, "Muon is scalable for LLM training", section 2.2: 0.2 sqrt(max(out, in
 updates usually are, so that both share one learning rate and one weight decay.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,16 +23,20 @@ _SHARE = 0.2
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # of AdamW, torch's own
 
 
-class Muon(torch.optim.Optimizer):
-    """Groups with `orthogonal=True` are trained by Muon, a filter (out, in, h, w) as a matrix; the others by AdamW.
+class AdamW(torch.optim.Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): torch's, beginning seconds earlier.
 
-    Those with `bfloat16=True` multiply matrices in it, as published; momentum stays in float32. Weight decay is
-    decoupled in both. fused: use torch's one kernel for all of AdamW's parameters.
+    fused: use torch's one kernel for all parameters.
     """
 
+    # As written, without what hides them from torch's compiler: it would import that, and nothing here is compiled.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
     def __init__(self, groups: Iterable[dict[str, Any]], fused: bool = False) -> None:
-        defaults = {"lr": 4e-3, "weight_decay": 0.0, "orthogonal": False, "bfloat16": False, "fused": fused}
-        super().__init__(groups, defaults)
+        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0, "fused": fused})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -41,26 +46,10 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group["orthogonal"]:
-                self._step_orthogonal(trained, group)
-            else:
-                self._step_adamw(trained, group)
+            self._update([parameter for parameter in group["params"] if parameter.grad is not None], group)
         return loss
 
-    def _step_orthogonal(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
-        rate = group["lr"]
-        for parameter in trained:
-            gradient, state = _gradient(parameter), self.state[parameter]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            momentum = state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
-            matrix = gradient.lerp(momentum, _MOMENTUM).flatten(1).contiguous()  # out, in * h * w
-            update = orthogonalised(matrix.bfloat16() if group["bfloat16"] else matrix)
-            parameter.mul_(1 - rate * group["weight_decay"])
-            parameter.add_(update.view(parameter.shape), alpha=-rate * _SHARE * math.sqrt(max(matrix.shape)))
-
-    def _step_adamw(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _update(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
         for parameter in trained:
             if not self.state[parameter]:
                 self.state[parameter] = {
@@ -85,6 +74,29 @@ class Muon(torch.optim.Optimizer):
             eps=_EPS,
             maximize=False,
         )
+
+
+class Muon(AdamW):
+    """Groups with `orthogonal=True` are trained by Muon, a filter (out, in, h, w) as a matrix; the others by AdamW.
+
+    Those with `bfloat16=True` multiply matrices in it, as published; momentum stays in float32. Weight decay is
+    decoupled in both.
+    """
+
+    def _update(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
+        if not group.get("orthogonal"):
+            super()._update(trained, group)
+            return
+        rate = group["lr"]
+        for parameter in trained:
+            gradient, state = _gradient(parameter), self.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            momentum = state["momentum_buffer"].lerp_(gradient, 1 - _MOMENTUM)
+            matrix = gradient.lerp(momentum, _MOMENTUM).flatten(1).contiguous()  # out, in * h * w
+            update = orthogonalised(matrix.bfloat16() if group.get("bfloat16") else matrix)
+            parameter.mul_(1 - rate * group["weight_decay"])
+            parameter.add_(update.view(parameter.shape), alpha=-rate * _SHARE * math.sqrt(max(matrix.shape)))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

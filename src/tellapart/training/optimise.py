@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tellapart.models.network import Network
 from tellapart.recipe import TrainingRecipe
-from tellapart.training.muon import Muon, hidden_matrices
+from tellapart.training.muon import AdamW, Muon, hidden_matrices
 
 Groups = list[dict[str, Any]]
 
@@ -60,14 +60,6 @@ def _groups(network: Network, recipe: TrainingRecipe, peak: float, shares: dict[
     ]
 
 
-def _adam(groups: Groups, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, fused=fused)
-
-
-def _adamw(groups: Groups, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, fused=fused)
-
-
 def _sgd(groups: Groups, fused: bool) -> torch.optim.Optimizer:
     # The decay that AdamW applies per step is rate x decay; of SGD's usual rates a hundredth of it does as much.
     groups = [group | {"weight_decay": group["weight_decay"] * 0.01} for group in groups]
@@ -75,8 +67,8 @@ def _sgd(groups: Groups, fused: bool) -> torch.optim.Optimizer:
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, bool], torch.optim.Optimizer]] = {
-    "adam": _adam,
-    "adamw": _adamw,
+    "adam": AdamW,  # its groups decay nothing
+    "adamw": AdamW,
     "sgd": _sgd,
     "muon": Muon,
 }
