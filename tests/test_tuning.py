@@ -23,6 +23,7 @@ from tellapart.data.cache import Pixels
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, read_splits
 from tellapart.errors import BadRecipe, CannotTune, RunExists
+from tellapart.models import MODELS, larger
 from tellapart.pipeline import recipe_with
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe, load_recipe
@@ -60,9 +61,36 @@ def test_the_middle_of_the_space_is_the_default(settle):
         settle(Recipe()).training.epochs,
         2 * settle(Recipe()).training.epochs,
     ]
+    networks = space_for(Recipe(), settle, ["small_resnet", "resnet20", "lenet5"]).known
+    assert [(place["model"], place["epochs"]) for place in networks] == [
+        ("small_resnet", 1.0),
+        ("resnet20", 1.0),
+        ("lenet5", 1.0),
+        ("small_resnet", 2.0),
+    ]
     outside = space_for(Recipe(), settle, searched=["training.optimizer=sgd,adamw"])
     assert outside.known == [{}]
     assert (outside.default, outside.default_recipe) == ({}, settle(Recipe()))
+
+
+def test_larger_networks_of_the_same_make_are_searched_where_their_weights_are_here(monkeypatch, tmp_path):
+    lite = ("efficientnet_lite1", "efficientnet_lite2")
+    assert (larger("efficientnet_lite0"), larger("efficientnet_lite2"), larger("small_resnet")) == (lite, (), ())
+    monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
+    assert larger("resnet34") == ()
+    (tmp_path / "weights").mkdir()
+    for name in ("resnet18", "resnet101", "wide_resnet50_2"):
+        (tmp_path / "weights" / MODELS[name].pretrained.file).touch()
+    assert larger("resnet34") == ("resnet101",)
+
+    def photographs(recipe):
+        return Recipe(model=recipe.model or "efficientnet_lite0", pretrained=recipe.pretrained is not False)
+
+    def networks(base):
+        return [d.choices for d in space_for(base, photographs).dimensions if d.name == "model"]
+
+    assert networks(Recipe()) == [("efficientnet_lite0", *lite)]
+    assert networks(Recipe(model="efficientnet_lite0")) == networks(Recipe(pretrained=False)) == []
 
 
 @settings(max_examples=50, deadline=None)

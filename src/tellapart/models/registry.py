@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from string import digits
 from typing import Any
 
 from torch import nn
@@ -151,6 +152,13 @@ def entry(name: str) -> ModelEntry:
             f"(.toml), or timm:NAME.{did_you_mean(name, MODELS)}"
         )
     return found
+
+
+def larger(name: str) -> tuple[str, ...]:
+    """Return the larger networks of the same make whose published weights are here, the smallest first."""
+    make, names = name.rstrip(digits), list(MODELS)
+    found = names[names.index(name) + 1 :] if name in MODELS else []
+    return tuple(n for n in found if n.rstrip(digits) == make and (known := MODELS[n].pretrained) and known.is_here)
 
 
 def create(

@@ -14,7 +14,7 @@ from typing import Any, cast
 import optuna
 
 from tellapart.errors import BadRecipe, printable
-from tellapart.models import entry
+from tellapart.models import entry, larger
 from tellapart.recipe import Recipe, parse_assignment
 
 Value = float | int | str | bool
@@ -67,12 +67,11 @@ class Space:
 
     @property
     def known(self) -> list[dict[str, Value]]:
-        """Return the places to begin at: the default, and the default trained longer, which helps most often."""
-        places = [self.default]
-        for dimension in self.dimensions:
-            if dimension.name == "epochs" and self.default:
-                places.append(self.default | {"epochs": dimension.high})
-        return places
+        """Return the places to begin at: the default, with each other network, and trained longest: what helps most."""
+        likely = {dimension.name: dimension.choices[1:] for dimension in self.dimensions if dimension.name == "model"}
+        likely |= {dimension.name: (dimension.high,) for dimension in self.dimensions if dimension.name == "epochs"}
+        others = [{name: value} for name, values in likely.items() for value in values]
+        return [self.default, *(self.default | other for other in others if self.default)]
 
     @property
     def default_recipe(self) -> Recipe:
@@ -101,7 +100,8 @@ def space_for(
 ) -> Space:
     """Return what is searched around a recipe: what it does not say itself.
 
-    models: to choose among; the first is the default's. searched: ranges of the user's, as in
+    models: to choose among; the first is the default's. With none, those of the same make as the one that the data
+    chose, whose weights are here. searched: ranges of the user's, as in
     `training.learning_rate=0.001..0.1` or `training.optimizer=sgd,adamw`, which replace the search of that key.
     told: keys, as `training.batch_size`, that the user has set, if only to their defaults. Raises `BadRecipe` for what
     cannot be read, or cannot be searched.
@@ -111,6 +111,8 @@ def space_for(
     if models:
         base = base.with_values(model=models[0])
     chosen = resolve(base)
+    if chosen.pretrained and base.model is None:
+        models = (str(chosen.model), *larger(str(chosen.model)))
     own = tuple(_dimension(text, chosen) for text in searched)
     taken = {dimension.name for dimension in own} | _told(base) | set(told)
     usual = {
