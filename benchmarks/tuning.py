@@ -3,7 +3,8 @@
     python benchmarks/tuning.py mnist5k --seeds 0 1 2     # 1,500 training, 1,000 validation, 2,500 test pictures
     python benchmarks/tuning.py orl --seeds 0 1 2         # of each of 40 people: 3 training, 3 validation, 4 test
 
-Another seed draws other pictures. Prints a line for each seed, and the means. With --trials other than 20, that many.
+Another seed draws other pictures. Prints a line for each seed, and the means. With --trials other than 20, that many. A
+seed takes an hour or two on one core: with --keep FOLDER, what was stopped goes on from there.
 """
 
 import argparse
@@ -35,18 +36,17 @@ def drawn(samples: Samples, counts: tuple[int, int], seed: int) -> Samples:
     return build_samples(samples.title, samples.pictures, labels, splits.tolist())
 
 
-def one(name: str, seed: int, trials: int, progress: Progress) -> dict[str, Any]:
+def one(name: str, seed: int, trials: int, folder: Path, progress: Progress) -> dict[str, Any]:
     """Return the test figures of the default recipe and of the one that was found."""
     make, counts = SETS[name]
     samples = drawn(make(seed)[0], counts, seed)
     # The ten shots of a person in one sitting count as near duplicates; here that is what is asked for.
     values = {"seed": seed, "training__autotune": False, "data__leaks": "drop"}
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        tuned = tune(samples, trials=trials, out=Path(folder) / "search", progress=progress, **values)
-        seconds = time.monotonic() - began
-        run = tuned.run
-        default = run if tuned.choice.chosen == 0 else train(samples, out=Path(folder) / "default", **values)
+    began = time.monotonic()
+    tuned = tune(samples, trials=trials, out=folder / "search", resume=True, progress=progress, **values)
+    seconds = time.monotonic() - began
+    run = tuned.run
+    default = run if tuned.choice.chosen == 0 else train(samples, out=folder / "default", resume=True, **values)
     figures = {
         key: {kind: round(each.metrics["test"][kind]["value"], 4) for kind in ("accuracy", "log_loss")}
         for key, each in (("default", default), ("tuned", run))
@@ -62,12 +62,15 @@ def main() -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     found = []
     for seed in options.seeds:
         progress = TerminalProgress() if options.verbose else Progress()
-        found.append(one(options.set, seed, options.trials, progress))
+        with tempfile.TemporaryDirectory() as passing:
+            folder = (options.keep or Path(passing)) / f"{options.set}-{seed}"
+            found.append(one(options.set, seed, options.trials, folder, progress))
         print(json.dumps(found[-1]), flush=True)
     for key in ("default", "tuned"):
         means = {kind: statistics.mean(each[key][kind] for each in found) for kind in ("accuracy", "log_loss")}
