@@ -61,13 +61,9 @@ def test_the_middle_of_the_space_is_the_default(settle):
         settle(Recipe()).training.epochs,
         2 * settle(Recipe()).training.epochs,
     ]
-    networks = space_for(Recipe(), settle, ["small_resnet", "resnet20", "lenet5"]).known
-    assert [(place["model"], place["epochs"]) for place in networks] == [
-        ("small_resnet", 1.0),
-        ("resnet20", 1.0),
-        ("lenet5", 1.0),
-        ("small_resnet", 2.0),
-    ]
+    networks = space_for(Recipe(), settle, ["small_resnet", "resnet20", "lenet5"])
+    told = ["the default", "model resnet20", "model lenet5", "epochs x 2"]
+    assert [networks.described(place) for place in networks.known] == told
     outside = space_for(Recipe(), settle, searched=["training.optimizer=sgd,adamw"])
     assert outside.known == [{}]
     assert (outside.default, outside.default_recipe) == ({}, settle(Recipe()))

@@ -1,6 +1,6 @@
 """`tuning.html`: what a search has tried and found, in one file that asks nothing of the network."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from tellapart.evaluation import plots
 from tellapart.evaluation.report import templates
 from tellapart.tuning.choice import DRAWS
-from tellapart.tuning.space import MULTIPLES
+from tellapart.tuning.space import Space
 
 if TYPE_CHECKING:
     from tellapart.tuning.tune import Tuned
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 _FEWEST = 4  # trials that something can be told from
 
 
-def render(title: str, study: optuna.Study, tuned: "Tuned", sentence: str) -> str:
+def render(title: str, study: optuna.Study, tuned: "Tuned", space: Space, sentence: str) -> str:
     """Return the page as HTML."""
     environment = templates()
-    environment.filters["place"] = described
+    environment.filters["place"] = space.described
     complete = [trial for trial in tuned.trials if trial["state"] == "complete"]
     key = "accuracy" if tuned.metric == "accuracy" else "log_loss"
     figures = [trial["validation"][key] for trial in complete]
@@ -41,12 +41,6 @@ def render(title: str, study: optuna.Study, tuned: "Tuned", sentence: str) -> st
         trials=tuned.trials,
         recipe=tuned.recipe.to_toml(),
     )
-
-
-def described(place: dict[str, Any]) -> str:
-    """Return a place in a few words, what is a multiple of the default's as in `epochs x 1.5`."""
-    words = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in place.items()}
-    return ", ".join(f"{name} {'x ' * (name in MULTIPLES)}{word}" for name, word in words.items())
 
 
 def _importance(study: optuna.Study) -> str:

@@ -21,7 +21,7 @@ Value = float | int | str | bool
 Resolve = Callable[[Recipe], Recipe]  # settles what a recipe leaves open
 _STRENGTHS = ("rotation", "zoom", "shift", "shear", "brightness", "contrast")
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+)")
-MULTIPLES = ("learning rate", "weight decay", "batch size", "size", "epochs", "augmentation", "backbone rate")
+_MULTIPLES = ("learning rate", "weight decay", "batch size", "size", "epochs", "augmentation", "backbone rate")
 _FIXED = ("seed", "model", "layers", "weights")
 _WIDE = 10  # times as much: searched by its logarithm
 
@@ -81,6 +81,13 @@ class Space:
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Return a place in the space."""
         return {dimension.name: dimension.suggest(trial) for dimension in (*self.dimensions, *self.own)}
+
+    def described(self, place: Mapping[str, Value]) -> str:
+        """Return what a place changes in the default, in a few words: multiples of its values as in `epochs x 1.5`."""
+        changed = {name: value for name, value in place.items() if value != self.default.get(name)}
+        words = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
+        told = ", ".join(f"{name} {'x ' * (name in _MULTIPLES)}{word}" for name, word in words.items())
+        return told or "the default"
 
     def recipe(self, place: Mapping[str, Value]) -> Recipe:
         """Return the settled recipe at a place; raises `BadRecipe`, or `UnknownModel` if it takes no such size."""

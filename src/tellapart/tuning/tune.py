@@ -32,7 +32,7 @@ from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_
 from tellapart.transfer import with_base
 from tellapart.tuning.choice import METRICS, Choice, choose
 from tellapart.tuning.final import last_round
-from tellapart.tuning.page import described, render
+from tellapart.tuning.page import render
 from tellapart.tuning.space import Space, space_for
 from tellapart.tuning.study import Study, open_study, opened, order_of
 from tellapart.tuning.trial import ANSWERS, FIGURES, HALTS, REASON, RECIPE, Candidates, Hopeless, unpacked
@@ -187,19 +187,18 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
                 raise Interrupted("Stopped by Ctrl-C: the trial will be begun again.", signal.SIGINT) from error
             raise
         longest = max(longest, time.monotonic() - began)
-        said.say(_line(study.frozen(trial), len(study.ended()), wanted, time.monotonic() - began))
+        said.say(_line(study.frozen(trial), candidates.space, len(study.ended()), wanted, time.monotonic() - began))
     said.say("The time is over: the trials that are left can be run with --resume.")
 
 
-def _line(trial: FrozenTrial, done: int, wanted: int, seconds: float) -> str:
+def _line(trial: FrozenTrial, space: Space, done: int, wanted: int, seconds: float) -> str:
     if trial.state == TrialState.PRUNED:
         reason = trial.user_attrs.get(REASON)
         told = f"not possible: {reason}" if reason else f"given up after epoch {_epochs(trial)}"
     else:
         figures = trial.user_attrs[FIGURES]
         told = f"validation accuracy {figures['accuracy']:.1%}, log loss {-figures['log_loss']:.4f}"
-    place = "the default" if order_of(trial) == 0 else described(trial.params)
-    return f"Trial {done}/{wanted}  {told}  ({seconds:.0f} s)  {place}"
+    return f"Trial {done}/{wanted}  {told}  ({seconds:.0f} s)  {space.described(trial.params)}"
 
 
 def _concluded(
@@ -220,7 +219,9 @@ def _concluded(
     write_atomic(directory / "recipe.toml", recipe.to_toml())
     write_atomic(directory / "tuning.json", json.dumps(document, indent=2, ensure_ascii=False))
     title = candidates.found.samples.title
-    write_atomic(tuned.page, render(Path(title).name or title, study.study, tuned, sentence(choice, metric)))
+    write_atomic(
+        tuned.page, render(Path(title).name or title, study.study, tuned, candidates.space, sentence(choice, metric))
+    )
     return tuned
 
 
