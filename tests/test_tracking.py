@@ -136,6 +136,30 @@ def test_a_killed_run_goes_on_in_the_same_record(folder, store, tmp_path):
     assert [event.step for event in events.Scalars("loss/train")] == [entry["epoch"] for entry in run.history]
 
 
+@pytest.mark.slow
+def test_a_run_that_was_stopped_says_so_and_goes_on_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MLflow puts files by default
+    stores = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+    again, states = FAST | {"out": tmp_path / "run", "resume": True}, []
+
+    class Stopping(Progress):
+        def __init__(self, word):
+            self.word = word
+
+        def say(self, message):
+            if message.startswith(self.word):
+                states.extend(each.info.status for each in recorded(stores[0])[1])
+                raise KeyboardInterrupt
+
+    for word in ("Calibrating", "Writing"):  # stopped, and stopped again when it had gone on
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, track=[f"mlflow:{stores[0]}"], progress=Stopping(word), **again)
+        assert [each.info.status for each in recorded(stores[0])[1]] == ["KILLED"]
+    assert states == ["RUNNING", "RUNNING"]
+    train(folder, track=[f"mlflow:{stores[1]}"], **again)
+    assert [each.info.status for each in recorded(stores[1])[1]] == ["FINISHED"]
+
+
 def test_a_record_that_fails_costs_no_run(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     lines = []

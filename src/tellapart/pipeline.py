@@ -178,11 +178,15 @@ class _Training:
         if ranks.first:
             open_run(directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits)
             records.began(prepared.recipe, self._known())
-        fitted = fitting.run(architecture, network, saved)
-        if ranks.first:
-            with threads_of(fitted.plan):
-                conclude(prepared, fitted, self.progress)
-            records.ended(read_run(directory))
+        try:
+            fitted = fitting.run(architecture, network, saved)
+            if ranks.first:
+                with threads_of(fitted.plan):
+                    conclude(prepared, fitted, self.progress)
+                records.ended(read_run(directory))
+        except BaseException:
+            records.stopped()
+            raise
 
     def _known(self) -> dict[str, Any]:
         """Return what records are told of the data."""

@@ -26,6 +26,9 @@ class Record(Protocol):
     def ended(self, run: Run) -> None:
         """Take the finished run."""
 
+    def stopped(self) -> None:
+        """Know that the run was stopped, or failed; it may go on another time."""
+
 
 class HistoryFile:
     """`history.jsonl` in the run's folder."""
@@ -41,6 +44,9 @@ class HistoryFile:
         write_history(self.directory, history)
 
     def ended(self, run: Run) -> None:
+        """There is nothing to add."""
+
+    def stopped(self) -> None:
         """There is nothing to add."""
 
 
@@ -61,6 +67,10 @@ class Records:
     def ended(self, run: Run) -> None:
         """As of `Record`."""
         self._tell("ended", run)
+
+    def stopped(self) -> None:
+        """As of `Record`."""
+        self._tell("stopped")
 
     def _tell(self, what: str, *about: Any) -> None:
         getattr(self.own, what)(*about)  # its faults are the run's

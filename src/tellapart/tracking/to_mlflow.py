@@ -39,9 +39,11 @@ class MLflow:
 
     def began(self, recipe: Recipe, facts: dict[str, Any]) -> None:
         """Begin the run, or go on with the one that the folder tells of."""
-        path = self.directory / _FILE
-        if path.exists():
-            self.run = json.loads(path.read_text(encoding="utf-8"))["run"]
+        path, here = self.directory / _FILE, self.client.tracking_uri
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if known.get("uri") == here:
+            self.run = known["run"]
+            self.client.update_run(self.run, "RUNNING")
             self.told = len({each.step for each in self.client.get_metric_history(self.run, "loss")})
             return
         experiment = self.client.get_experiment_by_name(self.title)
@@ -50,7 +52,7 @@ class MLflow:
         self.run = self.client.create_run(number, run_name=self.directory.name, tags=tags).info.run_id
         params = [Param(name, str(value)[:_LONGEST]) for name, value in _flat(recipe.to_table())]
         self.client.log_batch(self.run, params=params)
-        write_atomic(path, json.dumps({"uri": self.uri, "run": self.run}))
+        write_atomic(path, json.dumps({"uri": here, "run": self.run}))
 
     def epoch(self, history: History) -> None:
         """Tell the figures of what epochs are new."""
@@ -95,6 +97,11 @@ class MLflow:
             )
         self.client.log_batch(self.run, tags=[RunTag("tellapart.directory", str(run.directory.resolve()))])
         self.client.set_terminated(self.run)
+
+    def stopped(self) -> None:
+        """Say so; `began` takes it back."""
+        if self.run:
+            self.client.set_terminated(self.run, "KILLED")
 
     @contextmanager
     def _meant(self) -> Iterator[None]:

@@ -43,6 +43,10 @@ class TensorBoard:
                 self.writer.add_scalar(f"test/{name}", figure["value"], run.history[-1]["epoch"])
         self.writer.close()
 
+    def stopped(self) -> None:
+        """Write what is not written yet."""
+        self.writer.close()
+
 
 def open_record(where: str, directory: Path, title: str) -> TensorBoard:  # noqa: ARG001  as of `open_records`
     """Return the record."""
