@@ -162,7 +162,8 @@ def children(parent):
     return found
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 30])
 def test_a_killed_rank_ends_all_and_the_run_goes_on(folder, tmp_path, kills):
     settings = SETTINGS | {"epochs": min(30, 10 * kills)}
     whole = command(folder, tmp_path / "whole", settings)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from networks import networks
 from tellapart.classifier import Architecture, Classifier
 from tellapart.data.named import load_digits
 from tellapart.errors import CannotExplain
@@ -27,7 +28,6 @@ from tellapart.preprocess import Preprocess
 from tellapart.preprocess_settings import PreprocessSettings
 
 LAST = {"resnet18": "layer4", "simple_cnn": "features.7"}
-SLOW = ("inception_v3", "resnet1202", "resnet1001", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
 
 
 def classifier(name, size, channels=3, classes=5):
@@ -78,7 +78,7 @@ def test_maps_are_captums(captum, photos, name, size):
     assert map_layer(model.network, images) is layer
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
+@pytest.mark.parametrize("name", networks(slow=["inception_v3"]))
 def test_every_network_gives_finite_maps(photos, name):
     size = 32 if MODELS[name].size <= 32 else 64 if MODELS[name].full_min_size <= 64 else 96
     model, pixels = classifier(name, size), resized(photos[:3], size)

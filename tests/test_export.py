@@ -14,6 +14,7 @@ from PIL import Image
 
 import tellapart
 from folders import QUICK, checksums, digit_folder, in_many_forms, package, run_cli
+from networks import networks
 from tellapart.classifier import Architecture, Classifier, load
 from tellapart.data.samples import Files, build_samples
 from tellapart.errors import CannotExport, CannotSave, MissingExtra
@@ -155,7 +156,7 @@ def test_predicting_needs_no_torch(exported):
     assert "pip install 'tellapart[train]'" in done.stderr
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(520, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(520, marks=pytest.mark.slow)])
 def test_real_pictures_of_all_kinds_get_the_same_answers(published, published_file, tmp_path, count):
     files = in_many_forms(tmp_path / "pictures", count)
     runtime = load_onnx(published_file)
@@ -170,7 +171,7 @@ def test_real_pictures_of_all_kinds_get_the_same_answers(published, published_fi
 SLOW = {n for n in MODELS if n not in ("lenet5", "simple_cnn", "small_resnet")}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
+@pytest.mark.parametrize("name", networks(slow=SLOW))
 def test_every_network_is_exported(name):
     torch.manual_seed(0)
     size = 32 if MODELS[name].size <= 32 else max(64, MODELS[name].full_min_size)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from folders import package
+from networks import DEEP, networks
 from tellapart.classifier import Architecture, Classifier, load_file
 from tellapart.errors import UnknownModel, WrongInput
 from tellapart.models import MODELS, create
@@ -19,12 +20,8 @@ from tellapart.preprocess import Preprocess
 from tellapart.preprocess_settings import PreprocessSettings
 
 GOLDEN = Path(__file__).parent / "golden_logits.json"
-DEEP = ("resnet1001", "resnet1202")
 OURS = ("simple_cnn", "small_resnet", "lenet5", "mobilenet_v1", *(n for n in MODELS if "lite" in n), *DEEP)
 OURS += tuple(f"resnet{depth}" for depth in (20, 32, 44, 56, 110))
-DEEP = ("resnet1001", "resnet1202")
-SLOW = {"alexnet", "wide_resnet50_2", "efficientnet_b6", "efficientnet_b7", *DEEP}
-SLOW |= {name for name in MODELS if name.startswith("vgg")}
 OF_TORCHVISION = tuple(name for name in MODELS if name not in OURS)
 
 
@@ -54,7 +51,7 @@ def randomise(network):
             value.normal_(0, 0.1)
 
 
-@pytest.mark.parametrize("name", OF_TORCHVISION)
+@pytest.mark.parametrize("name", networks(OF_TORCHVISION))
 def test_outputs_equal_torchvision_with_the_same_weights(torchvision_models, name):
     torch.manual_seed(0)
     ours = create(name).eval()
@@ -116,7 +113,7 @@ def test_facts_are_those_of_the_network(name):
     assert FACTS[name].top1 is not None or name == "small_resnet"
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS])
+@pytest.mark.parametrize("name", networks(slow=["alexnet", "vgg11", "vgg11_bn"]))
 def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
     torch.manual_seed(0)
     size = small_size(name)
@@ -149,7 +146,7 @@ def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
         torch.testing.assert_close(network.head(network.embed(images)), network(images))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", networks())
 def test_smallest_size_one_channel_and_the_small_stem(name):
     entry = MODELS[name]
     size = entry.min_size
@@ -165,7 +162,7 @@ def test_smallest_size_one_channel_and_the_small_stem(name):
         network(images.expand(-1, 3, -1, -1))
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n].small_stem])
+@pytest.mark.parametrize("name", networks(n for n in MODELS if MODELS[n].small_stem))
 def test_smallest_size_with_the_usual_stem(name):
     size = MODELS[name].full_min_size
     with torch.device("meta"):
@@ -200,7 +197,7 @@ def golden(name):
         return network(pictures(name, size).to(kind)).double()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", networks())
 def test_golden_outputs(name):
     expected = torch.tensor(json.loads(GOLDEN.read_text())[name], dtype=torch.float64)
     found = golden(name)
@@ -306,7 +303,7 @@ def test_auxiliary_logits_equal_torchvision_in_training(torchvision_models, name
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in MODELS])
+@pytest.mark.parametrize("name", networks())
 def test_the_size_that_is_promised_is_the_size_that_is_taken(name):
     entry = MODELS[name]
     for size in (8, 16, 21, 32, 63, 64, 70, 75, 110):

@@ -37,6 +37,7 @@ def exported(run):
     return tellapart.export(run.directory).path
 
 
+@pytest.mark.slow
 def test_what_was_exported_is_not_exported_again(run, exported, tmp_path):
     assert prepared([str(run.directory)], None, tmp_path, Progress()) == {"run": exported.resolve()}
     pictures = str(run.directory.parent / "pictures")

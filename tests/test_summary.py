@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from networks import networks
 from tellapart.errors import WrongInput
 from tellapart.models import MODELS, create
 from tellapart.models.facts import FACTS
@@ -65,7 +66,7 @@ def conv_or_linear_macs(module, shape):
     return math.prod(shape) * module.in_features if isinstance(module, nn.Linear) else 0
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MODELS])
+@pytest.mark.parametrize("name", networks(slow=set(MODELS) - set(QUICK)))
 def test_parameters_and_macs_are_the_known_ones_and_those_of_the_rows(name):
     network = build(name, **({"aux": False} if name == "googlenet" else {}))
     found = summarise(network, name, MODELS[name].size, 2)
