@@ -20,7 +20,7 @@ import torch
 
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.confidence.sets import SetRule
-from tellapart.confidence.temperature import softmax
+from tellapart.confidence.softmax import softmax
 from tellapart.data.decode import Picture
 from tellapart.data.loader import PixelTable
 from tellapart.errors import (

@@ -7,7 +7,7 @@ from typing import Any
 
 from tellapart.classifier import load_file
 from tellapart.errors import BadCheckpoint, printable
-from tellapart.evaluation.report import templates
+from tellapart.evaluation.pages import templates
 from tellapart.extras import require
 from tellapart.hub import MODEL, upload
 from tellapart.progress import Progress

@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from tellapart.confidence.softmax import softmax
+
 _LOWEST, _HIGHEST = 0.05, 20.0
 
 
@@ -24,11 +26,3 @@ def fit_temperature(values: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
     found = minimize_scalar(cost, bounds=(np.log(_LOWEST), np.log(_HIGHEST)), method="bounded")
     return float(np.exp(found.x))
-
-
-def softmax(values: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
-    """Return probabilities (N, K) from logits (N, K) divided by the temperature."""
-    scaled = values.astype(np.float64) / temperature
-    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    result: NDArray[np.float32] = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
-    return result

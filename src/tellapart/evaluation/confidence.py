@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tellapart.classifier import Classifier
 from tellapart.confidence.familiarity import fit_familiarity
 from tellapart.confidence.sets import fit_sets
-from tellapart.confidence.temperature import fit_temperature, softmax
+from tellapart.confidence.softmax import softmax
+from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.loader import rows_of
 from tellapart.inference import features_and_logits
 from tellapart.preprocess import Preprocess

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from threadpoolctl import threadpool_limits
 
-from tellapart.confidence.temperature import fit_temperature, softmax
+from tellapart.confidence.softmax import softmax
+from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.loader import blocks
 from tellapart.metrics import row_log_loss
 

@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from tellapart.data.audit import Audit
-from tellapart.data.decode import Picture
 from tellapart.data.samples import PARTS
 from tellapart.data.split import Splits
-from tellapart.display import data_address
 from tellapart.evaluation import plots
 from tellapart.evaluation.examine import Examination, Shown
+from tellapart.evaluation.pages import small_picture, templates
 from tellapart.evaluation.slices import Slice
 
-_SMALL = 112  # pixels of a picture beside another
 _SIZES = (1, 2, 3, 4, 6, 11, 21, 51, 101, sys.maxsize)  # of prediction sets
 
 
@@ -64,6 +61,7 @@ class Findings:
 def render(findings: Findings) -> str:
     """Return the report as HTML; names of classes and files are escaped."""
     environment = templates()
+    environment.filters |= {"address": _address, "ranges": _ranges}
     script = environment.get_template("report.js").render()
     test, examination = findings.metrics["test"], findings.examination
     return environment.get_template("report.html").render(
@@ -86,42 +84,8 @@ def render(findings: Findings) -> str:
     )
 
 
-def templates() -> jinja2.Environment:
-    """Return the templates of the pages that are written, with their filters; what they are given is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tellapart.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "points": _points,
-        "interval": _interval,
-        "address": _address,
-        "picture": _picture,
-        "ranges": _ranges,
-    }
-    return environment
-
-
 def _is_worse(found: Slice) -> bool:
     return found.accuracy.value < found.rest.value
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _interval(figure: dict[str, float | None]) -> str:
-    if figure["value"] is None:
-        return "\N{EN DASH}"
-    return f"{_percent(figure['value'])} ({_points(figure['low'] or 0)}\N{EN DASH}{_points(figure['high'] or 0)})"
 
 
 def _ranges(sizes: dict[int, int]) -> list[tuple[str, int]]:
@@ -134,8 +98,4 @@ def _ranges(sizes: dict[int, int]) -> list[tuple[str, int]]:
 
 
 def _address(shown: Shown) -> str:
-    return _picture(shown.picture) if shown.picture is not None else ""
-
-
-def _picture(picture: Picture) -> str:
-    return data_address(picture, _SMALL)
+    return small_picture(shown.picture) if shown.picture is not None else ""

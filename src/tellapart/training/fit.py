@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tellapart.augment import augment, mix
-from tellapart.confidence.temperature import softmax
+from tellapart.confidence.softmax import softmax
 from tellapart.data.loader import prefetched, rows_of
 from tellapart.errors import TrainingDiverged
 from tellapart.inference import logits

@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import TrialState
 
 from tellapart.evaluation import plots
-from tellapart.evaluation.report import templates
+from tellapart.evaluation.pages import templates
 from tellapart.tuning.choice import DRAWS
 from tellapart.tuning.space import Space
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from tellapart.confidence.temperature import fit_temperature, softmax
+from tellapart.confidence.softmax import softmax
+from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.audit import Audit
 from tellapart.data.split import Splits
 from tellapart.errors import BadLayers, BadRecipe, TrainingDiverged, UnknownModel, WrongInput
