@@ -20,7 +20,7 @@ from tellapart.data.audit import audit
 from tellapart.data.decode import read_picture
 from tellapart.data.hugging_face import from_dataset, to_dataset
 from tellapart.data.sources import load_source
-from tellapart.errors import BadSource
+from tellapart.errors import BadSource, UnreadableImage
 from tellapart.pipeline import train
 
 
@@ -182,6 +182,11 @@ def test_there_and_back(tmp_path):
     samples = load_source(folder)
     again = from_dataset(to_dataset(samples)["train"])
     assert audit(again).fingerprint == audit(samples).fingerprint
+    next(folder.rglob("*.png")).unlink()
+    with pytest.raises(UnreadableImage, match="No such file"):
+        to_dataset(samples)
+    with pytest.raises(BadSource, match="without streaming=True"):
+        load_source(to_dataset(load_source(folder))["train"].to_iterable_dataset())
     arrays = load_source("digits")
     kept = from_dataset(to_dataset(arrays)["train"])
     assert kept.classes == arrays.classes

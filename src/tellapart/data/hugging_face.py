@@ -53,9 +53,13 @@ class _Rows:
 
 
 def is_dataset(source: object) -> bool:
-    """Whether a value is a `datasets.Dataset` or `DatasetDict`; does not import the library."""
+    """Whether a value is of the `datasets` library; does not import it."""
     library = sys.modules.get("datasets")
-    return library is not None and isinstance(source, (library.Dataset, library.DatasetDict))
+    return library is not None and isinstance(source, (library.Dataset, library.DatasetDict, *_streamed(library)))
+
+
+def _streamed(library: Any) -> tuple[type, type]:
+    return library.IterableDataset, library.IterableDatasetDict
 
 
 def load_from_hub(address: str, progress: Progress) -> Samples:
@@ -87,6 +91,8 @@ def from_dataset(
     the test parts of competitions, are listed as left out. Raises `BadSource`.
     """
     library = require("datasets", "hub")
+    if isinstance(dataset, _streamed(library)):
+        raise BadSource("A streamed data set cannot be audited and divided: load it without streaming=True.")
     parts = dict(dataset) if isinstance(dataset, Mapping) else {title: dataset}
     features = next(iter(parts.values())).features
     image = _column(image, features, library.Image, "image", title)
@@ -114,7 +120,7 @@ def from_dataset(
 def to_dataset(samples: Samples) -> Any:
     """Return a `datasets.DatasetDict` with the columns `image` and `label`, the pictures' own bytes where there are.
 
-    The parts that the source gives are kept; without them all is in `train`. Raises `MissingExtra`.
+    The parts that the source gives are kept; without them all is in `train`. Raises `MissingExtra`, `UnreadableImage`.
     """
     library = require("datasets", "hub")
     features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=list(samples.classes))})
@@ -134,7 +140,11 @@ def _bytes(samples: Samples, row: int) -> dict[str, Any]:
     """Return a picture as the library keeps it; one that is in no file as PNG, which loses nothing."""
     pictures = samples.pictures
     if isinstance(pictures, Files):
-        return {"path": os.path.basename(pictures.names[row]), "bytes": pictures.path(row).read_bytes()}
+        try:
+            content = pictures.path(row).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(pictures.names[row], error.strerror or str(error)) from error
+        return {"path": os.path.basename(pictures.names[row]), "bytes": content}
     file = io.BytesIO()
     Image.fromarray(pictures.picture(row)).save(file, "PNG")
     return {"path": None, "bytes": file.getvalue()}
