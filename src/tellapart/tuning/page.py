@@ -21,8 +21,7 @@ def render(title: str, study: optuna.Study, tuned: "Tuned", space: Space, senten
     environment = templates()
     environment.filters["place"] = space.described
     complete = [trial for trial in tuned.trials if trial["state"] == "complete"]
-    key = "accuracy" if tuned.metric == "accuracy" else "log_loss"
-    figures = [trial["validation"][key] for trial in complete]
+    figures = [trial["validation"][tuned.metric] for trial in complete]
     return environment.get_template("tuning.html").render(
         title=title,
         sentence=sentence,
@@ -35,7 +34,7 @@ def render(title: str, study: optuna.Study, tuned: "Tuned", space: Space, senten
             [trial["number"] + 1 for trial in complete],
             figures,
             figures[0],
-            "accuracy on validation" if key == "accuracy" else "log loss on validation",
+            f"{tuned.metric.replace('_', ' ')} on validation",
         ),
         importance=_importance(study),
         trials=tuned.trials,

@@ -60,9 +60,14 @@ class Space:
     own: tuple[Dimension, ...] = ()
 
     @property
+    def searched(self) -> tuple[Dimension, ...]:
+        """All that is searched."""
+        return *self.dimensions, *self.own
+
+    @property
     def default(self) -> dict[str, Value]:
         """Return the place of the default recipe; it has none where it lies outside of a range of the user's."""
-        found = {dimension.name: dimension.default for dimension in (*self.dimensions, *self.own)}
+        found = {dimension.name: dimension.default for dimension in self.searched}
         return {} if None in found.values() else cast(dict[str, Value], found)
 
     @property
@@ -80,7 +85,7 @@ class Space:
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Return a place in the space."""
-        return {dimension.name: dimension.suggest(trial) for dimension in (*self.dimensions, *self.own)}
+        return {dimension.name: dimension.suggest(trial) for dimension in self.searched}
 
     def described(self, place: Mapping[str, Value]) -> str:
         """Return what a place changes in the default, in a few words: multiples of its values as in `epochs x 1.5`."""
@@ -120,7 +125,12 @@ def space_for(
     chosen = resolve(base)
     if chosen.pretrained and base.model is None:
         models = (str(chosen.model), *larger(str(chosen.model)))
+    for model in models[1:]:
+        resolve(base.with_values(model=model))  # raises what would end each of its trials
     own = tuple(_dimension(text, chosen) for text in searched)
+    for dimension in own:
+        for value in dimension.choices or (dimension.low, dimension.high):
+            base.with_values(**{dimension.name.replace(".", "__"): int(value) if dimension.whole else value})
     taken = {dimension.name for dimension in own} | _told(base) | set(told)
     usual = {
         "training.learning_rate": Dimension("learning rate", 1.0, 0.25, 4.0, log=True),

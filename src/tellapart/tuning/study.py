@@ -102,15 +102,15 @@ class Study:
         lost: its process has died in it; a trial in which several did is given up, but for the default's, which is
         needed.
         """
-        try:
-            self.storage.set_trial_state_values(self._identity(trial), TrialState.FAIL)
-        except UpdateFinishedTrialError:  # another process noticed first, or it has ended after all
+        if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():  # another process noticed first
             return
         times = trial.user_attrs.get(_AGAIN, 0) + lost
-        if times < _MOST_TIMES or order_of(trial) == 0:
+        if times < _MOST_TIMES or order_of(trial) == 0:  # first, so that nobody finds neither the one nor the other
             place = trial.user_attrs[_PLACE] | trial.params
             attributes = {_AGAIN: times, _ORDER: order_of(trial), _PLACE: place}
             self.study.enqueue_trial(place, user_attrs=attributes)
+        with contextlib.suppress(UpdateFinishedTrialError):  # two noticed: what waits twice is taken once
+            self.storage.set_trial_state_values(self._identity(trial), TrialState.FAIL)
 
     @contextmanager
     def alive(self, trial: optuna.Trial) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 
 from tellapart.confidence.softmax import softmax
 from tellapart.confidence.temperature import fit_temperature
@@ -23,11 +24,12 @@ from tellapart.run import run_identity
 from tellapart.training.memory import freed_memory_kept
 from tellapart.training.saving import own_checkpoint
 from tellapart.training.state import History
-from tellapart.tuning.choice import Answers, judged
+from tellapart.tuning.choice import METRICS, Answers, judged
 from tellapart.tuning.space import Space
 from tellapart.tuning.study import order_of
 
-FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput)  # of a candidate, not of the search
+# Of a candidate, not of the search: another one may need less memory.
+FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput, torch.OutOfMemoryError, MemoryError)
 HALTS, _WHOLE = (25, 50), 100  # hundredths of a trial after which it may be given up
 ANSWERS, RECIPE, REASON, FIGURES = "answers", "recipe", "reason", "figures"
 OnEpoch = Callable[[History], None]
@@ -60,11 +62,11 @@ class Candidates:
         except FAULTS as error:
             if default:
                 raise
-            trial.set_user_attr(REASON, str(error))
+            trial.set_user_attr(REASON, (str(error) or type(error).__name__).splitlines()[0])
             raise Hopeless(str(error)) from error
         labels = self.found.samples.labels[self.splits.validation].astype(np.int64)
         trial.set_user_attr(ANSWERS, packed(answers))  # they tell how far the best one can be trusted
-        trial.set_user_attr(FIGURES, {name: judged(answers, labels, name) for name in ("accuracy", "log_loss")})
+        trial.set_user_attr(FIGURES, {name: judged(answers, labels, name) for name in METRICS})
         return judged(answers, labels, self.metric)
 
     def answers(self, recipe: Recipe, splits: Splits, label: str, on_epoch: OnEpoch = lambda history: None) -> Answers:
@@ -108,7 +110,7 @@ class _Reporting:
             before, now = (_WHOLE * epoch // self.epochs for epoch in (entry["epoch"] - 1, entry["epoch"]))
             if now > before:
                 self.trial.report(entry[self.figure], now)
-            ends = any(before < halt <= now for halt in HALTS)
+            ends = now < _WHOLE and any(before < halt <= now for halt in HALTS)
             if entry is history[-1] and self.may_end and ends and self.trial.should_prune():
                 raise Hopeless
         self.told = len(history)

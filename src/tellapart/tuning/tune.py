@@ -89,7 +89,7 @@ def tune(
 
     The test pictures take no part before a recipe is chosen. Raises `CannotTune`, and what `train` raises.
     """
-    said, began = progress or progress_for_viewers(), time.monotonic()
+    said = progress or progress_for_viewers()
     if metric not in METRICS:
         raise CannotTune(f"The metric must be one of {', '.join(METRICS)}, not '{metric}'.")
     if trials < 1:
@@ -108,9 +108,14 @@ def tune(
     groups = samples.groups_of(splits.validation)
     if groups is not None and len(np.unique(groups)) == 1:
         raise CannotTune("All validation pictures are of one group, so luck cannot be told from skill: add groups.")
+    if not space.searched:
+        raise CannotTune(
+            "The recipe says everything that is searched: take settings out of it, or name some by --search."
+        )
+    first = not (helper or directory.exists())
     make_folder(directory)
     candidates = Candidates(found, splits, space, metric, directory / "trials", said)
-    end = began + seconds if seconds is not None else None
+    end = time.monotonic() + seconds if seconds is not None else None
     with opened(storage or directory) as kept:
         study = open_study(
             kept,
@@ -118,11 +123,11 @@ def tune(
             _about(default, space, metric, found, splits),
             trials,
             space.known,
-            _sampler(default.seed),
+            _sampler(default.seed, first=first),
             _pruner(),
             patience,
         )
-        searched = ", ".join(dimension.name for dimension in (*space.dimensions, *space.own))
+        searched = ", ".join(dimension.name for dimension in space.searched)
         said.say(f"Searching {searched}: {trials} trials, the first with the default recipe.")
         try:
             _work(study, candidates, end, trials, said)
@@ -139,15 +144,16 @@ def _settled(recipe: Recipe, found: Audit, splits: Splits) -> Recipe:
 
 def _about(default: Recipe, space: Space, metric: str, found: Audit, splits: Splits) -> str:
     """Return a hash of all that has to be equal where several work on one search."""
-    searched = [*space.dimensions, *space.own]
-    told = run_identity(default, found, splits) + repr(searched) + metric
+    told = run_identity(default, found, splits) + repr(list(space.searched)) + metric
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Return what chooses the places: each process by a seed of its own, so that two do not try the same."""
-    own = int(np.random.default_rng([seed, os.getpid()]).integers(2**31))
-    return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=True, n_startup_trials=_AT_RANDOM)
+def _sampler(seed: int, *, first: bool) -> optuna.samplers.BaseSampler:
+    """Return what chooses the places: later processes by seeds of their own, so that no two try the same."""
+    own = np.random.default_rng([seed] if first else [seed, os.getpid()])
+    return optuna.samplers.TPESampler(
+        seed=int(own.integers(2**31)), multivariate=True, constant_liar=True, n_startup_trials=_AT_RANDOM
+    )
 
 
 def _pruner() -> optuna.pruners.BasePruner:
@@ -187,17 +193,27 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
                 raise Interrupted("Stopped by Ctrl-C: the trial will be begun again.", signal.SIGINT) from error
             raise
         longest = max(longest, time.monotonic() - began)
-        said.say(_line(study.frozen(trial), candidates.space, len(study.ended()), wanted, time.monotonic() - began))
+        said.say(
+            _line(
+                study.frozen(trial),
+                candidates.metric,
+                candidates.space,
+                len(study.ended()),
+                wanted,
+                time.monotonic() - began,
+            )
+        )
     said.say("The time is over: the trials that are left can be run with --resume.")
 
 
-def _line(trial: FrozenTrial, space: Space, done: int, wanted: int, seconds: float) -> str:
+def _line(trial: FrozenTrial, metric: str, space: Space, done: int, wanted: int, seconds: float) -> str:
     if trial.state == TrialState.PRUNED:
         reason = trial.user_attrs.get(REASON)
         told = f"not possible: {reason}" if reason else f"given up after epoch {_epochs(trial)}"
     else:
         figures = trial.user_attrs[FIGURES]
         told = f"validation accuracy {figures['accuracy']:.1%}, log loss {-figures['log_loss']:.4f}"
+        told += f", macro F1 {figures['macro_f1']:.1%}" * (metric == "macro_f1")
     return f"Trial {done}/{wanted}  {told}  ({seconds:.0f} s)  {space.described(trial.params)}"
 
 
@@ -270,12 +286,13 @@ def _told(trial: FrozenTrial, *, chosen: bool) -> dict[str, Any]:
     state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "given up"}[trial.state]
     seconds = trial.duration.total_seconds() if trial.duration else None
     figures = trial.user_attrs.get(FIGURES, {})
+    validation = {name: -value if name == "log_loss" else value for name, value in figures.items()}
     return {
         "number": order_of(trial),
         "state": state,
         "chosen": chosen,
         "place": trial.params,
-        "validation": {"accuracy": figures.get("accuracy"), "log_loss": -figures["log_loss"] if figures else None},
+        "validation": {name: validation.get(name) for name in METRICS},
         "reason": trial.user_attrs.get(REASON),
         "epochs": _epochs(trial),
         "seconds": seconds,
