@@ -266,6 +266,12 @@ def test_runs_are_found_by_what_they_are(listed, capsys):
     assert sorted(names("model!=lenet5", "training.batch_size<=32")) == ["a", "c"]
     assert names("test.accuracy>=0", order="-seed") == ["b", "a"]
     assert names(order="test.accuracy")[-1] == "c"  # which has none
+    assert names("model=lene") == names("seed!=0", "data=0000") == []
+    for wrong, meant in (("accuracy>0.5", "test.accuracy"), ("modle=lenet5", "model")):
+        with pytest.raises(BadSetting, match=f"Did you mean '{meant}'"):
+            names(wrong)
+    with pytest.raises(BadSetting, match=r"Did you mean 'test\.accuracy'"):
+        names(order="-accuracy")
     for wrong in ("accuracy", "test.accuracy~1", ""):
         with pytest.raises(BadSetting, match="Expected a condition"):
             names(wrong)

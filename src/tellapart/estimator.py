@@ -236,7 +236,7 @@ def _array(images: NDArray[Any]) -> NDArray[np.uint8]:
         )
     if images.ndim == 3 and images.shape[2] in (3, 4) and min(images.shape[:2]) > images.shape[2]:
         raise BadPictures(
-            f"Expected pictures (N, H, W[, C]), found an array of shape {images.shape}, which looks like one picture in "
+            f"Expected pictures (N, H, W[, C]), found an array of shape {images.shape}, which looks like one in "
             "colour: use X[np.newaxis]."
         )
     if images.dtype == np.uint8:

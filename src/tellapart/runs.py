@@ -4,12 +4,12 @@ import json
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tellapart.errors import BadSetting, printable
+from tellapart.errors import BadSetting, did_you_mean, printable
 
 _CONDITION = re.compile(r"\s*(?P<name>[\w.]+)\s*(?P<sign>>=|<=|!=|=|>|<)\s*(?P<value>.+?)\s*")
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
@@ -47,25 +47,39 @@ def selected(runs: Iterable[Listed], conditions: Iterable[str], order: str | Non
     """Return the runs for which all conditions hold, as `test.accuracy>0.9`, `model=resnet18` or `data=3fa4`.
 
     order: the name of a value, the highest first; with a minus before it the lowest first. A run without the value does
-    not fulfil a condition, and comes last. Raises `BadSetting` for a condition that cannot be read.
+    not fulfil a condition, and comes last. Raises `BadSetting` for a condition that cannot be read, or a name that is
+    no run's.
     """
     kept = list(runs)
+    known_names = {name for run in kept for name in run.values}
     for text in conditions:
         match = _CONDITION.fullmatch(text)
         if not match:
             raise BadSetting(
-                f"Expected a condition such as test.accuracy>0.9 or model=resnet18, found '{printable(text)}'."
+                f"Expected a condition such as 'test.accuracy>0.9' or model=resnet18, found '{printable(text)}': the "
+                "shell takes a > that stands in no quotes."
             )
-        kept = [run for run in kept if _holds(run.values.get(match["name"]), match["sign"], match["value"])]
+        _check_name(match["name"], known_names)
+        kept = [
+            run for run in kept if _holds(match["name"], run.values.get(match["name"]), match["sign"], match["value"])
+        ]
     if order:
         lowest, name = order.startswith("-"), order.lstrip("-")
+        _check_name(name, known_names)
         known = [run for run in kept if isinstance(run.values.get(name), (int, float))]
         rest = [run for run in kept if run not in known]
         kept = sorted(known, key=lambda run: run.values[name], reverse=not lowest) + rest
     return kept
 
 
-def _holds(value: Any, sign: str, wanted: str) -> bool:
+def _check_name(name: str, known: Collection[str]) -> None:
+    if known and name not in known:
+        likely = f"test.{name}" if f"test.{name}" in known else ""
+        advice = f" Did you mean '{likely}'?" if likely else did_you_mean(name, known)
+        raise BadSetting(f"No run has a value called '{printable(name)}'.{advice}")
+
+
+def _holds(name: str, value: Any, sign: str, wanted: str) -> bool:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return _SIGNS[sign](value, float(wanted))
@@ -74,7 +88,7 @@ def _holds(value: Any, sign: str, wanted: str) -> bool:
     if value is None or sign not in ("=", "!="):
         return False
     text = str(value)
-    same = text.lower() == wanted.lower() or (len(wanted) >= 4 and text.startswith(wanted))
+    same = text.lower() == wanted.lower() or (name == "data" and len(wanted) >= 4 and text.startswith(wanted))
     return same == (sign == "=")
 
 

@@ -200,7 +200,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Where the runs are, at any depth.")] = Path("runs"),
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="Only those with, as test.accuracy>0.9, model=resnet18 or data=3fa4."),
+        typer.Option(metavar="CONDITION", help="Only those with, as 'test.accuracy>0.9', model=resnet18 or data=3fa4."),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(help="By a value, the highest first: test.accuracy; the lowest: -test.log_loss.")
