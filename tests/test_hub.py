@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -198,6 +199,16 @@ def test_a_data_set_is_trained_on(photographs, tmp_path):
     dataset = to_dataset(digits)["train"].select(range(200))
     run = train(dataset, out=tmp_path / "run", **QUICK, training__autotune=False)
     assert run.metrics["test"]["pictures"] > 0
+
+
+def test_a_run_on_a_set_of_the_hub_finds_its_pictures_again(tmp_path, monkeypatch):
+    sets = {"me/digits": datasets.DatasetDict(train=to_dataset(load_source("digits"))["train"].select(range(200)))}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, revision: sets[name])
+    monkeypatch.chdir(tmp_path)
+    run = train("hf://datasets/me/digits?label=label", **QUICK, training__autotune=False)
+    assert run.directory == Path("runs/digits")
+    found = tellapart.compare(run.directory, run.directory)  # on its own test pictures
+    assert found.accuracy_a.value == run.metrics["test"]["accuracy"]["value"]
 
 
 def test_an_address_that_is_not_understood():

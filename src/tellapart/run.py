@@ -61,6 +61,7 @@ class Run:
 
 def folder_name(title: str) -> str:
     """Return the name of a run's folder for a source."""
+    title = title.partition("?")[0] if "://" in title else title  # of an address, what follows are options
     name = Path(title).resolve().name if title not in ("", ".") else Path.cwd().name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 

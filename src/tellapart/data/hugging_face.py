@@ -79,7 +79,7 @@ def load_from_hub(address: str, progress: Progress) -> Samples:
     except (OSError, ValueError, RuntimeError) as error:
         reason = printable(" ".join(str(error).split()))[:300]
         raise BadSource(f"Cannot take the data set {printable(name)} from the Hub: {reason}") from error
-    return from_dataset(found, image=options.get("image"), label=options.get("label"), title=name)
+    return from_dataset(found, image=options.get("image"), label=options.get("label"), title=address)
 
 
 def from_dataset(
