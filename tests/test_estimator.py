@@ -180,6 +180,7 @@ def test_the_same_seed_gives_the_same():
     [
         (IMAGES.reshape(300, 64), LABELS, "reshape"),
         (load_digits().images[:300], LABELS, "divide by the brightest"),
+        (np.zeros((40, 30, 3)), LABELS[:40], "one in colour"),
         (IMAGES, LABELS[:5], "a label for each of 300"),
         (IMAGES, np.zeros(300, int), "two classes"),
         (IMAGES, None, "requires y"),

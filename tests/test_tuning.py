@@ -22,7 +22,7 @@ from tellapart.data.audit import audit
 from tellapart.data.cache import Pixels
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, read_splits
-from tellapart.errors import BadRecipe, CannotTune, RunExists
+from tellapart.errors import BadRecipe, CannotTune, RunExists, UnknownModel
 from tellapart.models import MODELS, larger
 from tellapart.pipeline import recipe_with
 from tellapart.progress import Progress
@@ -120,6 +120,9 @@ def test_what_the_recipe_says_is_not_searched(settle):
         d.name for d in space_for(Recipe(), settle, told=["training.label_smoothing"]).dimensions
     }
     wrongs = ("training.nothing=1..2", "training.ema", "training.ema=0.9..0.1", "training.ema=a..b")
+    wrongs += ("training.optimizer=sgd,adamv", "training.learning_rate=0.001..100")  # misspelt, and out of bounds
+    with pytest.raises(UnknownModel, match="Did you mean"):
+        space_for(Recipe(), settle, ["small_resnet", "resnet5O"])
     for wrong in (*wrongs, "seed=0,1", "data.test=0.1..0.3", "head.widths=[64],[32]"):
         with pytest.raises(BadRecipe):
             space_for(Recipe(), settle, searched=[wrong])

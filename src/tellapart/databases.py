@@ -6,13 +6,20 @@ import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError
 
 from tellapart.errors import printable
+from tellapart.extras import require
 
 
 def database_url(where: str | Path, name: str) -> sql.URL:
-    """Return the URL of a database; `where` is one, or a folder for a file of SQLite called `name`."""
+    """Return the URL of a database; `where` is one, or a folder for a file of SQLite called `name`.
+
+    Raises `MissingExtra` where there is nothing to speak to PostgreSQL with.
+    """
     if "://" in str(where):
         url = sql.make_url(str(where))
-        return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+        if url.drivername not in ("postgresql", "postgres"):
+            return url
+        require("psycopg", "postgres")
+        return url.set(drivername="postgresql+psycopg")
     folder = Path(where)
     folder.mkdir(parents=True, exist_ok=True)
     return sql.URL.create("sqlite", database=str(folder / name))

@@ -99,7 +99,7 @@ def tune(
     samples = load_source(source, said)
     directory = Path(out) if out is not None else Path("tuning") / folder_name(samples.title)
     refuse_inside(source, directory)
-    if not resume:
+    if not (resume or helper):
         refuse_existing(directory)
     found, splits = audited_split(samples, base, said)
     given = {name.replace("__", ".") for name in values}
