@@ -156,8 +156,12 @@ def test_a_run_that_was_stopped_says_so_and_goes_on_elsewhere(folder, tmp_path, 
             train(folder, track=[f"mlflow:{stores[0]}"], progress=Stopping(word), **again)
         assert [each.info.status for each in recorded(stores[0])[1]] == ["KILLED"]
     assert states == ["RUNNING", "RUNNING"]
-    train(folder, track=[f"mlflow:{stores[1]}"], **again)
-    assert [each.info.status for each in recorded(stores[1])[1]] == ["FINISHED"]
+    for _ in range(2):  # also one that was finished before it was told
+        train(folder, track=[f"mlflow:{stores[1]}"], **again)
+        assert [each.info.status for each in recorded(stores[1])[1]] == ["FINISHED"]
+    run = train(folder, track=[f"mlflow:{stores[0]}"], **again)
+    (told,) = [each for each in recorded(stores[0])[1] if each.info.status == "FINISHED"]
+    assert told.data.metrics["test_accuracy"] == run.metrics["test"]["accuracy"]["value"]
 
 
 def test_a_record_that_fails_costs_no_run(folder, tmp_path, monkeypatch):

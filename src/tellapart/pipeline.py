@@ -81,9 +81,12 @@ def train(
         said = progress or progress_for_viewers()
         said = said if ranks.first else Progress()
         prepared = ranks.from_first(lambda: prepare(source, recipe, values, directory, resume, said))
+        training = _Training(prepared, ranks, said, track)
         if not prepared.finished:
             with freed_memory_kept():
-                _Training(prepared, ranks, said, track).run()
+                training.run()
+        elif ranks.first and track:
+            training.tell()
         ranks.wait()
         return ranks.from_first(lambda: read_run(prepared.directory))
 
@@ -187,6 +190,14 @@ class _Training:
         except BaseException:
             records.stopped()
             raise
+
+    def tell(self) -> None:
+        """Tell of a finished run, which may have been stopped before all was told."""
+        directory, prepared = self.prepared.directory, self.prepared
+        records, run = open_records(self.track, directory, prepared.title, self.progress), read_run(directory)
+        records.began(prepared.recipe, self._known())
+        records.epoch(run.history)
+        records.ended(run)
 
     def _known(self) -> dict[str, Any]:
         """Return what records are told of the data."""

@@ -43,7 +43,8 @@ class MLflow:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if known.get("uri") == here:
             self.run = known["run"]
-            self.client.update_run(self.run, "RUNNING")
+            if not self._is_told():
+                self.client.update_run(self.run, "RUNNING")
             self.told = len({each.step for each in self.client.get_metric_history(self.run, "loss")})
             return
         experiment = self.client.get_experiment_by_name(self.title)
@@ -69,6 +70,8 @@ class MLflow:
 
     def ended(self, run: Run) -> None:
         """Tell the test figures with their intervals; keep the report, and the model as others load and serve it."""
+        if self._is_told():
+            return
         now, last = round(1000 * time.time()), run.history[-1]["epoch"]
         found = [
             Metric(f"test_{name}" if part == "value" else f"test_{name}_{part}", float(value), now, last)
@@ -102,6 +105,9 @@ class MLflow:
         """Say so; `began` takes it back."""
         if self.run:
             self.client.set_terminated(self.run, "KILLED")
+
+    def _is_told(self) -> bool:
+        return bool(self.client.get_run(self.run).info.status == "FINISHED")
 
     @contextmanager
     def _meant(self) -> Iterator[None]:
