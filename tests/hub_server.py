@@ -108,6 +108,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(200)
 
     def do_GET(self):
+        if (match := re.fullmatch(r"/api/models/(.+)", self.path)) and match[1] in self.server.repositories:
+            return self.answer(200, {"id": match[1], "private": match[1] in self.server.private})
         match = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", self.path.partition("?")[0])
         if match is None or match[1] not in self.server.repositories:
             return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")

@@ -81,6 +81,14 @@ def test_a_run_is_sent_and_used_by_others(run, hub, spoken):
     assert "report.html" in hub.commits[-1][2]
 
 
+def test_a_public_repository_is_not_taken_for_a_private_one(run, hub, spoken):
+    assert spoken("push", run.directory, "me/digits").returncode == 0
+    result = spoken("push", run.directory, "me/digits", "--private")
+    assert result.returncode == 1
+    assert "is there already and is public" in result.stderr
+    assert len(hub.commits) == 1
+
+
 def test_the_card_tells_what_the_report_tells(run, hub, spoken):
     assert spoken("push", run.directory, "me/digits", "--license", "mit").returncode == 0
     text = hub.repositories["me/digits"]["README.md"].decode()

@@ -39,7 +39,14 @@ def upload(repository: str, files: Mapping[str, bytes | Path], message: str, pri
     try:
         hub = library.HfApi()
         place = hub.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not hub.model_info(place.repo_id).private:  # one that was there before stays as it is
+            raise HubFailed(
+                f"Nothing was sent: {printable(repository)} is there already and is public; make it private in its "
+                "settings on the Hub, or name another one."
+            )
         hub.create_commit(place.repo_id, operations, commit_message=message)
+    except HubFailed:
+        raise
     except Exception as error:  # of many kinds, those of the library's own HTTP client among them
         raise _failed(f"Cannot send to {printable(repository)}", error) from error
     return str(place)
