@@ -1,16 +1,12 @@
-"""A search of hyperparameters: the default is a candidate, luck is told from skill, and no trial is lost."""
+"""A search of hyperparameters: the default is a candidate, luck is told from skill, the test pictures take no part."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +19,7 @@ from tellapart.data.cache import Pixels
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, read_splits
 from tellapart.errors import BadRecipe, CannotTune, RunExists, UnknownModel
+from tellapart.fitting import Fitting
 from tellapart.models import MODELS, larger
 from tellapart.pipeline import recipe_with
 from tellapart.progress import Progress
@@ -254,6 +251,50 @@ def test_the_last_round_judges_on_other_divisions_and_only_once(folder, tmp_path
         assert not last_round(candidates, study, good, hopeless, "log_loss", said).holds
 
 
+def test_the_last_round_asks_no_picture_that_has_chosen(folder, tmp_path, monkeypatch):
+    """Those that were for validation in the search have chosen the candidate: only the others tell what it is worth."""
+    found = audit(load_source(folder), Progress())
+    splits = make_splits(found, Recipe().data, 0)
+    judged = np.concatenate([each.validation for each in divisions(found, splits, seed=0)])
+    fresh = judged[~np.isin(judged, splits.validation)]
+    assert 0 < len(fresh) < len(judged)
+    labels = found.samples.labels
+
+    def answers(self, recipe, divided, label):
+        """One that is wrong on all that have chosen, and better on all others."""
+        rows = divided.validation
+        losses = np.where(np.isin(rows, splits.validation), 9.0, 0.1) if recipe.seed else np.full(len(rows), 0.5)
+        return Answers(labels[rows].astype(np.int64), losses)
+
+    monkeypatch.setattr(Candidates, "answers", answers)
+    recipe = resolve(recipe_with(None, SMALL), found, splits, Progress())
+    candidates = Candidates(found, splits, space_for(recipe, lambda each: each), "log_loss", tmp_path, Progress())
+    sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
+    with opened(tmp_path) as kept:
+        study = open_study(kept, "last", "it", 1, [{}], sampler, pruner)
+        told = last_round(candidates, study, recipe, recipe.with_values(seed=1), "log_loss", Progress())
+    assert (told.surely, told.gain.low) == (1.0, pytest.approx(0.4))
+
+
+def test_a_candidate_that_needs_too_much_memory_ends_alone(folder, tmp_path, monkeypatch):
+    """Another one may need less: the search goes on, and says why this one has no figure."""
+    run, runs = Fitting.run, []
+
+    def second_is_too_large(self, *arguments):
+        runs.append(self.recipe)
+        if len(runs) == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 2 TiB.")
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Fitting, "run", second_is_too_large)
+    found = tellapart.tune(folder, out=tmp_path / "search", trials=3, **SMALL)
+    told = [(trial["state"], trial["reason"]) for trial in found.trials]
+    assert told[0] == ("complete", None)
+    assert told[1] == ("given up", "Tried to allocate 2 TiB.")
+    assert told[2][1] is None
+    assert "Tried to allocate 2 TiB." in found.page.read_text()
+
+
 def test_the_split_is_that_of_the_run(tuned, folder):
     run = tellapart.train(folder, out=tuned.directory / "other", **SMALL)
     assert read_splits(run.directory / "split.csv") == read_splits(tuned.run.directory / "split.csv")
@@ -288,90 +329,3 @@ def test_the_command(folder, tmp_path, capsys):
         code, _, err = run_cli(capsys, "tune", folder, "--out", tmp_path / "other", *options, *wrong)
         assert code == 1
         assert "Error: " in err.splitlines()[-1]
-
-
-@pytest.fixture(params=["sqlite", "journal", "postgres"])
-def storages(request, tmp_path):
-    """The same place, as two processes open it."""
-    places = {"journal": f"journal://{tmp_path / 'study.log'}", "sqlite": str(tmp_path / "kept")}
-    where = places.get(request.param) or request.getfixturevalue("postgres")
-    with opened(where) as first, opened(where) as second:
-        yield first, second
-
-
-def test_a_trial_is_handed_out_once_and_again_if_it_is_lost(storages):
-    sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
-    name = "lost"
-    one, two = (open_study(storage, name, "it", 3, [{"x": 0.5}], sampler, pruner, patience=1.0) for storage in storages)
-    first, second = one.take(), two.take()
-    assert {first.number, second.number} == {0, 1}
-    assert first.suggest_float("x", 0, 1) == 0.5  # the default is the first
-    lost = second.suggest_float("x", 0, 1)
-    one.study.tell(first, 1.0)
-    third = one.take()
-    assert third.suggest_float("x", 0, 1) != lost
-    assert two.take() is None
-    with one.alive(third):
-        began = time.monotonic()
-        again = two.next()  # waits until the second has given no sign for a second; the third does
-        assert time.monotonic() - began > 0.9
-        assert (again.number, again.suggest_float("x", 0, 1)) == (3, lost)
-    one.study.tell(third, 2.0)
-    two.study.tell(again, 3.0)
-    assert one.next() is None
-    assert [trial.value for trial in one.ended()] == [1.0, 3.0, 2.0]  # by their places
-    more = open_study(storages[1], name, "it", 5, [{"x": 0.5}], sampler, pruner)
-    assert len(more.study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 2
-    for _ in range(4):  # one that is told to end, as often as it is, loses nothing
-        taken = more.take()
-        more.give_back(more.frozen(taken), lost=False)
-    assert len(more.study.get_trials(states=[optuna.trial.TrialState.WAITING])) == 2
-    with pytest.raises(CannotTune, match="other pictures"):
-        open_study(storages[0], name, "another", 3, [{"x": 0.5}], sampler, pruner)
-
-
-WORKER = """
-import sys
-import tellapart
-from tellapart.progress import TerminalProgress
-tellapart.tune(
-    sys.argv[1], out=sys.argv[2], storage=sys.argv[3], name="shared", trials=8, helper=True, resume=True, patience=6,
-    progress=TerminalProgress(), model="lenet5", preprocess__size=32, epochs=6, training__autotune=False,
-    training__batch_size=4,
-)
-"""
-
-
-def running_in_two(storage):
-    """Whether both processes are in the midst of a trial: each has told of an epoch."""
-    try:
-        trials = optuna.load_study(study_name="shared", storage=storage).get_trials(deepcopy=False)
-    except KeyError:
-        return False
-    return sum(bool(trial.state == optuna.trial.TrialState.RUNNING and trial.last_step) for trial in trials) >= 2
-
-
-def test_two_work_on_one_search_and_one_is_killed(folder, tmp_path, postgres):
-    """As many results as were asked for, each once, though one of two processes is killed in the midst of a trial."""
-    command = [sys.executable, "-c", WORKER, folder]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([*command, tmp_path / name, postgres], env=environment, stderr=subprocess.PIPE, text=True)
-        for name in ("one", "two")
-    ]
-    with opened(postgres) as storage:
-        end = time.monotonic() + 60
-        while not running_in_two(storage) and time.monotonic() < end:
-            time.sleep(0.02)
-        workers[1].send_signal(signal.SIGKILL)
-        _, said = workers[0].communicate(timeout=120)
-        workers[1].communicate()
-        assert workers[0].returncode == 0, said
-        trials = optuna.load_study(study_name="shared", storage=storage).get_trials(deepcopy=False)
-    states = [trial.state.name for trial in trials]
-    assert states.count("COMPLETE") + states.count("PRUNED") == 8
-    assert states.count("FAIL") == len(states) - 8
-    for lost, again in zip((t for t in trials if t.state.name == "FAIL"), trials[8:], strict=True):
-        assert again.params == lost.params
-    places = [json.dumps(trial.params, sort_keys=True) for trial in trials if trial.state.name != "FAIL"]
-    assert len(set(places)) == 8

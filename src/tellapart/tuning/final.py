@@ -39,7 +39,8 @@ def last_round(
     if not fresh.any() or (groups is not None and len(np.unique(groups)) == 1):
         return None
     divided = f"{len(found)} other division{'s' * (len(found) > 1)}"
-    said.say(f"Last round: the best of them and the default, on {divided} of the pictures.")
+    fewer = " (too few for more)" if len(found) < _MOST else ""
+    said.say(f"Last round: the best of them and the default, on {divided} of the pictures{fewer}.")
     by_default, by_best = list[Answers](), list[Answers]()
     for place, splits in enumerate(found):
         label = f"Last round, division {place + 1} of {len(found)}"
