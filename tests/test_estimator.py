@@ -41,7 +41,11 @@ def fitted():
 
 
 class OfRows(ImageClassifier):
-    """The same, of a table, as scikit-learn's checks know no pictures: each column is the brightness of a pattern."""
+    """The same, of a table, as scikit-learn's checks know no pictures.
+
+    Each column is the brightness of a pattern, and moves waves, so that two rows close together make pictures that a
+    network can tell to be of one class, but not copies of each other.
+    """
 
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
@@ -59,9 +63,10 @@ class OfRows(ImageClassifier):
         return validate_data(self, X, dtype=np.float64, reset=False)
 
     def _pictures(self, X):
-        patterns = np.random.default_rng(0).random((X.shape[1], 16, 16))
-        mixed = np.tensordot(self.scaler_.transform(X), patterns, 1)
-        return mixed / max(1e-9, X.shape[1])
+        random, X = np.random.default_rng(0), self.scaler_.transform(X)
+        patterns = np.tensordot(X, random.random((X.shape[1], 16, 16)), 1) / X.shape[1]
+        phases = np.tensordot(X, random.normal(scale=8, size=(X.shape[1], 16, 16)), 1)
+        return patterns / 2 + (1 + np.cos(phases + random.uniform(0, 2 * np.pi, (16, 16)))) / 4
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -69,23 +74,18 @@ class OfRows(ImageClassifier):
         return tags
 
 
-ALIKE = "its rows make pictures that are near duplicates, and those are never divided between training and validation"
-IMPOSSIBLE = {"check_classifiers_classes": ALIKE}
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_check_estimator():
-    """All of scikit-learn's checks, those that cannot hold named with their reason."""
-    found = check_estimator(
-        OfRows("small_resnet", recipe=FAST, epochs=20), on_fail=None, expected_failed_checks=IMPOSSIBLE
-    )
+    """All of scikit-learn's checks, none of them expected to fail."""
+    found = check_estimator(OfRows("small_resnet", recipe=FAST, epochs=20), on_fail=None)
     states = {}
     for each in found:
         states.setdefault(each["status"], []).append((each["check_name"], str(each["exception"])))
     assert "failed" not in states, states["failed"]
-    assert {name for name, _ in states.get("xfail", [])} == set(IMPOSSIBLE)
     assert [name for name, _ in states["skipped"]] == ["check_array_api_input"]  # an experiment of theirs
+    print(*(f"{status}: {len(checks)}" for status, checks in states.items()))
+    assert set(states) == {"passed", "skipped"}
     assert len(states["passed"]) >= 55
 
 
