@@ -96,7 +96,7 @@ def rewritten(file, change):
     file.write_bytes(safetensors.torch.save(weights, metadata | {"tellapart": json.dumps(document)}))
 
 
-def test_each_defect_has_its_error(file, tmp_path):
+def test_each_defect_has_its_error(file, tmp_path, monkeypatch):
     content = file.read_bytes()
     for cut in (100, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:cut])
@@ -124,6 +124,13 @@ def test_each_defect_has_its_error(file, tmp_path):
             load(file)
     with pytest.raises(UnknownModel, match="no file and no published model"):
         load(tmp_path / "nothing.safetensors")
+    for name in ("runs/photos", "runs/other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("photos", "runs/phots"):
+        with pytest.raises(UnknownModel, match="Did you mean 'runs/photos'"):
+            load(wrong)
 
 
 @pytest.mark.parametrize(

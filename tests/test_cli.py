@@ -397,6 +397,16 @@ def test_wrong_usage_has_exit_code_2(capsys):
     assert run_cli(capsys, "--help")[0] == 0
 
 
+def test_interrupting_says_so(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tellapart.load_source", interrupted)
+    code, _, err = run_cli(capsys, "audit", "digits")
+    assert (code, err.count("\n")) == (130, 1)
+    assert "--resume" in err
+
+
 def test_importing_tellapart_brings_no_torch():
     code = "import sys, tellapart; tellapart.audit; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -63,7 +63,7 @@ def test_where_all_is_learned_more_pictures_hardly_help():
     random = np.random.default_rng(0)
     curve = learning_curve(*blobs(random, 1000, 2, 12), *blobs(random, 1000, 2, 12))
     assert curve.accuracies[-1] == 1
-    assert curve.verdict.startswith("More pictures would hardly help: twice as many would bring about 0.0 points")
+    assert curve.verdict.startswith("More pictures would hardly help: twice as many would bring 0.0 points at most")
 
 
 def test_two_classes_that_overlap_have_a_floor():

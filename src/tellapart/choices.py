@@ -101,7 +101,8 @@ def _resize(found: Audit) -> tuple[str, str]:
     if high / low <= 1.25 and max(middle, 1 / middle) <= 2:
         return "squash", f"because nearly all have the same shape ({middle:.2f} times as wide as high)"
     if elongated <= 1.6:
-        return "crop", f"because shapes differ and little is lost at the edges (up to {elongated:.2f} to 1)"
+        cut = 1 - 1 / elongated
+        return "crop", f"because shapes differ little (up to {elongated:.2f} to 1; then {cut:.0%} is cut off)"
     return "pad", f"because shapes differ widely (up to {elongated:.2f} to 1)"
 
 

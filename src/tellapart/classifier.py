@@ -147,7 +147,10 @@ def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Cla
         raise UnknownModel(
             f"The run in {printable(name)} has no classifier yet: end it by the command that began it, with --resume."
         )
-    hint = did_you_mean(name, MODELS)
+    of_source = (Path("runs") / path).as_posix()
+    near = [of_source] if os.path.isfile(f"{of_source}/model.safetensors") else []
+    near += [found.parent.as_posix() for found in path.parent.glob("*/model.safetensors")]
+    hint = f" Did you mean '{of_source}'?" if of_source in near else did_you_mean(name, [*MODELS, *near])
     raise UnknownModel(
         f"There is no file and no published model '{printable(name)}': expected a classifier file (.safetensors), a "
         f"run's folder, or a name with published weights (see `tellapart models`).{hint}"

@@ -30,6 +30,11 @@ from tellapart.recipe import load_recipe
 from tellapart.run import Run, open_run, read_run, write_history
 from tellapart.training.batches import Part
 
+_VERDICTS = {
+    "b": "In accuracy that is surely better.",
+    "a": "In accuracy that is surely worse: the best of them alone is the one to take.",
+    None: "In accuracy that is not surely better than the best of them alone.",
+}
 WAYS = ("vote", "weights")
 _TIMED, _REPEATS = 64, 5  # pictures, and how often
 
@@ -63,7 +68,7 @@ class Combined:
             f"On {self.gain.pictures:,} validation pictures: accuracy {self.whole.accuracy:.1%} instead of "
             f"{best.accuracy:.1%}, {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}); "
             f"log loss {self.whole.log_loss:.3f} instead of {best.log_loss:.3f}; "
-            f"{self.whole.seconds / best.seconds:.1f} times the time for a picture."
+            f"{self.whole.seconds / best.seconds:.1f} times the time for a picture. {_VERDICTS[self.gain.better]}"
         )
 
     def to_json(self) -> dict[str, Any]:

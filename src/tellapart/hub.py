@@ -58,6 +58,10 @@ def _failed(what: str, error: Exception) -> HubFailed:
         reason = "it is private, or not yours: sign in by `hf auth login`, or set HF_TOKEN"
     elif status == 404:
         reason = "there is no such repository, or it lacks that file; a private one looks the same until you sign in"
+    elif status is None and "Connect" in type(error).__name__:
+        reason = (
+            f"the Hub does not answer ({printable(str(error))}): check the connection, and HF_ENDPOINT if it is set"
+        )
     else:
         reason = printable(" ".join(str(error).split()))[:300] or type(error).__name__
     return HubFailed(f"{what}: {reason}.")

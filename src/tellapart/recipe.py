@@ -198,6 +198,14 @@ class Recipe:
         return tomli_w.dumps(self.to_table())
 
 
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a table of tables as one, its keys joined by dots as in training.epochs."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 def from_table(table: dict[str, Any]) -> Recipe:
     """Build a recipe from nested dicts; raises `BadRecipe` for an unknown key or a bad value."""
     recipe: Recipe = _build(Recipe, table, "")
@@ -232,9 +240,9 @@ def _build(kind: type, table: dict[str, Any], prefix: str) -> Any:
     values = {}
     for key, value in table.items():
         if key not in fields:
+            known = f" Expected one of {', '.join(prefix + f for f in fields)}."
             raise BadRecipe(
-                f"Unknown key '{printable(prefix + key)}' in the recipe: expected one of "
-                f"{', '.join(prefix + f for f in fields)}.{did_you_mean(key, fields)}"
+                f"Unknown key '{printable(prefix + key)}' in the recipe.{did_you_mean(key, fields) or known}"
             )
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from tellapart.errors import BadCheckpoint, BadRecipe, RunExists, printable
 from tellapart.evaluation.plots import confusion, learning_curves
 from tellapart.files import cannot_save, make_folder, write_atomic
 from tellapart.progress import Progress
-from tellapart.recipe import Recipe
+from tellapart.recipe import Recipe, flat
 from tellapart.training.saving import of_other_data
 from tellapart.training.state import History
 from tellapart.transfer import weights_digest
 
 MODEL = "model.safetensors"  # written last: its presence says that a run is finished
+_SHOWN = 3  # settings in a message
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def is_finished(directory: Path, recipe: Recipe, identity: str, progress: Progre
     saved_recipe = directory / "recipe.toml"
     if saved_recipe.is_file() and saved_recipe.read_bytes() != recipe.to_toml().encode():
         raise BadCheckpoint(
-            f"The run in {printable(str(directory))} was started with other settings: give the same ones to resume "
-            "it (its recipe.toml has them), or choose another folder with --out."
+            f"The run in {printable(str(directory))} was started with other settings{_others(saved_recipe, recipe)}: "
+            "give the same ones to resume it (its recipe.toml has them), or choose another folder with --out."
         )
     if (directory / "run.json").is_file() and _identity(directory) != identity:
         raise of_other_data(directory)
@@ -116,6 +118,18 @@ def is_finished(directory: Path, recipe: Recipe, identity: str, progress: Progre
         raise of_other_data(directory)
     progress.say(f"The run in {printable(str(directory))} is already finished.")
     return True
+
+
+def _others(saved: Path, recipe: Recipe) -> str:
+    """Return in brackets the first settings in which a saved recipe differs, as it has them."""
+    try:
+        before = flat(tomllib.loads(saved.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return ""
+    now = flat(tomllib.loads(recipe.to_toml()))
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    told = ", ".join(f"{key}={printable(str(before.get(key, 'not set')))}" for key in keys[:_SHOWN])
+    return f" ({told}{', ...' if len(keys) > _SHOWN else ''})" if told else ""
 
 
 def _identity(directory: Path) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tellapart.errors import BadSetting, did_you_mean, printable
+from tellapart.recipe import flat
 
 _CONDITION = re.compile(r"\s*(?P<name>[\w.]+)\s*(?P<sign>>=|<=|!=|=|>|<)\s*(?P<value>.+?)\s*")
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
@@ -95,7 +96,7 @@ def _holds(name: str, value: Any, sign: str, wanted: str) -> bool:
 def _read(directory: Path) -> Listed:
     history, metrics = _lines(directory / "history.jsonl"), _document(directory / "metrics.json")
     facts = _document(directory / "report.json").get("facts")
-    values = dict(_flat(_recipe(directory / "recipe.toml")))
+    values = flat(_recipe(directory / "recipe.toml"))
     for part, figures in metrics.items():
         found = {name: figures.get(name) for name in _HEADLINES} if isinstance(figures, dict) else {}
         values |= {f"{part}.{name}": each["value"] for name, each in found.items() if isinstance(each, dict)}
@@ -133,11 +134,3 @@ def _recipe(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

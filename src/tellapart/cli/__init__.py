@@ -35,9 +35,10 @@ def main() -> None:
         rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         print(f"{rank}Error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("Interrupted. A training run goes on where it stopped with --resume.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as error:
+        if error.code == 130:  # what typer makes of Ctrl-C, without a word
+            print("Interrupted. A training run goes on where it stopped with --resume.", file=sys.stderr)
+        raise
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

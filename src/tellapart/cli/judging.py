@@ -29,12 +29,17 @@ def evaluate(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Judge a classifier on new labelled pictures; classes are matched by name."""
+    """Judge a classifier on new labelled pictures.
+
+    Classes are matched by name.
+    """
     found = tellapart.evaluate_on(model, source, TerminalProgress(), report=report)
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
     else:
         print_evaluation(found)
+        if report:
+            print(f"Report: {report}")
     end_badly_if(found.unreadable)
 
 
@@ -48,7 +53,10 @@ def compare(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Tell whether one of two classifiers is better, on the same pictures, and where they differ."""
+    """Tell whether one of two classifiers is better.
+
+    And where they differ; both are judged on the same pictures.
+    """
     found = tellapart.compare(model_a, model_b, on, TerminalProgress())
     if json_output:
         print(json.dumps(found.to_json(), indent=2))

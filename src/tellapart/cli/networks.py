@@ -19,7 +19,7 @@ app = typer.Typer()
 
 @app.command()
 def models(json_output: Json = False) -> None:
-    """List the networks: year, size, cost, whether there are published weights, and published accuracy."""
+    """List the networks: size, cost, weights, published accuracy."""
     from tellapart.models import MODELS
     from tellapart.models.facts import FACTS
 
@@ -38,7 +38,7 @@ def models(json_output: Json = False) -> None:
 
 @app.command()
 def doctor(json_output: Json = False) -> None:
-    """Tell what tellapart runs on here, what will be slow, and what to do about it."""
+    """Tell what it runs on here, what is slow, and what to do."""
     from tellapart.doctor import diagnose
 
     found = diagnose()
@@ -70,7 +70,7 @@ def summary(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Show a network's layers: output shape, parameters, multiplications; and the memory to train it."""
+    """Show a network's layers, and the memory to train it."""
     found = tellapart.describe(
         model,
         size=size,

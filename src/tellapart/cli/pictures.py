@@ -23,7 +23,10 @@ app = typer.Typer()
 
 @app.command()
 def audit(source: SourceArgument, json_output: Json = False) -> None:
-    """Look at every picture: damaged files, duplicates, double labels, class balance, sizes."""
+    """Look at every picture: damage, duplicates, double labels.
+
+    Also the balance of the classes and the sizes.
+    """
     from tellapart.data.split import obstacle
 
     progress = TerminalProgress()
@@ -46,7 +49,10 @@ def labels(
     seed: SeedOption = None,
     json_output: Json = False,
 ) -> None:
-    """Find labels that are probably wrong, classes that are hard to tell apart, and pictures unlike all others."""
+    """Find labels that are probably wrong.
+
+    Also classes that are hard to tell apart, and pictures unlike all others.
+    """
     progress = TerminalProgress()
     found = tellapart.audit_labels(source, out=out, seed=seed or 0, progress=progress)
     if json_output:
@@ -58,7 +64,10 @@ def labels(
 
 @app.command()
 def curve(source: SourceArgument, seed: SeedOption = None, json_output: Json = False) -> None:
-    """Tell whether more pictures would help: accuracy by their number, on features that need no training."""
+    """Tell whether more pictures would help.
+
+    From the accuracy by their number, on features that need no training.
+    """
     found = tellapart.more_pictures(source, seed or 0, TerminalProgress())
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
@@ -136,11 +145,12 @@ def print_curve(found: "MorePictures") -> None:
     table.add_column("training pictures", justify="right")
     table.add_column("accuracy", justify="right")
     table.add_column("95 % interval")
+    table.add_column("")
     for size, accuracy in zip(curve.sizes, curve.accuracies, strict=True):
-        table.add_row(f"{size:,}", f"{accuracy:.1%}", "measured")
+        table.add_row(f"{size:,}", f"{accuracy:.1%}", "", "measured")
     for forecast in (curve.twice, curve.four_times):
         expected = forecast.accuracy
-        span = f"{expected.low:.1%} to {expected.high:.1%}, forecast"
-        table.add_row(f"{forecast.pictures:,}", f"{expected.value:.1%}", span)
+        span = f"{expected.low:.1%} to {expected.high:.1%}"
+        table.add_row(f"{forecast.pictures:,}", f"{expected.value:.1%}", span, "forecast")
     console.print(table)
     console.print(curve.verdict, markup=False)

@@ -68,6 +68,9 @@ def collected(
     where: Annotated[str, typer.Argument(metavar="WHERE", help="What `serve --collect` was given.")],
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The new folder to write.")],
 ) -> None:
-    """Write the pictures that people labelled on the server's page, with a manifest to train with."""
+    """Write the pictures that people labelled on the server's page.
+
+    With a manifest to train with.
+    """
     manifest = require("tellapart.serving.kept", "serve").collected(where, out)
     print(manifest)

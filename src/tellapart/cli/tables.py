@@ -65,7 +65,7 @@ def runs_table(found: "Sequence[Listed]") -> Table:
     """Return a table of runs."""
     table = Table(box=None, pad_edge=False)
     for name in ("run", "ended", "network", "data"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold", no_wrap=name == "ended")  # a name that is cut cannot be copied
     for name in ("accuracy", "macro F1", "log loss", "epochs", "time"):
         table.add_column(name, justify="right")
     for run in found:

@@ -50,7 +50,9 @@ def train(
         bool, typer.Option("--no-autotune", help="Do not try at the start how this machine computes fastest.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pictures.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for training instead of epochs: 90s, 5m, 1h.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for training instead of epochs: 90s, 5m, 1h; test and report come on top.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/<source> if not given.")] = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
@@ -133,7 +135,10 @@ def tune(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out, if there is one.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Look for a better recipe on validation pictures, and train with it if it surely is better."""
+    """Look for a better recipe, and train with it.
+
+    It is looked for on validation pictures, and taken if it surely is better than the default.
+    """
     tuning = require("tellapart.tuning.tune", "tune")
     base, values = _recipe(recipe, settings or [], {"seed": seed, "epochs": epochs})
     found = tuning.tune(
@@ -185,7 +190,10 @@ def combine(
     resume: Annotated[bool, typer.Option("--resume", help="Begin again in --out what was cut short there.")] = False,
     json_output: Json = False,
 ) -> None:
-    """Make one classifier of several runs, or of one that sees each picture in several ways, and say what is gained."""
+    """Make one classifier of several runs, and say what is gained.
+
+    Or of one run, which then sees each picture in several ways.
+    """
     found = tellapart.combine(models, by=by, views=view or [], out=out, resume=resume, progress=TerminalProgress())
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
@@ -224,7 +232,10 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
 ) -> None:
-    """Train on the 1,797 handwritten digits inside scikit-learn: the whole pipeline in a minute."""
+    """Train on the 1,797 handwritten digits of scikit-learn.
+
+    The whole pipeline in a minute.
+    """
     run = _train("digits", None, [], out or Path("runs/digits"), resume, {})
     print_run(run)
     model = run.directory / "model.safetensors"

@@ -74,7 +74,10 @@ def export(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Write a classifier in a form that runs elsewhere; refused if it would answer otherwise."""
+    """Write a classifier in a form that runs elsewhere.
+
+    Refused if it would answer otherwise.
+    """
     found = tellapart.export(
         model,
         to,
@@ -105,7 +108,10 @@ def push(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Send a run's classifier to the Hugging Face Hub, with a model card made from its report."""
+    """Send a run's classifier to the Hugging Face Hub.
+
+    With a model card made from its report.
+    """
     place = tellapart.push(
         run, repository, private=private, license=license, report=report, progress=TerminalProgress()
     )

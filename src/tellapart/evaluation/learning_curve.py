@@ -56,10 +56,9 @@ class LearningCurve:
         """The result in one sentence."""
         gain = self.twice.gain
         value, low, high = (100 * figure for figure in (gain.value, gain.low, gain.high))
-        about = f"about {value:.1f} points ({low:.1f} to {high:.1f})"
         if gain.high < _HARDLY:
-            return f"More pictures would hardly help: twice as many would bring {about}."
-        return f"Twice the pictures would bring {about}."
+            return f"More pictures would hardly help: twice as many would bring {max(0.0, high):.1f} points at most."
+        return f"Twice the pictures would bring about {value:.1f} points ({low:.1f} to {high:.1f})."
 
     def to_json(self) -> dict[str, Any]:
         """Return the curve as a JSON object."""

@@ -77,7 +77,8 @@ def told_weight(float32_bytes: int, int8_bytes: int, speed: Speed) -> tuple[str,
     """Return sentences about size and speed."""
     return (
         f"In float32 it has {float32_bytes / 1e6:,.1f} MB; int8 has {int8_bytes / float32_bytes:.0%} of that.",
-        f"A picture takes {speed.int8_ms:.2f} ms, in float32 {speed.float32_ms:.2f}, {speed.ratio:.2f} times as much.",
+        f"A picture takes {speed.int8_ms:.2f} ms, in float32 {speed.float32_ms:.2f}; run after run, {speed.ratio:.2f} "
+        "times as much.",
     )
 
 

@@ -15,7 +15,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from tellapart.files import write_atomic
-from tellapart.recipe import Recipe
+from tellapart.recipe import Recipe, flat
 from tellapart.run import MODEL, Run
 from tellapart.training.state import History
 
@@ -51,7 +51,7 @@ class MLflow:
         number = experiment.experiment_id if experiment else self.client.create_experiment(self.title)
         tags = {f"tellapart.{name}": str(value) for name, value in facts.items()}
         self.run = self.client.create_run(number, run_name=self.directory.name, tags=tags).info.run_id
-        params = [Param(name, str(value)[:_LONGEST]) for name, value in _flat(recipe.to_table())]
+        params = [Param(name, str(value)[:_LONGEST]) for name, value in flat(recipe.to_table()).items()]
         self.client.log_batch(self.run, params=params)
         write_atomic(path, json.dumps({"uri": here, "run": self.run}))
 
@@ -130,11 +130,3 @@ def _signature() -> ModelSignature:
     answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]
     answer += [ColSpec(DataType.string, "set"), ColSpec(DataType.boolean, "familiar")]
     return ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(answer))
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -276,6 +276,9 @@ class Trainer:
         """Return why the weights with the highest figure are not those that were kept, if so."""
         if state.kept_epoch == state.best_epoch:
             return ""
+        figures = {entry["epoch"]: entry[f"validation_{self._training.monitor}"] for entry in state.history}
+        if figures.get(state.kept_epoch) == figures.get(state.best_epoch, math.nan):  # no worse, only later
+            return ""
         best = f"epoch {state.best_epoch}" if state.best_epoch else "the head alone"
         return (
             f" The best was {best}, by less than {len(self.validation.rows):,} validation pictures can tell (one "

@@ -53,7 +53,7 @@ class Choice:
 
     best: the number of the one that looks best. apparent: its figure on the pictures that it was chosen by. honest: of
     what is chosen so, on other pictures. lead: of that over the default. last: the lead of the best in the last round,
-    where it was judged anew; if there was one, it decides.
+    where it was judged anew; if there was one, it decides. tried: how many there were to choose among.
     """
 
     chosen: int
@@ -61,6 +61,7 @@ class Choice:
     apparent: float
     honest: Estimate
     lead: Lead
+    tried: int
     last: Lead | None = None
 
     @property
@@ -108,7 +109,7 @@ def choose(
     found = _lead(judged - outside[0])
     honest, apparent = _estimate(judged), float(all_rows[best])
     honest = replace(honest, value=min(honest.value, apparent))  # on a handful of pictures, draws scatter beyond it
-    return Choice(best if found.holds else 0, best, apparent, honest, found)
+    return Choice(best if found.holds else 0, best, apparent, honest, found, len(candidates))
 
 
 def lead(

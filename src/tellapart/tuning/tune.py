@@ -264,6 +264,8 @@ def sentence(choice: Choice, metric: str) -> str:
     def told(value: float) -> str:
         return f"{sign * scale * value:.{digits}f}{unit}"
 
+    if choice.tried == 1:
+        return f"Only the default recipe was trained to its end: {name} {told(choice.apparent)} on validation."
     looks = (
         f"The best trial looks like a {name} of {told(choice.apparent)} on validation; without the luck of the choice, "
         f"{told(choice.honest.value)} is to be expected."
