@@ -316,7 +316,11 @@ def test_a_process_that_is_killed_thirty_times_is_replaced(started, photos):
 
 def kill_under_load(server, photo, times):
     """Kill one of the processes that compute while eight ask; all are answered, few without success."""
+    count = len(server.children())
     for _ in range(times):
+        wait_for(
+            lambda: figures(server)[("tellapart_ready",)] == count
+        )  # one that starts does not stand in for another
         child = server.children()[0]
         with ThreadPoolExecutor(8) as pool:
             asked = [pool.submit(server.ask, body=photo) for _ in range(40)]
@@ -324,7 +328,7 @@ def kill_under_load(server, photo, times):
             os.kill(child, signal.SIGKILL)
             statuses = [future.result()[0] for future in asked]
         assert set(statuses) <= {200, 503}
-        if len(server.children()) > 1:  # those that were with the other one are answered
+        if count > 1:  # those that were with the other one are answered
             assert statuses.count(503) <= 8
         wait_for(lambda gone=child: gone not in server.children() and server.ask("/readyz")[0] == 200)
         assert server.ask(body=photo)[0] == 200

@@ -43,6 +43,9 @@ class Figures:
         )  # fmt: skip
         self._gauge("tellapart_pictures", "Pictures in the server").set_function(lambda: admission.pictures)
         self._gauge("tellapart_bytes", "Bytes held for requests").set_function(lambda: admission.bytes_held)
+        self._gauge("tellapart_ready", "Processes that compute, ready to answer").set_function(
+            lambda: sum(process.ready for process in engine.processes)
+        )
         self._gauge("tellapart_replaced", "Processes that ended and were replaced").set_function(
             lambda: engine.replaced
         )
