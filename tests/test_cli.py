@@ -97,9 +97,21 @@ def test_predict_says_what_it_doubts(trained, tmp_path, capsys):
     code, out, _ = run_cli(capsys, "predict", root / "runs/pictures", tmp_path / "noise.png")
     assert code == 0
     assert "unfamiliar: unlike the training pictures" in out
-    assert "one of 3: " in out  # nine validation pictures cannot promise 95 % of anything less
+    assert "; one of the first 3; " in out  # nine validation pictures cannot promise 95 % of anything less
     code, out, _ = run_cli(capsys, "predict", root / "runs/pictures", tmp_path / "noise.png", "--json")
     assert (len(json.loads(out)["set"]), json.loads(out)["familiar"]) == (3, False)
+
+
+def test_figures_that_guessing_would_reach_are_called_so(trained, tmp_path, capsys):
+    root, _, _ = trained
+    names = [f"digit {number}" for number in range(3)]
+    for name, other in zip(names, names[1:] + names[:1], strict=True):
+        shutil.copytree(root / "pictures" / name, tmp_path / "pictures" / other)  # all labels wrong
+    page = tmp_path / "page.html"
+    code, out, _ = run_cli(capsys, "evaluate", root / "runs/pictures", tmp_path / "pictures", "--report", page)
+    assert code == 0
+    for told in (out, page.read_text()):
+        assert "The accuracy is not surely better than that of naming every picture digit 0, 33.3%" in told
 
 
 def test_set_reaches_every_key_and_top_lists_as_many(tmp_path, capsys):

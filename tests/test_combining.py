@@ -111,6 +111,11 @@ def test_runs_are_combined_into_a_run(runs, tmp_path, capsys):
     assert code == 0, err
     assert "times the time for a picture" in out
     assert (tellapart.load(tmp_path / "both").probabilities(paths) == classifier.probabilities(paths)).all()
+    code, out, _ = run_cli(capsys, "runs", tmp_path, "--json")
+    values = json.loads(out)[0]["values"]  # its network is not that of one run, and its course is none of its own
+    assert (values["combined"], values["epochs"], values["seconds"]) == ("vote of 2, mirror", None, None)
+    code, out, _ = run_cli(capsys, "runs", tmp_path)
+    assert "(vote of 2, mirror)" in out
 
 
 def test_runs_of_other_parts_are_refused(runs, capsys, tmp_path):

@@ -12,7 +12,7 @@ from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
 from tellapart.errors import WrongInput
-from tellapart.evaluation.evaluate import evaluate
+from tellapart.evaluation.evaluate import evaluate, guessing
 from tellapart.metrics import (
     accuracy,
     average_intervals,
@@ -258,6 +258,15 @@ def test_nothing_extreme_gives_nonsense(drawn):
     if drawn[2] is None:
         for name in AVERAGES:
             assert found[name]["low"] < found[name]["high"], name
+
+
+def test_an_accuracy_that_guessing_reaches_too_is_called_so():
+    labels, classes = np.repeat([0, 1], [30, 10]), ("cat", "dog")
+    always = evaluate(np.tile(np.float32([0.9, 0.1]), (40, 1)), labels, classes)
+    assert guessing(always).startswith("The accuracy is not surely better than that of naming every picture cat, 75.0%")
+    right = np.eye(2, dtype=np.float32)[labels]
+    assert guessing(evaluate(right, labels, classes)) == ""
+    assert guessing(evaluate(right[:30], labels[:30], classes)) == ""  # of one class alone nothing can be said
 
 
 def test_probabilities_that_are_no_numbers_are_refused():

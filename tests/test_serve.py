@@ -124,7 +124,7 @@ def test_faults_are_problem_documents(server, photos):
     photo = photos[0].read_bytes()
     cases = [
         (415, "not a picture", {"body": b"some text"}),
-        (415, "not a picture", {"body": b""}),
+        (415, "nothing was sent", {"body": b""}),
         (422, "cut|truncated|damaged|end", {"body": photo[:3000]}),
         (404, "no such model", {"path": "/v1/predict?model=cats", "body": photo}),
         (404, "Not Found", {"path": "/v2"}),

@@ -36,6 +36,7 @@ _VERDICTS = {
     None: "In accuracy that is not surely better than the best of them alone.",
 }
 WAYS = ("vote", "weights")
+_NAMES = {"vote": "vote", "weights": "mean"}
 _TIMED, _REPEATS = 64, 5  # pictures, and how often
 
 
@@ -115,7 +116,8 @@ def combine(
     train, validation, _ = (part_of(prepared.found, pixels, rows) for rows in prepared.splits.parts())
     history = read_run(first).history
     if not prepared.finished:
-        open_run(prepared.directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits)
+        made_of = ", ".join([f"{_NAMES[by]} of {len(members)}", *views])
+        open_run(prepared.directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits, made_of)
         write_history(prepared.directory, history)
         conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)
     run = read_run(prepared.directory)

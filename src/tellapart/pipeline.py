@@ -15,7 +15,7 @@ from tellapart.data.sources import Source, load_source
 from tellapart.data.split import Splits, make_splits
 from tellapart.errors import BadRecipe, printable
 from tellapart.evaluation.confidence import with_confidence
-from tellapart.evaluation.evaluate import evaluate
+from tellapart.evaluation.evaluate import evaluate, guessing
 from tellapart.evaluation.examine import Tested, examine
 from tellapart.evaluation.report import Findings, render
 from tellapart.files import write_atomic
@@ -223,6 +223,8 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
         name: evaluate(probabilities, part.labels, classifier.classes, samples.groups_of(part.rows))
         for name, (part, probabilities) in told.items()
     }
+    if note := guessing(metrics["test"]):
+        progress.say("Note: " + note)
     facts = {
         "title": samples.title,
         "metrics": {name: value for name, value in metrics["test"].items() if name not in _LONG},

@@ -89,10 +89,11 @@ def refuse_existing(directory: Path) -> None:
         )
 
 
-def open_run(directory: Path, recipe: Recipe, identity: str, found: Audit, splits: Splits) -> None:
-    """Make the run's folder and write what is known before training."""
+def open_run(directory: Path, recipe: Recipe, identity: str, found: Audit, splits: Splits, combined: str = "") -> None:
+    """Make the run's folder and write what is known before training; combined: of what it is made, if of runs."""
     make_folder(directory)
-    write_atomic(directory / "run.json", json.dumps({"identity": identity, "versions": package_versions()}, indent=2))
+    about = {"identity": identity, "versions": package_versions()} | ({"combined": combined} if combined else {})
+    write_atomic(directory / "run.json", json.dumps(about, indent=2))
     write_atomic(directory / "recipe.toml", recipe.to_toml())
     try:
         write_splits(directory / "split.csv", found.samples, splits)

@@ -24,7 +24,8 @@ class Listed:
     """A run: its folder, when it ended or last went on (seconds since 1970), and what is known of it by name.
 
     values: `test.accuracy` and other figures, `model`, `epochs`, `seconds`, `data` (the fingerprint of the pictures),
-    and the keys of its recipe, as `training.learning_rate`. finished: False for one that has not ended.
+    `combined` (as "vote of 3", for one made of others, which has no epochs and seconds), and the keys of its recipe, as
+    `training.learning_rate`. finished: False for one that has not ended.
     """
 
     directory: Path
@@ -101,6 +102,8 @@ def _read(directory: Path) -> Listed:
         found = {name: figures.get(name) for name in _HEADLINES} if isinstance(figures, dict) else {}
         values |= {f"{part}.{name}": each["value"] for name, each in found.items() if isinstance(each, dict)}
     values |= {"epochs": len(history), "seconds": history[-1].get("seconds") if history else None}
+    if combined := _document(directory / "run.json").get("combined"):  # their course is that of the first of them
+        values |= {"combined": combined, "epochs": None, "seconds": None}
     values["data"] = facts.get("fingerprint") if isinstance(facts, dict) else None
     newest = max(_changed(directory / name) for name in ("recipe.toml", "history.jsonl", "model.safetensors"))
     return Listed(directory, newest, (directory / "model.safetensors").is_file(), values)

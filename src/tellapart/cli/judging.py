@@ -25,7 +25,8 @@ def evaluate(
     model: ModelArgument,
     source: SourceArgument,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page that tells of it, as in report.html.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page that tells of it, as in report.html; takes longer."),
     ] = None,
     json_output: Json = False,
 ) -> None:

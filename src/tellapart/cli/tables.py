@@ -72,14 +72,15 @@ def runs_table(found: "Sequence[Listed]") -> Table:
         values = run.values
         ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.when)) if run.finished else "unfinished"
         seconds = values["seconds"]
+        network = values.get("model", "") + (f" ({values['combined']})" if "combined" in values else "")
         table.add_row(
             plain(str(run.directory)),
             ended,
-            plain(str(values.get("model", ""))),
+            plain(network),
             (values["data"] or "")[:8],
             *(_share(values.get(f"test.{name}")) for name in ("accuracy", "macro_f1")),
             "" if (loss := values.get("test.log_loss")) is None else f"{loss:.3f}",
-            str(values["epochs"]),
+            "" if values["epochs"] is None else str(values["epochs"]),
             "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}",
         )
     return table

@@ -158,8 +158,9 @@ def _cells(result: "Prediction | Unreadable") -> list[str]:
     if hasattr(result, "error"):
         return [result.path, "", "", result.error]
     others = [", ".join(f"{label} {probability:.1%}" for label, probability in result.top[1:])]
-    if result.set and len(result.set) > 1:
-        others.append(f"one of {len(result.set)}: {', '.join(result.set[:SHOWN])}")
+    if result.set and (count := len(result.set)) > 1:
+        listed = result.set == tuple(label for label, _ in result.top[:count])
+        others.append(f"one of the first {count}" if listed else f"one of {count}: {', '.join(result.set[:SHOWN])}")
     if result.familiar is False:
         others.append("unfamiliar: unlike the training pictures, it may be none of these")
     return [result.path, result.label, f"{result.probability:.1%}", "; ".join(filter(None, others))]

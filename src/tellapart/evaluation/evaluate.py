@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import WrongInput
+from tellapart.errors import WrongInput, printable
 from tellapart.metrics import (
     Estimate,
     accuracy,
@@ -57,6 +57,19 @@ def evaluate(
         "classes": _by_class(matrix, classes, by_class | ranked),
         "confusion_matrix": matrix.tolist(),
     }
+
+
+def guessing(metrics: dict[str, Any]) -> str:
+    """Return what to say of an accuracy that guessing may reach too: always the most frequent class; "" of others."""
+    pictures = {name: figures["pictures"] for name, figures in metrics["classes"].items()}
+    name = max(pictures, key=lambda each: pictures[each])
+    share = pictures[name] / metrics["pictures"]
+    if share == 1 or metrics["accuracy"]["low"] > share:
+        return ""
+    return (
+        f"The accuracy is not surely better than that of naming every picture {printable(name)}, {share:.1%}: the "
+        "classifier may have learned nothing."
+    )
 
 
 def _by_class(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tellapart.data.sources import Source
-from tellapart.evaluation.evaluate import evaluate
+from tellapart.evaluation.evaluate import evaluate, guessing
 from tellapart.evaluation.examine import Tested, examine
 from tellapart.evaluation.labelled import Labelled, Model, open_labelled, open_model
 from tellapart.evaluation.provenance import seen_in_training
@@ -74,7 +74,7 @@ def evaluate_on(
     if report is not None:
         tested = Tested(data.rows, pixels, labels, answers)
         write_atomic(Path(report), _page(classifier, data, tested, metrics, said))
-    warning = seen_in_training(judged, data)
+    warnings = (guessing(metrics), seen_in_training(judged, data))
     return Evaluation(
         judged.name,
         samples.title,
@@ -83,7 +83,7 @@ def evaluate_on(
         data.lacking(classifier),
         tuple(data.excluded()),
         data.unreadable,
-        (warning,) if warning else (),
+        tuple(filter(None, warnings)),
     )
 
 

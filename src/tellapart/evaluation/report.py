@@ -15,6 +15,7 @@ from tellapart.data.audit import Audit
 from tellapart.data.samples import PARTS
 from tellapart.data.split import Splits
 from tellapart.evaluation import plots
+from tellapart.evaluation.evaluate import guessing
 from tellapart.evaluation.examine import Examination, Shown
 from tellapart.evaluation.pages import small_picture, templates
 from tellapart.evaluation.slices import Slice
@@ -71,6 +72,7 @@ def render(findings: Findings) -> str:
         excluded=findings.found.excluded() + list(findings.splits.dropped if findings.splits else ()),
         splits=findings.splits,
         test=test,
+        guessing=guessing(test),
         curves=plots.learning_curves(list(findings.history)) if findings.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
         calibration=plots.calibration(examination.before, examination.after),

@@ -48,8 +48,9 @@ def create_app(service: Service, *, local: bool = False) -> ASGIApp:
         )
     for fault, tell in _FAULTS.items():
         app.add_exception_handler(fault, _handler(tell))
-    for part in (answering, state, pages, *([collected] if service.collecting else [])):
-        app.include_router(part.routes(service))
+    groups = {"pictures": answering, "the server": state, "pages": pages}
+    for group, part in (groups | ({"collection": collected} if service.collecting else {})).items():
+        app.include_router(part.routes(service), tags=[group])
     return OwnHostOnly(app, service.origins) if local else app
 
 

@@ -1,12 +1,14 @@
 """The pages for people: try the classifier, see what is going on, label what was kept."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from importlib import resources
 from typing import Any
 
 from fastapi import APIRouter, Response
 
 from tellapart.exporting.web.page import page_files
+from tellapart.serving.problems import Problem
 from tellapart.serving.service import Service
 
 _ASSETS = resources.files("tellapart.serving") / "assets"
@@ -27,7 +29,13 @@ def routes(service: Service) -> APIRouter:
     for name, content in _files(service).items():
         path = "/" if name == "index.html" else f"/{name.removesuffix('.html')}"
         router.add_api_route(path, _giver(content, _TYPES[name.rpartition(".")[2]]), methods=["GET"])
+    if not service.collecting:
+        router.add_api_route("/label", _nothing_to_label, methods=["GET"])
     return router
+
+
+async def _nothing_to_label() -> Response:
+    raise Problem(HTTPStatus.NOT_FOUND, "This server keeps no pictures to label: start it with --collect.")
 
 
 def _files(service: Service) -> Mapping[str, bytes]:
