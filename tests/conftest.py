@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+import tellapart
 from browsers import CAMERA, FLAGS
+from folders import QUICK, digit_folder
+from tellapart.run import Run
 
 _kept: list[torch.library.Library] = []  # a library's operators live as long as it does
 
@@ -76,6 +79,19 @@ def photo(photos: list[Path]) -> NDArray[np.uint8]:
     """A piece of a photograph, (61, 97, 3), alike in no orientation."""
     with Image.open(photos[10]) as image:
         return np.array(image.convert("RGB").resize((97, 61)))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on 60 digits of three classes, trained for a moment; many tests share it, and none changes its folder."""
+    root = tmp_path_factory.mktemp("digits")
+    return tellapart.train(digit_folder(root / "pictures", 3, 20), out=root / "run", **QUICK)
+
+
+@pytest.fixture(scope="session")
+def exported(run: Run) -> Path:
+    """The file that `run` is exported to, beside its classifier."""
+    return tellapart.export(run.directory).path
 
 
 @pytest.fixture

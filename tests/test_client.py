@@ -12,21 +12,12 @@ from pathlib import Path
 import pytest
 
 import tellapart
-from folders import QUICK, digit_folder
 from servers import Server
 from tellapart.client import Client
 from tellapart.errors import ServerProblem
-from tellapart.pipeline import train
 from tellapart.prediction import Prediction
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "serving.md"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    root = tmp_path_factory.mktemp("client")
-    run = train(digit_folder(root / "pictures", 3, 20), out=root / "run", **QUICK)
-    return tellapart.export(run.directory).path
 
 
 @pytest.fixture

@@ -16,12 +16,11 @@ from scipy import stats
 
 import tellapart
 from conftest import encode
-from folders import QUICK, digit_folder, run_cli
+from folders import run_cli
 from servers import Server, wait_for
 from tellapart.data.decode import decode
 from tellapart.data.sources import load_source
 from tellapart.errors import CannotServe
-from tellapart.pipeline import train
 from tellapart.serving.collecting import reason_to_keep
 from tellapart.serving.collection import Bounds, Collection
 from tellapart.serving.drift import drift
@@ -165,16 +164,7 @@ def test_the_chance_is_that_of_a_chi_square():
     assert drift(counts, counts).chance == pytest.approx(stats.chi2.ppf(0.999, 9) * 2 / 10_000, rel=0.01)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A run on digits, and its exported file."""
-    root = tmp_path_factory.mktemp("collect")
-    run = train(digit_folder(root / "pictures", 3, 40), out=root / "run", **QUICK)
-    return run, tellapart.export(run.directory).path
-
-
-def test_what_is_unfamiliar_comes_back_as_training_pictures(served, where, photos, tmp_path, capsys):
-    run, exported = served
+def test_what_is_unfamiliar_comes_back_as_training_pictures(run, exported, where, photos, tmp_path, capsys):
     folder = tmp_path / "server"
     folder.mkdir()
     server = Server(folder, exported, options=repr({"collect": where}))
@@ -224,8 +214,7 @@ def test_what_is_unfamiliar_comes_back_as_training_pictures(served, where, photo
     assert (code, "is there already" in err) == (1, True)
 
 
-def test_an_exported_file_says_what_to_expect(served):
-    run, exported = served
+def test_an_exported_file_says_what_to_expect(run, exported):
     expected = tellapart.load(exported).facts["expected"]
     assert sum(expected["classes"]) == expected["pictures"] == run.metrics["validation"]["pictures"]
     assert len(expected["deciles"]) == 9

@@ -24,6 +24,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_page_is_built_with_what_its_blocks_show(site):
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").glob("**/*.md")}
     pages |= {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").glob("**/*.ipynb")}
@@ -41,6 +42,7 @@ def test_every_page_is_built_with_what_its_blocks_show(site):
     assert "Traceback" not in tutorial + notebook
 
 
+@pytest.mark.slow
 def test_no_page_names_a_place_of_this_machine(site):
     for page in site.glob("**/*.html"):
         assert str(ROOT) not in page.read_text(encoding="utf-8"), page

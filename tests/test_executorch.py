@@ -59,6 +59,7 @@ def test_a_program_that_cannot_be_checked_here_is_not_made(run, tmp_path):
         tellapart.export(run.directory, "executorch-coreml", out=tmp_path / "m.pte")
 
 
+@pytest.mark.slow
 def test_a_wrong_program_and_a_missing_package_are_told(run, tmp_path, monkeypatch):
     right = exporting._program
 

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 import tellapart
-from folders import QUICK, checksums, digit_folder, in_many_forms, package, run_cli
+from folders import checksums, in_many_forms, package, run_cli
 from networks import networks
 from tellapart.classifier import Architecture, Classifier, load
 from tellapart.data.samples import Files, build_samples
 from tellapart.errors import CannotExport, CannotSave, MissingExtra
 from tellapart.exporting import to_onnx as exporting
 from tellapart.exporting.graph import document_of, to_bytes, to_graph
+from tellapart.exporting.order import golden_folder
 from tellapart.models import MODELS, create
 from tellapart.models.layered import to_tables
 from tellapart.models.layers import (
@@ -37,7 +38,6 @@ from tellapart.models.layers import (
     MaxPool,
     Residual,
 )
-from tellapart.pipeline import train
 from tellapart.preprocess_settings import PreprocessSettings
 from tellapart.runtime import from_content, load_onnx
 
@@ -47,17 +47,6 @@ import sys
 for name in ("torch", "onnx", "onnxscript", "scipy", "sklearn", "matplotlib", "safetensors", "jinja2"):
     sys.modules[name] = None  # as if it were not installed
 """
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("export")
-    return train(digit_folder(root / "pictures", 3, 20), out=root / "run", **QUICK)
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    return tellapart.export(run.directory)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +86,7 @@ def test_the_command_writes_a_file_that_answers_as_the_original(run, capsys, tmp
 
 
 def test_the_file_tells_what_it_is(run, exported):
-    model = onnx.load(exported.path)
+    model = onnx.load(exported)
     onnx.checker.check_model(model, full_check=True)
     assert [i.name for i in model.graph.input] == ["image", "images"]
     assert [o.name for o in model.graph.output] == ["probabilities", "distances"]
@@ -114,22 +103,22 @@ def test_the_file_tells_what_it_is(run, exported):
 
 
 def test_an_exported_file_is_judged_and_compared_like_any_other(run, exported, tmp_path):
-    found = tellapart.evaluate_on(exported.path, run.directory / "split.csv", report=tmp_path / "page.html")
+    found = tellapart.evaluate_on(exported, run.directory / "split.csv", report=tmp_path / "page.html")
     assert found.metrics["accuracy"] == run.metrics["test"]["accuracy"]
     assert found.metrics["log_loss"]["value"] == pytest.approx(run.metrics["test"]["log_loss"]["value"], abs=1e-5)
     assert "given for this test" in (tmp_path / "page.html").read_text()
-    same = tellapart.compare(run.directory, exported.path, run.directory / "split.csv")
+    same = tellapart.compare(run.directory, exported, run.directory / "split.csv")
     assert same.flips == ()
     with pytest.raises(CannotExport, match="is an exported file: give the classifier that it was made from"):
-        tellapart.export(exported.path, out=tmp_path / "m.onnx", check=run.directory / "split.csv")
+        tellapart.export(exported, out=tmp_path / "m.onnx", check=run.directory / "split.csv")
 
 
 def test_the_example_beside_it_needs_none_of_us(exported, tmp_path):
-    cases = json.loads((exported.golden / "cases.json").read_text())
+    cases = json.loads((golden_folder(exported) / "cases.json").read_text())
     assert len(cases["cases"]) == 9  # the whole test part
     bare = tmp_path / "bare"
-    shutil.copytree(exported.golden, bare / "model.golden")
-    shutil.copy(exported.path, bare / "model.onnx")
+    shutil.copytree(golden_folder(exported), bare / "model.golden")
+    shutil.copy(exported, bare / "model.onnx")
     script = bare / "model.golden" / "example.py"
     text = script.read_text()
     assert len(text.splitlines()) <= 45
@@ -143,15 +132,15 @@ def test_the_example_beside_it_needs_none_of_us(exported, tmp_path):
 
 
 def test_predicting_needs_no_torch(exported):
-    picture = exported.golden / "00.png"
+    picture = golden_folder(exported) / "00.png"
     code = NOTHING + (
-        f"sys.argv = ['tellapart', 'predict', {str(exported.path)!r}, {str(picture)!r}, '--json']\n"
+        f"sys.argv = ['tellapart', 'predict', {str(exported)!r}, {str(picture)!r}, '--json']\n"
         "from tellapart.cli import main\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["label"].startswith("digit")
-    code = NOTHING + f"import tellapart\ntellapart.load({str(exported.path.with_name('model.safetensors'))!r})"
+    code = NOTHING + f"import tellapart\ntellapart.load({str(exported.with_name('model.safetensors'))!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'tellapart[train]'" in done.stderr
 

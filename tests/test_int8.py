@@ -59,6 +59,7 @@ def test_the_file_answers_nearly_as_the_original(run, exported):
         assert np.abs(values.astype(int)).max() <= 64  # seven bits: sums fit on every processor
 
 
+@pytest.mark.slow
 def test_the_figures_are_told(run, capsys, tmp_path):
     out = tmp_path / "m.onnx"
     code, told, err = run_cli(

@@ -19,22 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import tellapart
 from conftest import encode
-from folders import QUICK, digit_folder, run_cli
+from folders import QUICK, run_cli
 from servers import Server, wait_for
 from tellapart.pipeline import train
 from tellapart.progress import Progress
 from tellapart.serving.prepare import prepared
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("serve")
-    return train(digit_folder(root / "pictures", 3, 20), out=root / "run", **QUICK)
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    return tellapart.export(run.directory).path
 
 
 @pytest.mark.slow
@@ -128,6 +117,7 @@ def test_faults_are_problem_documents(server, photos):
         (422, "cut|truncated|damaged|end", {"body": photo[:3000]}),
         (404, "no such model", {"path": "/v1/predict?model=cats", "body": photo}),
         (404, "Not Found", {"path": "/v2"}),
+        (404, "--collect", {"path": "/label"}),
         (405, "Method Not Allowed", {"path": "/v1/predict"}),
         (422, "top", {"path": "/v1/predict?top=none", "body": photo}),
         (422, "Deadline-Ms", {"body": photo, "deadline_ms": "soon"}),

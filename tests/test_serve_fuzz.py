@@ -14,11 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import tellapart
 from conftest import encode
-from folders import QUICK, digit_folder
 from servers import Server
-from tellapart.pipeline import train
 
 KINDS = ("jpeg", "png", "webp", "bmp", "gif", "tiff")
 AT_ONCE = 50  # cases in an example, sent on two connections
@@ -41,13 +38,12 @@ PATHS = [*PREDICT, "/v1/explain?index=2", "/v1/explain?index=99", "/v1/collected
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(exported, tmp_path_factory):
     root = tmp_path_factory.mktemp("fuzz")
-    run = train(digit_folder(root / "pictures", 3, 20), out=root / "run", **QUICK)
     collect = str(root / "kept")
     limits = "Limits(pixels=10**6, body=200_000, header_seconds=1, body_seconds=1)"
     options = f"{{'collect': {collect!r}, 'limits': {limits}}}"
-    started = Server(root, tellapart.export(run.directory).path, options=options)
+    started = Server(root, exported, options=options)
     yield started
     assert started.end() == 0
     assert "Traceback" not in started.told(), started.told()[-3000:]

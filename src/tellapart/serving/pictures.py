@@ -23,8 +23,6 @@ class Refused(Exception):
 
 def decode_within(content: bytes, pixels: int) -> Picture:
     """Return a picture (H, W, 3) of at most so many pixels; raises `Refused` with 413, 415 or 422."""
-    if not content:
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "nothing was sent: expected the bytes of a picture")
     if not has_picture_magic(content[:16]):
         reason = "this is not a picture in a format that is supported" if content else "nothing was sent"
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, reason)
