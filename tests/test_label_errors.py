@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tellapart.data.samples import Samples
 from tellapart.data.sources import load_source
 from tellapart.data.split import independent_units, make_folds
 from tellapart.errors import CannotAuditLabels, CannotSave, MissingExtra
+from tellapart.evaluation import label_audit
 from tellapart.evaluation.frozen_features import edge_histograms, feature_sets
 from tellapart.evaluation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
 from tellapart.evaluation.label_audit import audit_labels
@@ -86,6 +88,30 @@ def test_all_rows_are_in_the_table_and_suspects_come_first(noisy):
     facts = json.loads(json.dumps(found.to_json()))
     assert facts["pictures"] == facts["judged"] == 400
     assert facts["errors"][0]["path"].startswith("arrays[")
+
+
+def test_no_picture_is_looked_at_twice_for_the_same_features(monkeypatch):
+    asked = Counter()
+
+    def counted(found, progress):
+        def wrapped(one):
+            def of_rows(rows):
+                asked.update((one.name, row) for row in rows.tolist())
+                return one.of_rows(rows)
+
+            return replace(one, of_rows=of_rows)
+
+        return [wrapped(one) for one in feature_sets(found, progress)]
+
+    source = digits(300)
+    whole = audit_labels(source)
+    monkeypatch.setattr(label_audit, "feature_sets", counted)
+    monkeypatch.setattr(label_audit, "_TRIED", 100)
+    found = audit_labels(source)
+    assert set(asked.values()) == {1}
+    assert sum(name == found.features for name, _ in asked) == len(found.rows)
+    same = found.probabilities.argmax(axis=1) == whole.probabilities.argmax(axis=1)
+    assert same.mean() > 0.95  # each picture has the features that are its own
 
 
 def test_clean_labels_are_left_alone():

@@ -188,9 +188,13 @@ def _audit(found: Audit, seed: int, said: Progress) -> LabelAudit:
     rows, alone = _judged(found)
     classes, labels = np.unique(samples.labels[rows], return_inverse=True)
     folds = Folds(labels.astype(np.int64), make_folds(found, rows, _FOLDS, seed), len(classes))
-    chosen, settings = _choose(feature_sets(found, said), rows, folds, seed)
+    some = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_TRIED])
+    chosen, settings, seen = _choose(feature_sets(found, said), rows[some], folds.some(some), seed)
     said.say(f"Judging {len(rows)} pictures by {chosen.name}, the best of what was tried (cross-validated log loss).")
-    features = chosen.of_rows(rows)
+    features, rest = np.zeros((len(rows), seen.shape[1]), np.float32), np.ones(len(rows), bool)
+    features[some], rest[some] = seen, False
+    if rest.any():
+        features[rest] = chosen.of_rows(rows[rest])
     probabilities = np.zeros((len(rows), len(samples.classes)), np.float32)
     probabilities[:, classes] = cross_validate(features, folds, settings, seed)
     with threadpool_limits(1, "blas"):  # as in `cross_validate`: on a busy machine more would wait for each other
@@ -236,12 +240,14 @@ def _judged(found: Audit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _choose(
     sets: list[FeatureSet], rows: NDArray[np.int64], folds: Folds, seed: int
-) -> tuple[FeatureSet, KernelSettings]:
-    """Return the features, and the settings of the classifier on them, with the least log loss on some of the rows."""
-    some = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_TRIED])
-    tried = [(choose_settings(one.of_rows(rows[some]), folds.some(some), seed), one) for one in sets]
-    (settings, _), chosen = min(tried, key=lambda item: item[0][1])
-    return chosen, settings
+) -> tuple[FeatureSet, KernelSettings, NDArray[np.float32]]:
+    """Return what has the least log loss on rows (n,): the way to see them, the classifier's settings, the features."""
+    tried = []
+    for one in sets:
+        features = one.of_rows(rows)
+        tried.append((*choose_settings(features, folds, seed), one, features))
+    settings, _, chosen, features = min(tried, key=lambda each: each[1])
+    return chosen, settings, features
 
 
 def _outlying(features: NDArray[np.float32], folds: Folds) -> NDArray[np.bool_]:
