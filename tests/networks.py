@@ -9,9 +9,10 @@ from tellapart.models import MODELS
 DEEP = ("resnet1001", "resnet1202")
 LARGE = {
     *(f"vgg{layers}{norm}" for layers in (13, 16, 19) for norm in ("", "_bn")),
-    *("resnet44", "resnet56", "resnet110", "resnet101", "resnet152", "wide_resnet50_2", *DEEP),
-    *(f"efficientnet_b{number}" for number in range(2, 8)),
-    *(f"efficientnet_lite{number}" for number in range(2, 5)),
+    *("resnet32", "resnet34", "resnet44", "resnet56", "resnet110", "resnet101", "resnet152", "wide_resnet50_2", *DEEP),
+    *("vgg11_bn", "mobilenet_v3_large"),
+    *(f"efficientnet_b{number}" for number in range(1, 8)),
+    *(f"efficientnet_lite{number}" for number in range(1, 5)),
 }
 
 

@@ -99,6 +99,7 @@ def test_golden_cases_hold_its_own_answers(exported):
         assert np.array_equal(tellapart.load(exported.path).resize(np.asarray(whole)), np.asarray(small))
 
 
+@pytest.mark.slow
 def test_what_is_not_worth_it_is_refused(run, tmp_path):
     with pytest.raises(CannotExport, match=r"int8 is [\d.]+ times as fast as float32 on this machine.*1000 is asked"):
         tellapart.export(run.directory, "onnx-int8", out=tmp_path / "m.onnx", min_speedup=1000)

@@ -305,7 +305,7 @@ def test_reliability_has_bins_of_equal_numbers_and_the_usual_error():
     assert found.confidence == pytest.approx(predicted, abs=0.011)
 
 
-@pytest.mark.parametrize("rows", [200, 1000, 5000])
+@pytest.mark.parametrize("rows", [200, 1000, pytest.param(5000, marks=pytest.mark.slow)])
 def test_calibration_error_of_honest_probabilities_holds_0(rows):
     found = [calibration_error(reliability(*confident(rows, seed))) for seed in range(200)]
     assert np.mean([each.low == 0 for each in found]) > 0.93
@@ -314,7 +314,7 @@ def test_calibration_error_of_honest_probabilities_holds_0(rows):
     )
 
 
-@pytest.mark.parametrize("rows", [200, 1000, 5000])
+@pytest.mark.parametrize("rows", [200, 1000, pytest.param(5000, marks=pytest.mark.slow)])
 def test_calibration_error_of_boasting_holds_the_truth(rows):
     probabilities, labels = confident(400_000, 1, promised=1.8)
     right = probabilities.argmax(axis=1) == labels

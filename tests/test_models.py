@@ -212,7 +212,7 @@ def test_golden_outputs(name):
         "resnet20",
         pytest.param("vgg11_bn", marks=pytest.mark.slow),
         "googlenet",
-        "inception_v3",
+        pytest.param("inception_v3", marks=pytest.mark.slow),
         "mobilenet_v3_small",
         "efficientnet_b0",
         "convnext_tiny",

@@ -120,7 +120,7 @@ def test_activations_of_a_small_network_are_counted_by_hand():
     assert memory["total"] == 6 * parameters + memory["activations"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "inception_v3"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", pytest.param("inception_v3", marks=pytest.mark.slow)])
 def test_activations_grow_with_the_batch_and_nothing_else_does(name):
     two, four, eight = (summary_of(name, batch).memory for batch in (2, 4, 8))
     assert eight["activations"] - four["activations"] == 2 * (four["activations"] - two["activations"])
@@ -163,6 +163,7 @@ def test_what_cannot_be_summarised_is_said():
         summarise(create("lenet5", 10, 1), "lenet5", 32)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_what_training_takes():
     # Large blocks go back to the system at once, so that what is measured are tensors and not holes between them.

@@ -165,7 +165,7 @@ def test_a_frozen_base_stays_as_it_was_published_bit_for_bit(people, resnet_file
     assert losses[1] < losses[0]  # the head learned
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.99])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.99])
 def test_a_trainable_base_learns_and_keeps_the_published_statistics(people, resnet_file, tmp_path, ema):
     values = SMALL | {"training__head_epochs": 0, "training__learning_rate": 0.001, "training__ema": ema}
     run = train(people, out=tmp_path / "run", model="resnet18", weights=str(resnet_file), **values)
@@ -184,7 +184,7 @@ def test_from_scratch_statistics_are_learned(people, tmp_path):
     assert all(value for key, value in run.classifier.network.state_dict().items() if "num_batches" in key)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_dense_head_is_saved_and_loaded_with_the_same_probabilities(people, small_file, tmp_path, frozen):
     values = SMALL | {"head": [32], "head__dropout": 0.25, "frozen_base": frozen}
     run = train(people, out=tmp_path / "run", model="mobilenet_v3_small", weights=str(small_file), **values)
@@ -513,7 +513,7 @@ def test_a_classifier_of_layers_is_trained_further(digits, tmp_path):
     assert load(tmp_path / "second").classes == second.classifier.classes
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "resnet20"])
+@pytest.mark.parametrize("name", ["small_resnet", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_checkpointed_activations_give_the_same_weights(digits, tmp_path, name):
     runs = [
         train(digits, out=tmp_path / str(saving), model=name, checkpoint_activations=saving, **QUICK)

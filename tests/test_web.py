@@ -151,7 +151,7 @@ def test_answers_are_those_of_python(exported, page, run, photos, small_pictures
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("interpolation", ["bilinear", pytest.param("bicubic", marks=pytest.mark.slow)])
 def test_resize_is_that_of_python_to_the_bit(page, photo, resize, interpolation):
     chosen = PreprocessSettings(resize, 24, 3, (0.5,) * 3, (0.5,) * 3, interpolation, 0.875)
     for height, width in ((1, 1), (1, 61), (24, 24), (24, 60), (25, 49), (61, 97), (11, 7), (300, 1100), (2101, 999)):

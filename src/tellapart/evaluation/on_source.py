@@ -74,7 +74,7 @@ def evaluate_on(
     if report is not None:
         tested = Tested(data.rows, pixels, labels, answers)
         write_atomic(Path(report), _page(classifier, data, tested, metrics, said))
-    warnings = (guessing(metrics), seen_in_training(judged, data))
+    warnings = (seen_in_training(judged, data), guessing(metrics))
     return Evaluation(
         judged.name,
         samples.title,
