@@ -46,6 +46,7 @@ def test_the_vote_is_the_mean(runs, tmp_path):
     assert isinstance(again, Classifier)
 
 
+@pytest.mark.slow
 def test_the_vote_is_exported(runs, tmp_path):
     ensemble([run.classifier for run in runs]).save(tmp_path / "vote.safetensors")
     exported = export(tmp_path / "vote.safetensors", check=runs[0].directory.parent / "digits")

@@ -172,7 +172,7 @@ def test_every_network_is_exported(name):
     )
 
 
-@pytest.mark.parametrize("end", ["global pool", "dense layers"])
+@pytest.mark.parametrize("end", ["global pool", pytest.param("dense layers", marks=pytest.mark.slow)])
 def test_every_kind_of_layer_is_exported(end):
     layers = [Conv(8, 5, 2), BatchNorm(), Activation("relu"), DepthwiseSeparable(12), Residual(16, 2), AvgPool()]
     layers += [Inception(4, 4, 6, 2, 4, 4), MaxPool(2, 1), Dropout(0.3)]
@@ -255,7 +255,8 @@ SUBTLE = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("mean", "cha
 
 
 @pytest.mark.parametrize("fault", ["resize", *SUBTLE])
-def test_a_wrong_export_is_refused_and_not_written(published, tmp_path, monkeypatch, fault):
+def test_a_wrong_export_is_refused_and_not_written(run, request, tmp_path, monkeypatch, fault):
+    classifier = run.classifier if fault == "resize" else request.getfixturevalue("published")  # it sees colours
     samples = build_samples("photos", Files(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), list("abababab"))
     right = exporting.to_graph
     if fault == "resize":
@@ -266,7 +267,7 @@ def test_a_wrong_export_is_refused_and_not_written(published, tmp_path, monkeypa
         monkeypatch.setattr(exporting, "document_of", lambda classifier: document_of(spoil(classifier)))
     monkeypatch.setattr("tellapart.evaluation.labelled.load_source", lambda source, progress: samples)
     with pytest.raises(CannotExport, match=r"answers otherwise than the original on \d of 8 pictures.*is not written"):
-        tellapart.export(published, out=tmp_path / "m.onnx", check="photos")
+        tellapart.export(classifier, out=tmp_path / "m.onnx", check="photos")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -113,7 +113,9 @@ def test_facts_are_those_of_the_network(name):
     assert FACTS[name].top1 is not None or name == "small_resnet"
 
 
-@pytest.mark.parametrize("name", networks(slow=["alexnet", "vgg11", "vgg11_bn"]))
+@pytest.mark.parametrize(
+    "name", networks(slow=["alexnet", "vgg11", "inception_v3", "efficientnet_v2_s", "resnext50_32x4d"])
+)
 def test_learns_real_pictures_and_survives_its_file_bit_for_bit(name, tmp_path):
     torch.manual_seed(0)
     size = small_size(name)

@@ -60,7 +60,7 @@ def test_report_opens_from_disk_and_asks_for_nothing(any_run, browser, width, sc
     page.close()
 
 
-@pytest.mark.parametrize("model", ["run", "efficientnet_lite0"])
+@pytest.mark.parametrize("model", ["run", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)])
 def test_report_of_other_pictures(run, browser, tmp_path, photos, make_tree, model):
     if model == "run":
         folder, source = digit_folder(tmp_path / "some", 3, 20), tmp_path / "scanned.csv"

@@ -84,7 +84,7 @@ def test_a_run_is_not_resumed_on_another_split(tmp_path):
 
 def test_killed_while_training_a_run_resumes(folder, tmp_path):
     command = [sys.executable, "-m", "tellapart", "train", str(folder), "--out", str(tmp_path / "run"), "--resume"]
-    command += ["--epochs", "25", "--set", "preprocess.size=16", "--set", "training.checkpoint_steps=1"]
+    command += ["--epochs", "10", "--set", "preprocess.size=16", "--set", "training.checkpoint_steps=1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list(Path(tmp_path, "run").glob("checkpoint/step-*")) and time.monotonic() < deadline:
