@@ -42,7 +42,7 @@ def learning_curves(history: list[dict[str, Any]]) -> str:
     right.set_title("Accuracy")
     for axes in (left, right):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(_whole_numbers())
         axes.legend(frameon=False, labelcolor=_INK)
         _soften(axes)
     return _svg(figure)
@@ -108,7 +108,7 @@ def corruptions(found: Sequence[Robustness]) -> str:
         low, high = ([getattr(each.accuracy, end) for each in of_kind] for end in ("low", "high"))
         axes.fill_between(strengths[1:], low, high, color=_ACCENT, alpha=0.2, linewidth=0)
         axes.set(title=kind, ylim=(0, 1.03))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(_whole_numbers())
         _soften(axes)
     for axes in panels[-1]:
         axes.set_xlabel("strength")
@@ -130,7 +130,7 @@ def search_history(numbers: list[int], values: list[float], default: float, labe
     axes.axhline(default, color=_INK, linewidth=0.8, linestyle="--", label="default")
     axes.set_xlabel("trial")
     axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     axes.legend(frameon=False, labelcolor=_INK)
     _soften(axes)
     return _svg(figure)
@@ -153,6 +153,10 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(left / width, below / height, 1 - right / width, 1 - above / height, wspace=0.22, hspace=0.3)
     return figure
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator(integer=True, min_n_ticks=1)  # by itself it wants two, and puts 0.99 beside a single epoch
 
 
 def _soften(axes: Any) -> None:
