@@ -411,7 +411,7 @@ def seeds(photo):
     ]
 
 
-@settings(deadline=None, max_examples=1500, derandomize=True)
+@settings(deadline=None, max_examples=2500, derandomize=True)
 @given(data=st.data())
 def test_damaged_files_are_pictures_or_unreadable_and_nothing_else(seeds, data):
     content = bytearray(seeds[data.draw(st.integers(0, len(seeds) - 1))])

@@ -197,7 +197,7 @@ def check(server, pictures, cases):
 
 
 def test_strange_requests_are_answered(server, pictures):
-    check(server, pictures, 2000)
+    check(server, pictures, 3000)
 
 
 @pytest.mark.slow
