@@ -98,6 +98,8 @@ def test_predict_says_what_it_doubts(trained, tmp_path, capsys):
     assert code == 0
     assert "unfamiliar: unlike the training pictures" in out
     assert "; one of the first 3; " in out  # nine validation pictures cannot promise 95 % of anything less
+    code, out, _ = run_cli(capsys, "predict", root / "runs/pictures", tmp_path / "noise.png", "--top", "1")
+    assert "one of 3: digit" in out  # named where they are not listed
     code, out, _ = run_cli(capsys, "predict", root / "runs/pictures", tmp_path / "noise.png", "--json")
     assert (len(json.loads(out)["set"]), json.loads(out)["familiar"]) == (3, False)
 

@@ -35,8 +35,7 @@ _VERDICTS = {
     "a": "In accuracy that is surely worse: the best of them alone is the one to take.",
     None: "In accuracy that is not surely better than the best of them alone.",
 }
-WAYS = ("vote", "weights")
-_NAMES = {"vote": "vote", "weights": "mean"}
+_WAYS = {"vote": "vote", "weights": "mean"}  # what people ask for, and what a list of runs calls it
 _TIMED, _REPEATS = 64, 5  # pictures, and how often
 
 
@@ -103,8 +102,8 @@ def combine(
     longer at hand, or what `load` raises.
     """
     said = progress or progress_for_viewers()
-    if by not in WAYS:
-        raise CannotCombine(f"Runs are combined by {' or by '.join(WAYS)}, not by '{printable(by)}'.")
+    if by not in _WAYS:
+        raise CannotCombine(f"Runs are combined by {' or by '.join(_WAYS)}, not by '{printable(by)}'.")
     judged = [open_model(run, said) for run in runs]
     members, first = _same_parts(judged)
     found = _combined(members, by, views)
@@ -116,7 +115,7 @@ def combine(
     train, validation, _ = (part_of(prepared.found, pixels, rows) for rows in prepared.splits.parts())
     history = read_run(first).history
     if not prepared.finished:
-        made_of = ", ".join([f"{_NAMES[by]} of {len(members)}", *views])
+        made_of = ", ".join([f"{_WAYS[by]} of {len(members)}", *views])
         open_run(prepared.directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits, made_of)
         write_history(prepared.directory, history)
         conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)

@@ -72,7 +72,7 @@ def runs_table(found: "Sequence[Listed]") -> Table:
         values = run.values
         ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.when)) if run.finished else "unfinished"
         seconds = values["seconds"]
-        network = values.get("model", "") + (f" ({values['combined']})" if "combined" in values else "")
+        network = str(values.get("model", "")) + (f" ({values['combined']})" if "combined" in values else "")
         table.add_row(
             plain(str(run.directory)),
             ended,

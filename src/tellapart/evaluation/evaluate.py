@@ -67,8 +67,8 @@ def guessing(metrics: dict[str, Any]) -> str:
     if share == 1 or metrics["accuracy"]["low"] > share:
         return ""
     return (
-        f"The accuracy is not surely better than that of naming every picture {printable(name)}, {share:.1%}: the "
-        "classifier may have learned nothing."
+        f"The accuracy is not surely better than that of naming every picture {printable(name)}, {share:.1%}: by "
+        "this figure the classifier may have learned nothing."
     )
 
 
