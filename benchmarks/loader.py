@@ -160,7 +160,21 @@ def fake_audit(paths: list[Path]) -> Audit:
     sizes, flags = np.full(len(names), 375, np.int32), np.zeros(len(names), bool)
     digests = np.random.default_rng(0).integers(0, 256, (len(names), 16), dtype=np.uint8)
     # As in a real run on pictures that are older than the run: none is hashed again.
-    return Audit(samples, (), (), (), sizes, sizes, flags, flags, digests, "", time.time() + 60)
+    return Audit(
+        samples=samples,
+        unreadable=(),
+        copies=(),
+        near=(),
+        possible=(),
+        uniform=flags,
+        heights=sizes,
+        widths=sizes,
+        grey=flags,
+        dim=flags,
+        digests=digests,
+        fingerprint="",
+        began=time.time() + 60,
+    )
 
 
 def measured(count: int, epoch: "Callable[[], Iterator[Tensor]]") -> dict[str, float]:

@@ -57,7 +57,7 @@ def measure(pictures: list[Picture]) -> tuple[int, dict[str, float]]:
     """Return the pairs found among the pictures themselves, and the share of copies found by kind."""
     random = np.random.default_rng(0)
     thumbs = np.stack([thumbnail(p) for p in pictures])
-    own = {(p.first, p.second) for p in near_duplicates(thumbs)}
+    own = {(p.first, p.second) for p in near_duplicates(thumbs).copies}
     chosen = random.choice(len(pictures), min(60, len(pictures)), replace=False)
     by_kind: dict[str, list[tuple[int, NDArray[np.uint8]]]] = {}
     for row in chosen.tolist():

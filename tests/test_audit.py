@@ -211,19 +211,19 @@ def test_what_many_pictures_have_in_common_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
     thumbs = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
     thumbs[7] = thumbs[3]
-    calls, find = [], duplicates._found
-    monkeypatch.setattr(duplicates, "_found", lambda given: (calls.append(len(given)), find(given))[1])
+    calls, find = [], duplicates._look_alikes
+    monkeypatch.setattr(duplicates, "_look_alikes", lambda given: (calls.append(len(given)), find(given))[1])
     found = duplicates.near_duplicates(thumbs)
-    assert [(pair.first, pair.second) for pair in found] == [(3, 7)]
+    assert [(pair.first, pair.second) for pair in found.copies] == [(3, 7)]
     assert duplicates.near_duplicates(thumbs) == found
     assert calls == [600]
     (kept,) = (tmp_path / "near").iterdir()
-    for damaged in (b"[[3, 600, 0.0]]", b"[[3]]", b"{", b"null"):
+    for damaged in (b"[[[3, 600, 0.0]], []]", b"[[[3]], []]", b"[[]]", b"{", b"null"):
         kept.write_bytes(damaged)
         assert duplicates.near_duplicates(thumbs) == found
-    assert len(calls) == 5
+    assert len(calls) == 6
     thumbs[9] = thumbs[3]  # other pictures
-    assert len(duplicates.near_duplicates(thumbs)) == 3
+    assert len(duplicates.near_duplicates(thumbs).copies) == 3
 
 
 def test_near_duplicates_with_two_labels_are_told(originals):

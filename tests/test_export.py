@@ -226,27 +226,33 @@ def shifted_classes(classifier):
 def without_antialias(model):
     """The graph with ONNX's own resize in place of ours, and without its antialias."""
     size = model.graph.input[1].type.tensor_type.shape.dim[1].dim_value
-    (branch,) = (
-        attribute.g
-        for node in model.graph.node
-        if node.op_type == "If"
-        for attribute in node.attribute
-        if attribute.name == "then_branch"
-    )
+    place, last = next((k, n) for k, n in enumerate(model.graph.node) if n.op_type == "Concat" and n.input[1] == "images")
     text = f"""
-    plain (uint8[H, W, 3] image, uint8[N, {size}, {size}, 3] images) => (uint8[M, {size}, {size}, 3] out) {{
+    plain (uint8[H, W, 3] image) => (uint8[M, {size}, {size}, 3] out) {{
         zero = Constant <value_ints = [0]> ()
         sizes = Constant <value_ints = [1, 3, {size}, {size}]> ()
         row = Unsqueeze (image, zero)
         planes = Transpose <perm = [0, 3, 1, 2]> (row)
-        small = Resize <mode = "linear"> (planes, , , sizes)
+        side = Constant <value_ints = [1, 1, 1, 1]> ()
+        inside = Shape (planes)
+        least = Max (inside, side)
+        room = Sub (least, inside)
+        none = Constant <value_ints = [0, 0, 0, 0]> ()
+        margins = Concat <axis = 0> (none, room)
+        filled = Pad (planes, margins)
+        small = Resize <mode = "linear"> (filled, , , sizes)
         square = Transpose <perm = [0, 2, 3, 1]> (small)
-        out = Concat <axis = 0> (square, images)
+        one = Constant <value_ints = [1]> ()
+        pixels = Size (image)
+        some = Reshape (pixels, one)
+        count = Min (some, one)
+        out = Slice (square, zero, count, zero)
     }}"""
     nodes = onnx.parser.parse_graph(text.strip()).node
-    nodes[-1].output[0] = branch.output[0].name
-    del branch.node[:]
-    branch.node.extend(nodes)
+    last.input[0] = "out"
+    nodes = [*model.graph.node[:place], *nodes, *model.graph.node[place:]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     onnx.checker.check_model(model)
     return model
 

@@ -20,7 +20,7 @@ from tellapart.recipe import DataRecipe
 SHARES = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 
 
-def audited(labels, groups=None, copies=(), unreadable=(), splits=None):
+def audited(labels, groups=None, copies=(), unreadable=(), splits=None, possible=(), uniform=()):
     """Return an audit that found these copies and unreadable rows, in pictures that are never looked at."""
     count = len(labels)
     pictures = Arrays(np.zeros((count, 1, 1), np.uint8), "memory")
@@ -29,16 +29,18 @@ def audited(labels, groups=None, copies=(), unreadable=(), splits=None):
     heights[list(unreadable)] = 0
     flags = np.zeros(count, bool)
     return Audit(
-        samples,
-        tuple((r, "bad") for r in unreadable),
-        tuple(copies),
-        (),
-        heights,
-        heights,
-        flags,
-        flags,
-        np.zeros((count, 16), np.uint8),
-        "",
+        samples=samples,
+        unreadable=tuple((r, "bad") for r in unreadable),
+        copies=tuple(copies),
+        near=(),
+        possible=tuple(Pair(*pair, 0.05) for pair in possible),
+        uniform=np.isin(np.arange(count), uniform),
+        heights=heights,
+        widths=heights,
+        grey=flags,
+        dim=flags,
+        digests=np.zeros((count, 16), np.uint8),
+        fingerprint="",
     )
 
 

@@ -11,6 +11,8 @@ Importing this package is quick and brings no torch: the names below are resolve
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tellapart.telemetry import disable_telemetry
+
 if TYPE_CHECKING:
     from tellapart.classifier import Classifier
     from tellapart.combined import Combined, combine
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from tellapart.tuning.tune import Tuned, tune
 
 __version__ = "0.1.0"
+
+disable_telemetry()  # here, since this module is imported before any other of the package, and so before what they import
 
 _HOMES = {
     "Audit": "tellapart.data.audit",

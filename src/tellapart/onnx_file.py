@@ -1,7 +1,8 @@
 """What an ONNX file holds, looked at before any runtime opens it: no other files, no foreign operators, nothing cut.
 
 A file is a Protocol Buffers message (onnx.proto3 of the ONNX standard; the encoding as of protobuf.dev, "Encoding").
-Only the few fields below are read, so that neither the onnx package nor a runtime has to trust the rest.
+Only the fields below may be there, each written in the one way that every parser reads alike, so that a runtime sees
+nothing that was not looked at here.
 """
 
 import hashlib
@@ -24,29 +25,39 @@ from tellapart.errors import (
 EXPORT_VERSION = 1
 KEY = "tellapart"  # of the JSON document among the file's metadata
 MAX_BYTES = 2**31 - 1  # that a message may have
-_MAX_DEPTH = 8  # of graphs within graphs
+_MAX_NODES = 100_000
+_MAX_FIELDS = 5_000_000  # in all messages of a file; what holds a million weights is one field
+_MAX_DIMS = 64  # of a tensor
 _STANDARD = (b"", b"ai.onnx")
+_CONTROL = (b"If", b"Loop", b"Scan")
 _SIXTY_FOUR, _LENGTH, _THIRTY_TWO = 1, 2, 5  # kinds of fields, besides 0, a whole number
 
 Value = int | memoryview
+_PLAIN = ""  # holds no further message
 
 
-@dataclass(frozen=True)
-class _Message:
-    """Which fields of a kind of message hold further messages, by their numbers."""
-
-    graphs: tuple[int, ...] = ()
-    nodes: tuple[int, ...] = ()
-    attributes: tuple[int, ...] = ()
-    tensors: tuple[int, ...] = ()
-    sparse: tuple[int, ...] = ()
+def _plain(*numbers: int) -> dict[int, str]:
+    return dict.fromkeys(numbers, _PLAIN)
 
 
-_GRAPH = _Message(nodes=(1,), tensors=(5,), sparse=(15,))
-_NODE = _Message(attributes=(5,))
-_ATTRIBUTE = _Message(graphs=(6, 11), tensors=(5, 10), sparse=(22, 23))
-_SPARSE = _Message(tensors=(1, 2))
-_MODEL_GRAPH, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 14, 20, 25
+# The fields of each kind of message that may be there, by their numbers, and the kind of message that each holds. Left
+# out on purpose: graphs within graphs, functions, training steps, references to them, and types other than tensors.
+_FIELDS = {
+    "model": _plain(1, 2, 3, 4, 5, 6, 8) | {7: "graph", 14: "entry"},
+    "graph": _plain(2, 10, 14, 16) | {1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value", 15: "sparse"},
+    "node": _plain(1, 2, 3, 4, 6, 7, 9) | {5: "attribute"},
+    "attribute": _plain(1, 2, 3, 4, 7, 8, 9, 13, 20) | {5: "tensor", 10: "tensor", 22: "sparse", 23: "sparse"},
+    "tensor": _plain(1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16),
+    "sparse": _plain(3) | {1: "tensor", 2: "tensor"},
+    "value": _plain(1, 3, 4) | {2: "type"},
+    "type": _plain(6) | {1: "tensor type"},
+    "tensor type": _plain(1) | {2: "shape"},
+    "shape": _plain(1),
+    "entry": _plain(1, 2),
+}
+_REPEATED = {("graph", number) for number in _FIELDS["graph"]} | {("model", 14), ("node", 5)}
+_REPEATED |= {("attribute", 10), ("attribute", 23)}
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _NODE_TYPE, _NODE_DOMAIN = 4, 7
 _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
 
@@ -67,7 +78,7 @@ def read_onnx(path: Path) -> tuple[bytes, dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise BadClassifierFile(f"Cannot read {name}: {error.strerror}.") from error
-    graph, metadata = _model(memoryview(content), name)
+    graph, metadata = _Guard(name).model(memoryview(content))
     return content, _document(metadata, graph, name)
 
 
@@ -102,108 +113,159 @@ def _document(metadata: dict[bytes, bytes], graph: memoryview, name: str) -> dic
     return document
 
 
-def _model(content: memoryview, name: str) -> tuple[memoryview, dict[bytes, bytes]]:
-    """Return the bytes of the graph, and the metadata."""
-    graph, metadata = None, {}
-    for number, value in _fields(content, name):
-        if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
-            raise UnsafeClassifierFile(f"{name} holds functions or training steps of its own: expected a plain graph.")
-        if number == _MODEL_GRAPH and graph is not None:
-            raise UnsafeClassifierFile(f"{name} holds two graphs: expected one.")  # a runtime would merge them
-        if number == _MODEL_GRAPH:
-            graph = _bytes(value, name)
-            _check(graph, _GRAPH, name, 0)
-        elif number == _MODEL_METADATA:
-            entry = {key: bytes(_bytes(text, name)) for key, text in _fields(_bytes(value, name), name)}
-            metadata[entry.get(1, b"")] = entry.get(2, b"")
-    if graph is None:
-        raise BadClassifierFile(f"{name} is not an ONNX file: it holds no graph.")
-    return graph, metadata
+@dataclass
+class _Guard:
+    """Reads the messages of a file and raises `UnsafeClassifierFile` for what should not be in it.
 
+    name: of the file, for messages. nodes, fields: how many it has read.
+    """
 
-def _check(message: memoryview, kind: _Message, name: str, depth: int) -> None:
-    """Raise `UnsafeClassifierFile` for what a message, and those in it, should not have."""
-    if depth > 3 * _MAX_DEPTH:
-        raise UnsafeClassifierFile(f"{name} nests graphs more than {_MAX_DEPTH} deep.")
-    operator, domain = b"", b""
-    for number, value in _fields(message, name):
-        if number in kind.graphs:
-            _check(_bytes(value, name), _GRAPH, name, depth + 1)
-        elif number in kind.nodes:
-            _check(_bytes(value, name), _NODE, name, depth + 1)
-        elif number in kind.attributes:
-            _check(_bytes(value, name), _ATTRIBUTE, name, depth + 1)
-        elif number in kind.sparse:
-            _check(_bytes(value, name), _SPARSE, name, depth + 1)
-        elif number in kind.tensors:
-            _check_tensor(_bytes(value, name), name)
-        elif kind is _NODE and number == _NODE_TYPE:
-            operator = bytes(_bytes(value, name))
-        elif kind is _NODE and number == _NODE_DOMAIN:
-            domain = bytes(_bytes(value, name))
-    if domain not in _STANDARD:
-        wrong = printable(f"{domain.decode(errors='replace')}.{operator.decode(errors='replace')}")
-        raise UnsafeClassifierFile(f"{name} uses the operator {wrong}, which is not one of ONNX's own.")
+    name: str
+    nodes: int = 0
+    fields: int = 0
 
+    def model(self, content: memoryview) -> tuple[memoryview, dict[bytes, bytes]]:
+        """Return the bytes of the graph, and the metadata."""
+        graph, metadata = None, {}
+        for number, value in self._checked("model", content):
+            if number == _MODEL_GRAPH:
+                graph = self._bytes(value)
+            elif number == _MODEL_METADATA:
+                entry = {key: bytes(self._bytes(text)) for key, text in self._read(self._bytes(value))}
+                metadata[entry.get(1, b"")] = entry.get(2, b"")
+        if graph is None:
+            raise BadClassifierFile(f"{self.name} is not an ONNX file: it holds no graph.")
+        return graph, metadata
 
-def _check_tensor(tensor: memoryview, name: str) -> None:
-    dims: list[int] = []
-    for number, value in _fields(tensor, name):
-        if number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0):
-            raise UnsafeClassifierFile(f"{name} keeps weights in another file: expected all in one file.")
-        if number == _TENSOR_DIMS:
-            dims += [value] if isinstance(value, int) else _numbers(value, name)
-    if math.prod(dims) > MAX_BYTES:
-        raise UnsafeClassifierFile(f"{name} declares weights of shape {dims}: more than any file can hold.")
+    def _checked(self, kind: str, message: memoryview) -> list[tuple[int, Value]]:
+        """Return the fields of a message, after they and all that they hold were checked."""
+        fields, known, seen = [], _FIELDS[kind], set()
+        for number, value in self._read(message):
+            if number not in known:
+                raise self._unknown(kind, number)
+            if known[number]:
+                # A second part of one message would be merged with the first, and be another message together.
+                if number in seen and (kind, number) not in _REPEATED:
+                    raise self._unsafe(f"holds a {known[number]} in two parts: expected one")
+                self._message(known[number], self._bytes(value))
+            seen.add(number)
+            fields.append((number, value))
+        return fields
 
+    def _message(self, kind: str, message: memoryview) -> None:
+        if kind == "shape":
+            self._dimensions(sum(1 for _ in self._read(message)))
+            return
+        fields = self._checked(kind, message)
+        if kind == "node":
+            self._node(fields)
+        elif kind == "tensor":
+            self._tensor(fields)
 
-def _fields(message: memoryview, name: str) -> Iterator[tuple[int, Value]]:
-    """Yield the number and value of each field of a message."""
-    place = 0
-    while place < len(message):
-        tag, place = _number(message, place, name)
-        kind, value = tag & 7, 0
-        if not tag >> 3:
-            raise BadClassifierFile(f"{name} is not an ONNX file, or is damaged.")
-        if kind == 0:
-            value, place = _number(message, place, name)
-            yield tag >> 3, value
-            continue
-        if kind == _LENGTH:
-            length, place = _number(message, place, name)
-        elif kind in (_SIXTY_FOUR, _THIRTY_TWO):
-            length = 8 if kind == _SIXTY_FOUR else 4
-        else:
-            raise BadClassifierFile(f"{name} is not an ONNX file, or is damaged.")
-        if place + length > len(message):
-            raise CutClassifierFile(f"{name} is not an ONNX file, or is cut short: copy it again.")
-        yield tag >> 3, message[place : place + length]
-        place += length
+    def _node(self, fields: list[tuple[int, Value]]) -> None:
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
+            raise self._unsafe(f"has more than {_MAX_NODES:,} nodes")
+        last = {number: bytes(self._bytes(value)) for number, value in fields if number in (_NODE_TYPE, _NODE_DOMAIN)}
+        operator, domain = last.get(_NODE_TYPE, b""), last.get(_NODE_DOMAIN, b"")
+        if domain not in _STANDARD:
+            wrong = printable(f"{domain.decode(errors='replace')}.{operator.decode(errors='replace')}")
+            raise self._unsafe(f"uses the operator {wrong}, which is not one of ONNX's own")
+        if operator in _CONTROL:
+            raise self._unsafe(f"uses the operator {operator.decode()}: expected a plain graph, without loops or branches")
 
+    def _tensor(self, fields: list[tuple[int, Value]]) -> None:
+        dims: list[int] = []
+        for number, value in fields:
+            if number == _TENSOR_LOCATION and value != 0:
+                raise self._unknown("tensor", _TENSOR_EXTERNAL)
+            if number == _TENSOR_DIMS:
+                dims += [value] if isinstance(value, int) else self._numbers(value)
+                self._dimensions(len(dims))
+        if max(dims, default=0) > MAX_BYTES or math.prod(dims) > MAX_BYTES:
+            raise self._unsafe(f"declares weights of shape {dims}: more than any file can hold")
 
-def _number(message: memoryview, place: int, name: str) -> tuple[int, int]:
-    """Return the whole number of variable length at a place, and the place after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(message):
-            raise CutClassifierFile(f"{name} is not an ONNX file, or is cut short: copy it again.")
-        byte = message[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-    raise BadClassifierFile(f"{name} is not an ONNX file, or is damaged.")
+    def _dimensions(self, count: int) -> None:
+        if count > _MAX_DIMS:
+            raise self._unsafe(f"has a tensor of more than {_MAX_DIMS} dimensions")
 
+    def _read(self, message: memoryview) -> Iterator[tuple[int, Value]]:
+        """Yield the number and value of each field of a message."""
+        place = 0
+        while place < len(message):
+            self.fields += 1
+            if self.fields > _MAX_FIELDS:
+                raise self._unsafe(f"has more than {_MAX_FIELDS:,} fields")
+            tag, place = self._short(message, place, 2**32)
+            kind, value = tag & 7, 0
+            if not tag >> 3:
+                raise self._damaged()
+            if kind == 0:
+                value, place = self._number(message, place)
+                yield tag >> 3, value
+                continue
+            if kind == _LENGTH:
+                length, place = self._short(message, place, MAX_BYTES)
+            elif kind in (_SIXTY_FOUR, _THIRTY_TWO):
+                length = 8 if kind == _SIXTY_FOUR else 4
+            else:
+                raise self._damaged()
+            if place + length > len(message):
+                raise self._cut()
+            yield tag >> 3, message[place : place + length]
+            place += length
 
-def _numbers(packed: memoryview, name: str) -> list[int]:
-    found, place = [], 0
-    while place < len(packed):
-        value, place = _number(packed, place, name)
-        found.append(value)
-    return found
+    def _short(self, message: memoryview, place: int, limit: int) -> tuple[int, int]:
+        """Return a tag or a length below a limit, and the place after it, if written in as few bytes as it needs.
 
+        Parsers keep 32 bits of what is longer, and so would read another field than was checked here.
+        """
+        value, after = self._number(message, place)
+        if value >= limit or (value >> 7 * (after - place - 1) == 0 and after - place > 1):
+            raise self._unsafe("writes the number of a field or a length in an unusual way: expected the shortest")
+        return value, after
 
-def _bytes(value: Value, name: str) -> memoryview:
-    if isinstance(value, int):
-        raise BadClassifierFile(f"{name} is not an ONNX file, or is damaged.")
-    return value
+    def _number(self, message: memoryview, place: int) -> tuple[int, int]:
+        """Return the whole number of variable length at a place, and the place after it."""
+        value = 0
+        for shift in range(0, 70, 7):
+            if place >= len(message):
+                raise self._cut()
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value, place
+        raise self._damaged()
+
+    def _numbers(self, packed: memoryview) -> list[int]:
+        numbers, place = [], 0
+        while place < len(packed) and len(numbers) <= _MAX_DIMS:
+            value, place = self._number(packed, place)
+            numbers.append(value)
+        return numbers
+
+    def _bytes(self, value: Value) -> memoryview:
+        if isinstance(value, int):
+            raise self._damaged()
+        return value
+
+    def _unknown(self, kind: str, number: int) -> BadClassifierFile:
+        if kind == "tensor" and number == _TENSOR_EXTERNAL:
+            return self._unsafe("keeps weights in another file: expected all in one file")
+        if kind == "attribute" and number in (6, 11):
+            return self._unsafe("holds graphs within its graph, as loops and branches do: expected a plain graph")
+        if kind == "model" and number in (20, 25):
+            return self._unsafe("holds functions or training steps of its own: expected a plain graph")
+        if kind == "model":
+            return self._damaged()
+        return self._unsafe(f"has a field (number {number} of a {kind}) that exported classifiers do not have")
+
+    def _unsafe(self, what: str) -> UnsafeClassifierFile:
+        return UnsafeClassifierFile(f"{self.name} {what}; use a file that `tellapart export` has written.")
+
+    def _damaged(self) -> BadClassifierFile:
+        return BadClassifierFile(f"{self.name} is not an ONNX file, or is damaged.")
+
+    def _cut(self) -> CutClassifierFile:
+        return CutClassifierFile(f"{self.name} is not an ONNX file, or is cut short: copy it again.")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.decode import Picture
-from tellapart.data.duplicates import Pair, clusters, near_duplicates, thumbnail
+from tellapart.data.duplicates import Pair, clusters, near_duplicates, thumbnail, uniform
 from tellapart.data.parallel import map_in_order
 from tellapart.data.samples import Samples, Skipped
 from tellapart.data.sources import Source, load_source
@@ -26,7 +26,8 @@ class Audit:
     """What the audit found; rows are those of the `Samples` it looked at.
 
     heights, widths: (N,) pixels, 0 where unreadable. copies: groups of rows with the same decoded pixels. near: pairs
-    that show the same picture, changed. digests: (N, 16) hash of each row's pixels.
+    that show the same picture, changed. possible: pairs that may, which nothing tells from other look-alikes. uniform:
+    (N,) whether a picture shows next to nothing. digests: (N, 16) hash of each row's pixels.
     fingerprint: SHA-256 over the pixels and labels of the readable rows. began: when the audit did, in seconds
     since 1970.
     """
@@ -35,6 +36,8 @@ class Audit:
     unreadable: tuple[tuple[int, str], ...]
     copies: tuple[tuple[int, ...], ...]
     near: tuple[Pair, ...]
+    possible: tuple[Pair, ...]
+    uniform: NDArray[np.bool_]
     heights: NDArray[np.int32]
     widths: NDArray[np.int32]
     grey: NDArray[np.bool_]
@@ -110,7 +113,7 @@ class Audit:
         if samples.has_preset and (leaks := self.leaks()):
             found.append(f"{leaks} groups of duplicates stand in more than one part of the given split.")
         elif self.copies or self.near:
-            found.append("Duplicates are kept in the same part of the split.")
+            found.append("The duplicates that were found are kept in the same part of the split.")
         folded = {name.casefold() for name in samples.classes}
         if len(folded) < len(samples.classes):
             found.append("Some class names differ only in capital letters.")
@@ -184,9 +187,26 @@ def audit(source: Source, progress: Progress | None = None) -> Audit:
     copies = tuple(tuple(rows) for rows in same.values() if len(rows) > 1)
     # Of exact copies one stands for all, so that they do not crowd out other look-alikes.
     first = np.array(sorted(rows[0] for rows in same.values()), np.int64)
-    near = tuple(Pair(int(first[p.first]), int(first[p.second]), p.residual) for p in near_duplicates(thumbs[first]))
-    print_of = _fingerprint(samples, same)
-    return Audit(samples, tuple(unreadable), copies, near, heights, widths, grey, dim, digests, print_of, began)
+    alike = near_duplicates(thumbs[first])
+    near, possible = (
+        tuple(Pair(int(first[p.first]), int(first[p.second]), p.residual) for p in pairs)
+        for pairs in (alike.copies, alike.possible)
+    )
+    return Audit(
+        samples=samples,
+        unreadable=tuple(unreadable),
+        copies=copies,
+        near=near,
+        possible=possible,
+        uniform=uniform(thumbs) & (heights > 0),
+        heights=heights,
+        widths=widths,
+        grey=grey,
+        dim=dim,
+        digests=digests,
+        fingerprint=_fingerprint(samples, same),
+        began=began,
+    )
 
 
 def check_readable(found: Audit, allowed: float) -> None:

@@ -3,10 +3,12 @@
 Each picture is kept as a 32 x 32 grey thumbnail. Two thumbnails are compared after the one is laid over the other as
 well as a small crop can explain, so the residual (1 - correlation, blind to brightness and contrast) of a copy is close
 to 0. What residual means "a copy" depends on the data: two photographs are never alike by chance, two handwritten
-ones are. So a pair counts as a copy only if it is far closer than either picture is to its other look-alikes.
+ones are. So a pair counts as a copy only if it is far closer than either picture is to its other look-alikes. These
+are found behind its copies, however many it has: where the residuals, sorted, take a wide step.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +19,21 @@ from tellapart.data.decode import Picture
 from tellapart.remembered import place, recall, remember
 
 Thumbnails = NDArray[np.uint8]  # (N, 32, 32)
+Pairs = NDArray[np.int64]  # (n, 2) rows
+Likeness = NDArray[np.float32]  # correlations
 _SIDE = 32
 _INNER = np.linspace(0.09, 0.91, 24, dtype=np.float32)  # where the first thumbnail is sampled; the rest may be cropped
 _CANDIDATES = 8  # look-alikes examined for each picture
 _COARSE = 0.55  # least correlation of 8 x 8 thumbnails of a candidate
 _PROMISING = 0.12  # residual before fine alignment
 _ALWAYS = 0.0012  # a residual below this is a copy whatever the data
-_NEVER = 0.03  # a residual above this is not
+_NEVER = 0.03  # a residual above this is not,
+_POSSIBLE = 0.1  # though below this one it may be
 _RATIO = 0.08  # and in between it must be this much smaller than that of the next look-alikes
-_NEXT = 5  # which look-alike is the yardstick, those below _ALWAYS not counted
+_NEXT = 5  # which look-alike is the yardstick, those below _ALWAYS not counted,
+_STEP = 8.0  # unless residuals grow at once by this factor further on: what comes before are copies then
+_CROWD, _MEMBERS = 0.06, 4  # whether they do is found out for pictures with so many look-alikes below this residual
+_UNIFORM = 8.0  # grey levels: a thumbnail with less deviation is mostly rounding and noise
 _BLOCK = 2000
 _MANY = 500  # pictures: fewer are compared in less than a second
 
@@ -39,44 +47,69 @@ class Pair:
     residual: float
 
 
+@dataclass(frozen=True)
+class LookAlikes:
+    """What shows the same picture: near duplicates for sure, and pairs that may, but differ as pictures here often do."""
+
+    copies: tuple[Pair, ...] = ()
+    possible: tuple[Pair, ...] = ()
+
+
 def thumbnail(picture: Picture) -> NDArray[np.uint8]:
     """Return the 32 x 32 grey thumbnail of a picture (H, W, 3)."""
     grey = Image.fromarray(picture).convert("L")
     return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
 
-def near_duplicates(thumbnails: Thumbnails) -> list[Pair]:
-    """Return the pairs of rows that show the same picture, sorted.
+def uniform(thumbnails: Thumbnails) -> NDArray[np.bool_]:
+    """Return for each thumbnail (N,) whether it shows so little that copies cannot be told from other such pictures."""
+    return thumbnails.reshape(len(thumbnails), _SIDE**2).std(axis=1) < _UNIFORM
+
+
+def near_duplicates(thumbnails: Thumbnails) -> LookAlikes:
+    """Return the pairs of rows that show the same picture, or may, sorted.
 
     The look-alikes of each picture are found by comparing all with all at 8 x 8, N^2 x 64 multiplications. Of many
     pictures it is remembered what was found.
     """
     if len(thumbnails) < _MANY:
-        return _found(thumbnails)
+        return _look_alikes(thumbnails)
     path = place("near", Path(__file__).read_bytes() + thumbnails.tobytes())
     try:
-        known = [Pair(int(first), int(second), float(residual)) for first, second, residual in recall(path)]
-        if all(0 <= pair.first < pair.second < len(thumbnails) for pair in known):
-            return known
+        copies, possible = (tuple(Pair(int(a), int(b), float(r)) for a, b, r in pairs) for pairs in recall(path))
+        if all(0 <= pair.first < pair.second < len(thumbnails) for pair in copies + possible):
+            return LookAlikes(copies, possible)
     except (TypeError, ValueError):  # nothing is kept, or it is damaged
         pass
-    found = _found(thumbnails)
-    remember(path, [[pair.first, pair.second, pair.residual] for pair in found])
+    found = _look_alikes(thumbnails)
+    remember(path, [[list(astuple(pair)) for pair in pairs] for pairs in (found.copies, found.possible)])
     return found
 
 
-def _found(thumbnails: Thumbnails) -> list[Pair]:
-    if len(thumbnails) < 2:
-        return []
-    first, second = _candidates(thumbnails)
-    residual: NDArray[np.float32] = np.ones(len(first), np.float32)
-    for start in range(0, len(first), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        residual[block] = _residuals(thumbnails[first[block]], thumbnails[second[block]])
-    yardstick = _yardsticks(len(thumbnails), first, second, residual)
-    limit = np.minimum(_RATIO * np.minimum(yardstick[first], yardstick[second]), _NEVER)
-    copies = np.flatnonzero(residual < np.maximum(limit, _ALWAYS))
-    return [Pair(int(first[i]), int(second[i]), float(residual[i])) for i in copies]
+def _look_alikes(thumbnails: Thumbnails) -> LookAlikes:
+    count = len(thumbnails)
+    if count < 2:
+        return LookAlikes()
+    coarse = _coarse(thumbnails)
+    pairs = _nearest(coarse)
+    residual = _residuals_of(thumbnails, pairs)
+    # Who has so many close look-alikes may have a crowd of copies: what stands behind it is looked at, too.
+    close = np.bincount(pairs[residual < _CROWD].ravel(), minlength=count)
+    crowded = np.flatnonzero(close >= _MEMBERS)
+    probes = _behind(coarse, crowded)
+    pairs, residual = np.concatenate([pairs, probes]), np.concatenate([residual, _probed(thumbnails, coarse, probes)])
+    pairs, unique = np.unique(pairs, axis=0, return_index=True)
+    residual = residual[unique]
+    own = clusters(count, pairs[residual < _ALWAYS].tolist())
+    yardstick = np.maximum(_yardsticks(pairs, residual, own), _steps(pairs, residual, crowded, count))
+    limit = np.minimum(_RATIO * yardstick[pairs].min(axis=1), _NEVER)
+    copies = residual < np.maximum(limit, _ALWAYS)
+    return LookAlikes(
+        *(
+            tuple(Pair(*pairs[i].tolist(), float(residual[i])) for i in np.flatnonzero(which))
+            for which in (copies, ~copies & (residual < _POSSIBLE))
+        )
+    )
 
 
 def clusters(count: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
@@ -95,39 +128,99 @@ def clusters(count: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array([root(row) for row in range(count)], np.int64)
 
 
-def _candidates(thumbnails: Thumbnails) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _coarse(thumbnails: Thumbnails) -> NDArray[np.float32]:
+    """Return the thumbnails at 8 x 8, standardised, (N, 64)."""
+    blocks = thumbnails.reshape(len(thumbnails), 8, 4, 8, 4).astype(np.float32)
+    return _standardised(blocks.mean(axis=(2, 4)).reshape(len(thumbnails), 64))
+
+
+def _likenesses(coarse: NDArray[np.float32], rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Likeness]]:
+    """Yield some of the rows (n,) at a time, and how alike each is to all (n, N); none is its own look-alike."""
+    for block in np.split(rows, range(_BLOCK, len(rows), _BLOCK)):
+        likeness = coarse[block] @ coarse.T
+        likeness[np.arange(len(block)), block] = -2.0
+        yield block, likeness
+
+
+def _nearest(coarse: NDArray[np.float32]) -> Pairs:
     """Return pairs (first < second, each once) of rows that look alike at 8 x 8."""
-    count = len(thumbnails)
-    blocks = thumbnails.reshape(count, 8, 4, 8, 4).astype(np.float32)
-    coarse = _standardised(blocks.mean(axis=(2, 4)).reshape(count, 64))
-    keep = min(_CANDIDATES, count - 1)
-    found: list[NDArray[np.int64]] = []
-    for start in range(0, count, _BLOCK):
-        likeness = coarse[start : start + _BLOCK] @ coarse.T
-        rows = np.arange(len(likeness))
-        likeness[rows, start + rows] = -2.0  # a picture is not its own look-alike
+    keep = min(_CANDIDATES, len(coarse) - 1)
+    pairs = []
+    for block, likeness in _likenesses(coarse, np.arange(len(coarse))):
         nearest = np.argpartition(-likeness, keep - 1, axis=1)[:, :keep]
         row, place = np.nonzero(np.take_along_axis(likeness, nearest, axis=1) > _COARSE)
-        found.append(np.stack([start + row, nearest[row, place]], axis=1))
-    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-    return pairs[:, 0], pairs[:, 1]
+        pairs.append(np.stack([block[row], nearest[row, place]], axis=1))
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def _yardsticks(
-    count: int, first: NDArray[np.int64], second: NDArray[np.int64], residual: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return for each row the residual of its `_NEXT`-th look-alike; a row with fewer has none close by."""
-    row = np.concatenate([first, second])
-    value = np.concatenate([residual, residual])
-    row, value = row[value > _ALWAYS], value[value > _ALWAYS]
+def _behind(coarse: NDArray[np.float32], rows: NDArray[np.int64]) -> Pairs:
+    """Return pairs of each of some rows and look-alikes behind the nearest, at ranks that double each time."""
+    ranks = _CANDIDATES * 2 ** np.arange(1, 48) - 1
+    ranks = ranks[ranks < len(coarse) - 1]
+    pairs = [np.zeros((0, 2), np.int64)]
+    for block, likeness in _likenesses(coarse, rows):
+        if len(ranks):
+            ranked = np.argpartition(-likeness, ranks, axis=1)[:, ranks]
+            pairs.append(np.stack([np.repeat(block, len(ranks)), ranked.ravel()], axis=1))
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+
+
+def _yardsticks(pairs: Pairs, residual: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return for each row (N,) the residual of its `_NEXT`-th look-alike, 1 where there are fewer.
+
+    own: the cluster of copies that each row is known to be in; its others do not count, and those of another count once.
+    """
+    row, other, value = pairs.T.ravel(), own[pairs[:, ::-1].T.ravel()], np.tile(residual, 2)
+    apart = other != own[row]
+    row, other, value = row[apart], other[apart], value[apart]
+    order = np.lexsort((value, other, row))
+    row, other, value = row[order], other[order], value[order]
+    nearest = np.r_[True, (row[1:] != row[:-1]) | (other[1:] != other[:-1])][: len(row)]
+    row, value = row[nearest], value[nearest]
     order = np.lexsort((value, row))
     row, value = row[order], value[order]
-    begin = np.searchsorted(row, np.arange(count))
+    begin, end = (np.searchsorted(row, np.arange(len(own)), side=side) for side in ("left", "right"))
     place = begin + _NEXT - 1
-    has = place < np.searchsorted(row, np.arange(count), side="right")
-    yardstick = np.full(count, 1.0, np.float32)
-    yardstick[has] = value[place[has]]
+    yardstick = np.full(len(own), 1.0, np.float32)
+    yardstick[place < end] = value[place[place < end]]
     return yardstick
+
+
+def _steps(
+    pairs: Pairs, residual: NDArray[np.float32], crowded: NDArray[np.int64], count: int
+) -> NDArray[np.float32]:
+    """Return for each row (count,) the residual behind the widest step of those of its look-alikes, sorted.
+
+    It is 0 for rows that are not `crowded`, and where the widest step is not by a factor of `_STEP`.
+    """
+    row, value = pairs.T.ravel(), np.tile(residual, 2).clip(_ALWAYS)
+    order = np.lexsort((value, row))
+    row, value = row[order], value[order]
+    behind = np.zeros(count, np.float32)
+    for each in crowded.tolist():
+        values = value[slice(*np.searchsorted(row, [each, each + 1]))]
+        step = values[1:] / values[:-1]
+        if len(step) and step.max() >= _STEP:
+            behind[each] = values[step.argmax() + 1]
+    return behind
+
+
+def _probed(thumbnails: Thumbnails, coarse: NDArray[np.float32], pairs: Pairs) -> NDArray[np.float32]:
+    """Return the residual (n,) of each pair of rows; of those that are not alike at all, as at 8 x 8."""
+    likeness = np.einsum("nd,nd->n", coarse[pairs[:, 0]], coarse[pairs[:, 1]])
+    alike = likeness > _COARSE
+    residual = 1 - likeness
+    residual[alike] = _residuals_of(thumbnails, pairs[alike])
+    return residual
+
+
+def _residuals_of(thumbnails: Thumbnails, pairs: Pairs) -> NDArray[np.float32]:
+    """Return the residual (n,) of each pair of rows."""
+    residual = np.ones(len(pairs), np.float32)
+    for start in range(0, len(pairs), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        residual[block] = _residuals(thumbnails[pairs[block, 0]], thumbnails[pairs[block, 1]])
+    return residual
 
 
 def _residuals(first: Thumbnails, second: Thumbnails) -> NDArray[np.float32]:

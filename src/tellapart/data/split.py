@@ -16,6 +16,7 @@ from tellapart.errors import BadManifest, CannotSplit, LeakedSplit, TellapartErr
 from tellapart.recipe import DataRecipe
 
 Rows = NDArray[np.int64]
+_SMALL = 0.1  # share of a class that pictures may have which are kept together on a mere suspicion
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def make_splits(found: Audit, settings: DataRecipe, seed: int) -> Splits:
     few independent pictures, and `LeakedSplit` when a given split has one picture or group in two parts.
     """
     samples, rows = found.samples, found.usable()
-    units = independent_units(found)
+    units = _careful_units(found)
     if not samples.has_preset:
         shares = (_training_share(settings.validation + settings.test), settings.validation, settings.test)
         _check_enough(samples, rows, units, shares)
@@ -66,7 +67,7 @@ def make_folds(found: Audit, rows: Rows, count: int, seed: int) -> NDArray[np.in
 
     A class with fewer independent pictures than folds is missing from some of them.
     """
-    return _stratified(found.samples, rows, independent_units(found), (1 / count,) * count, seed)
+    return _stratified(found.samples, rows, _careful_units(found), (1 / count,) * count, seed)
 
 
 def make_holdout(found: Audit, share: float, seed: int) -> tuple[Rows, Rows]:
@@ -74,7 +75,7 @@ def make_holdout(found: Audit, share: float, seed: int) -> tuple[Rows, Rows]:
 
     Raises `CannotSplit` where a class has fewer than two independent pictures.
     """
-    samples, rows, units, shares = found.samples, found.usable(), independent_units(found), (1 - share, share)
+    samples, rows, units, shares = found.samples, found.usable(), _careful_units(found), (1 - share, share)
     _check_enough(samples, rows, units, shares)
     parts = _stratified(samples, rows, units, shares, seed)
     return rows[parts == 0], rows[parts == 1]
@@ -127,13 +128,31 @@ def reference(samples: Samples, row: int, folder: Path) -> str:
 
 def independent_units(found: Audit) -> NDArray[np.int64]:
     """Return for each row the number of the unit that must not be divided: its duplicates and its group."""
-    same = found.same_picture()
-    groups = found.samples.groups
-    if groups is None:
-        return same
-    first_of_group: dict[int, int] = {}
-    pairs = [(row, int(same[row])) for row in range(len(same))]
-    pairs += [(row, first_of_group.setdefault(int(group), row)) for row, group in enumerate(groups)]
+    return _units(found, [])
+
+
+def _careful_units(found: Audit) -> NDArray[np.int64]:
+    """Return the units to divide (N,): those that may be of one picture, too, stay together while they are few.
+
+    A copy that is missed makes the test too easy, and a wrong guess costs nothing while units stay small; where many
+    pictures of a class are alike, as digits are, likeness is no sign of a copy.
+    """
+    labels, count = found.samples.labels, len(found.samples.classes)
+    uniform = np.flatnonzero(found.uniform)
+    pairs = [(pair.first, pair.second) for pair in found.possible]
+    sure, careful = independent_units(found), _units(found, pairs + [(int(uniform[0]), int(r)) for r in uniform[1:]])
+    of_class = np.bincount(labels, minlength=count)
+    both, size = np.unique(careful * count + labels, return_counts=True)
+    large = both[size > _SMALL * of_class[both % count]] // count
+    return np.where(np.isin(careful, large), sure, careful)
+
+
+def _units(found: Audit, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
+    same, groups = found.same_picture(), found.samples.groups
+    pairs = [*pairs, *((row, int(first)) for row, first in enumerate(same))]
+    if groups is not None:
+        first_of_group: dict[int, int] = {}
+        pairs += [(row, first_of_group.setdefault(int(group), row)) for row, group in enumerate(groups)]
     return clusters(len(same), pairs)
 
 
@@ -220,7 +239,7 @@ def _check_enough(samples: Samples, rows: Rows, units: NDArray[np.int64], shares
 def _complete_preset(found: Audit, settings: DataRecipe, seed: int, units: NDArray[np.int64]) -> Splits:
     """Keep a given split; take a missing validation or test part from its training part."""
     samples, rows = found.samples, found.usable()
-    rows, dropped = _without_leaks(found, rows, units, settings)
+    rows, dropped = _without_leaks(found, rows, independent_units(found), settings)
     given = samples.preset[rows].astype(np.int8)
     if not (given == TRAIN).any():
         raise CannotSplit(f"{samples.title} has no usable training pictures.")

@@ -5,10 +5,13 @@ python example.py                              # checks the golden cases beside 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports to its maker unless this is set first
 import onnxruntime
 from PIL import Image, ImageOps
 

@@ -94,12 +94,12 @@ def resize_graph(settings: PreprocessSettings) -> onnx.ModelProto:
 
     @script()
     def resize(image: UINT8["H", "W", 3], images: UINT8["N", "S", "S", 3]) -> UINT8["M", "S", "S", 3]:
-        if op.Size(image) > 0:
-            square = op.Transpose(fitted(op.Transpose(image, perm=[2, 0, 1])), perm=[1, 2, 0])
-            pixels = op.Concat(op.Unsqueeze(square, [0]), images, axis=0)
-        else:
-            pixels = op.Identity(images)
-        return pixels
+        # No branch, so that files with one can be refused: an image without pixels becomes one of a pixel, and is left out.
+        count = op.Unsqueeze(op.Cast(op.Size(image) > 0, to=7), [0])
+        added = 1 - count
+        whole = op.Pad(image, op.Concat([0, 0, 0], added, added, [0], axis=0))
+        square = op.Transpose(fitted(op.Transpose(whole, perm=[2, 0, 1])), perm=[1, 2, 0])
+        return op.Concat(op.Slice(op.Unsqueeze(square, [0]), [0], count, [0]), images, axis=0)
 
     model = optimizer.optimize(inliner.inline_local_functions(resize.to_model_proto()))
     model.ir_version = IR_VERSION
