@@ -11,6 +11,7 @@ from folders import digit_folder
 from tellapart.data import duplicates
 from tellapart.data.audit import audit, check_readable
 from tellapart.data.decode import decode, read_picture
+from tellapart.data.named import load_digits
 from tellapart.data.sources import load_source
 from tellapart.errors import TooManyUnreadable
 
@@ -68,6 +69,47 @@ def originals(photos, faces):
     portraits = sorted({path.parent: path for path in faces}.values())
     assert (len(photos), len(portraits)) == (20, 40)
     return [read_picture(path) for path in [*photos, *portraits]]
+
+
+def light_copies(image, count, random):
+    """Return an image and changed copies of it, as people and programs make them."""
+    changed = [image]
+    for _ in range(count - 1):
+        part = crop(image, random.uniform(0, 0.04))
+        part = part.resize([max(8, round(side * random.uniform(0.6, 1.2))) for side in part.size])
+        light = random.uniform(0.85, 1.15)
+        part = part.point(lambda v, light=light: int(min(255, v * light)))
+        changed.append(Image.fromarray(decode(encode(part, "JPEG", quality=int(random.integers(50, 95))))))
+    return changed
+
+
+@pytest.mark.parametrize("count", [2, 5, 6, 12, 30])
+def test_copies_are_found_however_many_there_are(photos, count):
+    """Copies of one image are each other's nearest look-alikes; many of them must not hide each other."""
+    random = np.random.default_rng(count)
+    originals = [Image.fromarray(read_picture(path)) for path in photos]
+    images = [copy for original in originals for copy in light_copies(original, count, random)]
+    thumbs = np.stack([duplicates.thumbnail(np.asarray(image)) for image in images])
+    copies = duplicates.near_duplicates(thumbs).copies
+    owner = np.repeat(np.arange(len(originals)), count)
+    assert all(owner[pair.first] == owner[pair.second] for pair in copies)
+    unit = duplicates.clusters(len(images), [(pair.first, pair.second) for pair in copies])
+    together = sum(int((np.bincount(unit[owner == k], minlength=len(unit)) ** 2).sum()) for k in range(len(originals)))
+    assert together >= 0.97 * len(originals) * count**2
+
+
+@pytest.mark.parametrize("count", [1, 6, 20])
+def test_no_handwritten_digit_is_a_copy_of_another_one(count):
+    """Digits look alike by chance; copies of some of them make no two different ones count as copies."""
+    samples = load_digits()
+    images = [Image.fromarray(samples.pictures.picture(row)) for row in range(600)]
+    owner, random = list(range(len(images))), np.random.default_rng(0)
+    for row in range(20):
+        some = light_copies(images[row], count, random)[1:]
+        images += some
+        owner += [row] * len(some)
+    thumbs = np.stack([duplicates.thumbnail(np.asarray(image)) for image in images])
+    assert all(owner[p.first] == owner[p.second] for p in duplicates.near_duplicates(thumbs).copies)
 
 
 @pytest.mark.parametrize("change", CHANGES)

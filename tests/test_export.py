@@ -249,7 +249,10 @@ def without_antialias(model):
         out = Slice (square, zero, count, zero)
     }}"""
     nodes = onnx.parser.parse_graph(text.strip()).node
-    last.input[0] = "out"
+    for node in nodes:
+        node.input[:] = [name if name in ("image", "") else f"plain/{name}" for name in node.input]
+        node.output[:] = [f"plain/{name}" for name in node.output]
+    last.input[0] = "plain/out"
     nodes = [*model.graph.node[:place], *nodes, *model.graph.node[place:]]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

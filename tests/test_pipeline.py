@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.special import softmax
 
 from folders import QUICK, digit_folder, package
@@ -20,7 +21,7 @@ from tellapart.data.named import load_digits
 from tellapart.errors import BadRecipe, UnknownModel
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.on_source import evaluate_on
-from tellapart.pipeline import train
+from tellapart.pipeline import prepare, train
 from tellapart.preprocess import Preprocess
 from tellapart.progress import Progress
 from tellapart.training.fit import Trainer
@@ -53,6 +54,46 @@ def test_nothing_learned_depends_on_the_test_part(tmp_path):
     assert honest.classifier.preprocess == spoiled.classifier.preprocess
     assert honest.metrics["validation"] == spoiled.metrics["validation"]
     assert honest.metrics["test"] != spoiled.metrics["test"]
+
+
+@pytest.fixture
+def parted(tmp_path):
+    """Grey digits of 8 x 8 in folders of a given split."""
+    train = digit_folder(tmp_path / "digits" / "train", 3, 40)
+    for path in sorted(train.rglob("*.png"))[::4]:
+        target = tmp_path / "digits" / "test" / path.relative_to(train)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return {"train": train, "test": train.with_name("test")}
+
+
+def recipe_of(parted, **values):
+    return prepare(str(parted["train"].parent), None, values, Path("none"), False, Progress()).recipe
+
+
+def test_no_test_image_changes_the_recipe(parted):
+    """Not its size, its shape, nor its colour."""
+    before = recipe_of(parted)
+    assert before.preprocess.channels == 1
+    random = np.random.default_rng(0)
+    for path in parted["test"].rglob("*.png"):
+        height, width = random.integers(300, 900, 2)
+        Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    assert recipe_of(parted).to_toml() == before.to_toml()
+
+
+def test_a_stray_pixel_of_colour_in_training_changes_nothing_and_many_do(parted):
+    before = recipe_of(parted)
+    images = sorted(parted["train"].rglob("*.png"))
+    for number, path in enumerate(images):
+        pixels = np.array(Image.open(path).convert("RGB"))
+        pixels[0, 0] = 200, 40, 40
+        Image.fromarray(pixels).save(path)
+        if number == 0:
+            assert recipe_of(parted) == before
+    after = recipe_of(parted)
+    assert (before.preprocess.channels, after.preprocess.channels) == (1, 3)
+    assert (before.augment.flip, after.augment.flip) == (False, True)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,13 @@ from PIL import Image
 
 from tellapart.data.audit import Audit, audit
 from tellapart.data.decode import read_picture
+from tellapart.data.duplicates import Pair
 from tellapart.data.samples import PARTS, Arrays, build_samples
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, obstacle, write_splits
 from tellapart.errors import CannotSplit, LeakedSplit
 from tellapart.recipe import DataRecipe
+from test_audit import light_copies
 
 SHARES = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 
@@ -317,3 +319,48 @@ def test_what_would_stop_a_training_is_told_beforehand():
     assert obstacle(audited([0] * 2 + [1] * 30)).startswith("Class '0' has too few pictures: 2 usable")
     assert obstacle(audited([0] * 30 + [1] * 30, unreadable=[0])) == ""
     assert obstacle(audited([0] * 30 + [1] * 30, unreadable=[0, 1])).startswith("2 of 60 pictures (3.3%)")
+
+
+@pytest.mark.parametrize("count", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 8, 12, 30))])
+def test_no_test_image_has_a_copy_in_training(photos, tmp_path, count):
+    """With labels by the toss of a coin, whoever is right more often than in half of the tests has seen copies."""
+    random = np.random.default_rng(count)
+    tiles = []
+    for path in photos:
+        image = Image.fromarray(read_picture(path))
+        w, h = image.width // 4, image.height // 3
+        tiles += [image.crop((w * i, h * j, w * (i + 1), h * (j + 1))) for i in range(4) for j in range(3)]
+    for number, tile in enumerate(tiles):
+        folder = tmp_path / "ab"[random.integers(2)]
+        folder.mkdir(exist_ok=True)
+        for copy, changed in enumerate(light_copies(tile, count, random)):
+            changed.save(folder / f"{number}_{copy}.png")
+    found = audit(tmp_path)
+    splits = make_splits(found, DataRecipe(), 0)
+    original = np.array([int(Path(name).name.split("_")[0]) for name in found.samples.pictures.names])
+    assert not np.isin(original[splits.test], original[splits.train]).any()
+    assert len(splits.test) > 0.1 * len(original)
+
+
+def test_possible_copies_stay_together_while_they_are_few():
+    labels = [0] * 40 + [1] * 40
+    few = audited(labels, possible=[(0, 1), (1, 2), (50, 51)], uniform=[10, 60])
+    for seed in range(20):
+        part = {row: k for k, rows in enumerate(make_splits(few, DataRecipe(), seed).parts()) for row in rows.tolist()}
+        assert part[0] == part[1] == part[2]
+        assert part[50] == part[51]
+        assert part[10] == part[60]
+
+
+def test_likeness_that_a_class_has_in_common_is_no_sign_of_copies():
+    labels = [0] * 40 + [1] * 40
+    chain = [(row, row + 1) for row in range(39)]
+    found = audited(labels, possible=chain, uniform=range(40, 80))
+    splits = make_splits(found, DataRecipe(), 0)  # every class is divided as if nothing were alike
+    assert by_class(found, splits).tolist() == by_class(audited(labels), make_splits(audited(labels), DataRecipe(), 0)).tolist()
+
+
+def test_a_given_split_is_not_refused_for_a_mere_likeness():
+    splits = ["train"] * 30 + ["test"] * 10
+    found = audited([0, 1] * 20, splits=splits, possible=[(0, 38)], uniform=[2, 39])
+    assert len(make_splits(found, DataRecipe(), 0).test) == 10

@@ -1,12 +1,13 @@
 """What the data decides when the recipe does not: each choice is made here, and said aloud."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit
-from tellapart.data.split import Splits
+from tellapart.data.split import Rows, Splits
 from tellapart.errors import BadRecipe, UnknownModel, printable
 from tellapart.models import entry
 from tellapart.models.registry import LAYERED, SMALL
@@ -15,13 +16,15 @@ from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRe
 from tellapart.training.optimise import default_decay, default_rate
 
 _FINE_TUNING_RATE = 1e-3
+_GREY = 0.95  # share of the training pictures that have to be grey for all to be taken as grey
 
 
 def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) -> Recipe:
     """Return the recipe with nothing left open, and tell the user what was chosen and why."""
-    model, pretrained = _model(recipe, found, progress)
-    preprocess = _preprocess(recipe, model, pretrained, found, progress)
-    augment = _augment(recipe.augment, found, progress)
+    seen = Seen.of(found, splits.train)
+    model, pretrained = _model(recipe, seen, progress)
+    preprocess = _preprocess(recipe, model, pretrained, seen, progress)
+    augment = _augment(recipe.augment, seen, progress)
     training = _training(recipe.training, model, pretrained, len(splits.train))
     resolved = replace(
         recipe, model=model, pretrained=pretrained, preprocess=preprocess, augment=augment, training=training
@@ -33,20 +36,40 @@ def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) ->
     return resolved
 
 
-def short_side(found: Audit) -> int:
-    """Return the median of the pictures' shorter sides, in pixels."""
-    rows = found.readable
-    return int(np.median(np.minimum(found.heights[rows], found.widths[rows])))
+@dataclass(frozen=True)
+class Seen:
+    """What choices rest on: sizes (n,) of the training pictures, in pixels, and the share of them that is grey.
+
+    No other picture is looked at: what is chosen by test pictures is tested too kindly.
+    """
+
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    grey_share: float
+
+    @classmethod
+    def of(cls, found: Audit, rows: Rows) -> "Seen":
+        """Return it of some rows, those of training."""
+        return cls(found.heights[rows], found.widths[rows], float(found.grey[rows].mean()))
+
+    @property
+    def grey(self) -> bool:
+        """Whether they count as grey: nearly all are. A stray pixel of colour in one of many changes nothing."""
+        return self.grey_share >= _GREY
+
+    @property
+    def short_side(self) -> int:
+        """The median of their shorter sides, in pixels."""
+        return int(np.median(np.minimum(self.heights, self.widths)))
+
+    @property
+    def long_side(self) -> int:
+        """The median of their longer sides, in pixels."""
+        return int(np.median(np.maximum(self.heights, self.widths)))
 
 
-def long_side(found: Audit) -> int:
-    """Return the median of the pictures' longer sides, in pixels."""
-    rows = found.readable
-    return int(np.median(np.maximum(found.heights[rows], found.widths[rows])))
-
-
-def _model(recipe: Recipe, found: Audit, progress: Progress) -> tuple[str, bool]:
-    small = short_side(found) < SMALL
+def _model(recipe: Recipe, seen: Seen, progress: Progress) -> tuple[str, bool]:
+    small = seen.short_side < SMALL
     if (recipe.model == LAYERED) != bool(recipe.layers):
         raise BadRecipe(f'The recipe needs both model = "{LAYERED}" and its layers, or neither.')
     if recipe.weights and not recipe.model:
@@ -76,26 +99,27 @@ def _pretrained(recipe: Recipe, name: str, small: bool) -> bool:
     return pretrained
 
 
-def _preprocess(whole: Recipe, model: str, pretrained: bool, found: Audit, progress: Progress) -> PreprocessRecipe:
+def _preprocess(whole: Recipe, model: str, pretrained: bool, seen: Seen, progress: Progress) -> PreprocessRecipe:
     recipe, given = whole.preprocess, bool(whole.weights)
-    grey = bool(found.grey[found.readable].all())
     if recipe.channels not in (None, 1, 3):
         raise BadRecipe(f"preprocess.channels must be 1 (grey) or 3 (colour), not {recipe.channels}.")
     if pretrained and not given and recipe.channels == 1:
         raise BadRecipe(f"The published weights of {model} need preprocess.channels=3; grey pictures work as they are.")
-    channels = recipe.channels or (3 if pretrained or not grey else 1)
-    resize, reason = (recipe.resize, "as told") if recipe.resize else _resize(found)
-    size = recipe.size or _size(model, pretrained, found)
-    progress.say(f"Resize: {resize} to {size} x {size}, {reason}; {'grey' if channels == 1 else 'colour'}.")
+    channels = recipe.channels or (3 if pretrained or not seen.grey else 1)
+    resize, reason = (recipe.resize, "as told") if recipe.resize else _resize(seen)
+    size = recipe.size or _size(model, pretrained, seen)
+    colour = "grey" if channels == 1 else "colour"
+    if recipe.channels is None and channels == 1 and seen.grey_share < 1:
+        colour += f", as {seen.grey_share:.1%} of the training pictures are (preprocess.channels=3 keeps the colour)"
+    progress.say(f"Resize: {resize} to {size} x {size}, {reason}; {colour}.")
     if entry(model).arguments(size, pretrained).get("small_stem"):
         progress.say(f"Stem: without stride and pooling, because the input is under {SMALL} pixels.")
     return PreprocessRecipe(resize, size, channels)
 
 
-def _resize(found: Audit) -> tuple[str, str]:
+def _resize(seen: Seen) -> tuple[str, str]:
     """Choose by the aspect ratios: what is lost or bent should be little, and the same for all pictures."""
-    rows = found.readable
-    aspect = found.widths[rows] / found.heights[rows]
+    aspect = seen.widths / seen.heights
     low, middle, high = np.quantile(aspect, [0.05, 0.5, 0.95])
     elongated = max(high, 1 / low)
     if high / low <= 1.25 and max(middle, 1 / middle) <= 2:
@@ -106,17 +130,17 @@ def _resize(found: Audit) -> tuple[str, str]:
     return "pad", f"because shapes differ widely (up to {elongated:.2f} to 1)"
 
 
-def _size(model: str, pretrained: bool, found: Audit) -> int:
-    side, meant = long_side(found), entry(model).size
+def _size(model: str, pretrained: bool, seen: Seen) -> int:
+    side, meant = seen.long_side, entry(model).size
     if pretrained:
         return int(min(max(32 * round(side / 32), 160), max(meant, 64)))
     size = int(np.clip(side, max(24, entry(model).min_size), max(64, meant)))
     return max(size, entry(model).smallest(size, pretrained))
 
 
-def _augment(recipe: AugmentRecipe, found: Audit, progress: Progress) -> AugmentRecipe:
+def _augment(recipe: AugmentRecipe, seen: Seen, progress: Progress) -> AugmentRecipe:
     """Mirror photographs and coloured pictures; grey and small ones may be signs, whose mirror image is another."""
-    sign = bool(found.grey[found.readable].all()) and short_side(found) < SMALL
+    sign = seen.grey and seen.short_side < SMALL
     chosen: dict[str, Any] = {
         "flip": not sign,
         "rotation": 12.0 if sign else 10.0,

@@ -7,8 +7,12 @@ cut short, edited, of another version, no classifier at all.
 """
 
 import hashlib
+import itertools
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.confidence.sets import SetRule
@@ -39,7 +44,7 @@ from tellapart.models import MODELS, create, entry
 from tellapart.models.network import Network
 from tellapart.models.pretrained import fill
 from tellapart.models.timm_models import PREFIX
-from tellapart.prediction import Answers
+from tellapart.prediction import Answers, checked_classes, checked_temperature
 from tellapart.predictor import Predictor
 from tellapart.preprocess import Preprocess
 from tellapart.preprocess_settings import PreprocessSettings
@@ -47,6 +52,9 @@ from tellapart.progress import Progress, TerminalProgress
 
 FORMAT_VERSION = 2
 _MAX_HEADER = 100 * 2**20
+_REPLACED = 100  # parameters of a network that are made and then replaced, as those of its head, and more than enough
+# What the parts of a document that is no classifier's raise where they are taken for one.
+_DEFECTS = (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
 _FAMILIARITY = "familiarity."  # before the names of tensors that are not weights
 _PACKAGES = ("tellapart", "torch", "numpy", "pillow", "simplejpeg")
 
@@ -194,8 +202,10 @@ def from_bytes(content: bytes, name: str) -> Classifier:
             f"{name} was changed after it was saved (its checksum does not match): use the original file."
         )
     try:
-        return _from_document(document, safetensors.torch.load(content))
-    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError, TellapartError) as error:
+        architecture = Architecture(**document["architecture"])
+        _check_weights(architecture, table)
+        return _from_document(document, architecture, safetensors.torch.load(content))
+    except (*_DEFECTS, safetensors.SafetensorError, TellapartError) as error:
         raise BadClassifierFile(
             f"{name} does not describe a classifier that this release can build: {error}."
         ) from error
@@ -215,8 +225,42 @@ def package_versions() -> dict[str, str]:
     return {package: version(package) for package in _PACKAGES}
 
 
-def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -> Classifier:
-    architecture = Architecture(**document["architecture"])
+def _check_weights(architecture: Architecture, table: dict[str, Any]) -> None:
+    """Compare the network that a file describes with the weights in its table, before any memory is taken for it.
+
+    Raises ValueError where they differ, and what `create` raises.
+    """
+    weights = {name: tuple(entry["shape"]) for name, entry in table.items() if not name.startswith(_FAMILIARITY)}
+    with torch.device("meta"), _at_most(2 * len(weights) + _REPLACED):
+        network = architecture.build()
+    needed = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    if needed != weights:
+        wrong = sorted(name for name in needed.keys() | weights.keys() if needed.get(name) != weights.get(name))
+        raise ValueError(
+            f"its weights are not those of the network that it describes: {len(wrong)} differ, the first is "
+            f"{printable(wrong[0])}"
+        )
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Raise ValueError as soon as a network that this thread builds has more parameters than that."""
+    seen, thread = itertools.count(1), threading.get_ident()
+
+    def look(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if threading.get_ident() == thread and next(seen) > count:
+            raise ValueError("the network that it describes has more parameters than the file has weights")
+
+    hook = register_module_parameter_registration_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _from_document(
+    document: dict[str, Any], architecture: Architecture, weights: dict[str, torch.Tensor]
+) -> Classifier:
     network = architecture.build()
     arrays = {
         name.removeprefix(_FAMILIARITY): weights.pop(name).numpy()
@@ -226,7 +270,7 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
     network.load_state_dict(weights)
     network = network.to(default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     known = ("format_version", "architecture", "classes", "preprocess", "temperature", "sets", "familiarity")
-    classes = tuple(document["classes"])
+    classes = checked_classes(document["classes"])
     if len(classes) != architecture.num_classes:
         raise ValueError(f"{len(classes)} class names for {architecture.num_classes} outputs")
     sets = SetRule.from_json(document["sets"]) if document["sets"] else None
@@ -237,7 +281,7 @@ def _from_document(document: dict[str, Any], weights: dict[str, torch.Tensor]) -
         network.eval(),
         PreprocessSettings.from_json(document["preprocess"]),
         classes,
-        float(document["temperature"]),
+        checked_temperature(document["temperature"]),
         sets,
         Familiarity.from_file(arrays, document["familiarity"]) if document["familiarity"] else None,
         {key: value for key, value in document.items() if key not in known},
@@ -271,7 +315,7 @@ def _document(metadata: dict[str, str], name: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(metadata["tellapart"])
         found = document["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EditedClassifierFile(f"{name} has a damaged description: use the original file.") from error
     if found != FORMAT_VERSION:
         raise WrongVersionClassifierFile(

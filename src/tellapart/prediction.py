@@ -1,5 +1,6 @@
 """What a classifier says of one picture."""
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,22 @@ class Answers:
         inside = None if self.sets is None else tuple(classes[k] for k in order if self.sets[row, k])
         familiar = None if self.familiar is None else bool(self.familiar[row])
         return Prediction(path, top[0][0], int(order[0]), top[0][1], top, inside, familiar)
+
+
+def checked_classes(names: Any) -> tuple[str, ...]:
+    """Return the class names of a file; raises ValueError unless they are different texts."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("its class names are not a list of texts")
+    if len(set(names)) < len(names):
+        raise ValueError("a class name stands there twice")
+    return tuple(names)
+
+
+def checked_temperature(value: Any) -> float:
+    """Return the temperature of a file; raises ValueError unless it is above 0 and finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"its temperature is {value!r}, not a finite number above 0")
+    return float(value)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tellapart.data.decode import Picture
 from tellapart.data.loader import PixelTable, blocks, pixel_batches
 from tellapart.errors import BadClassifierFile, TellapartError, printable
 from tellapart.onnx_file import read_onnx
-from tellapart.prediction import Answers
+from tellapart.prediction import Answers, checked_classes, checked_temperature
 from tellapart.predictor import Predictor
 from tellapart.preprocess_settings import PAD, PreprocessSettings, placement
 from tellapart.resampling import resample
@@ -105,9 +105,9 @@ def described(document: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a `FileClassifier` that a JSON document tells; raises KeyError, TypeError or ValueError."""
     known = document["familiarity"]
     return {
-        "classes": tuple(document["classes"]),
+        "classes": checked_classes(document["classes"]),
         "preprocess": PreprocessSettings.from_json(document["preprocess"]),
-        "temperature": float(document["temperature"]),
+        "temperature": checked_temperature(document["temperature"]),
         "sets": SetRule.from_json(document["sets"]) if document["sets"] else None,
         "limit": float(known["limit"]) if known else None,
         "facts": {key: value for key, value in document.items() if key not in _OWN},

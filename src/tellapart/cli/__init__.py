@@ -12,6 +12,7 @@ import typer
 import tellapart
 from tellapart.cli import judging, networks, pictures, serving, training, using
 from tellapart.errors import Interrupted, TellapartError
+from tellapart.files import cache_folder
 
 app = typer.Typer(
     help="Teach a computer to tell your pictures apart.",
@@ -26,6 +27,8 @@ for part in (pictures, training, judging, using, serving, networks):  # the orde
 
 def main() -> None:
     """Run the command; a fault of the input ends with one sentence and exit code 1."""
+    # What matplotlib keeps goes where we keep ours: the process is ours alone.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     try:
         app()
     except Interrupted as error:

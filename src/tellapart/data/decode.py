@@ -3,7 +3,7 @@
 A picture is a uint8 array (H, W, 3), RGB, upright. The format is told by content, not by name: JPEG, PNG, WebP, BMP,
 GIF, TIFF and PNM. EXIF orientation is applied; grey and palette are expanded; alpha is composited over white; CMYK is
 converted; 16-bit grey is divided by 257 (of 16-bit colour Pillow keeps the high byte); of several frames the first
-counts. Size limits are checked from the header, before anything is decoded.
+counts. Limits on size and on work are checked from header and structure, before anything is decoded.
 """
 
 import io
@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from tellapart.data.structure import check_structure, is_pnm
 from tellapart.errors import UnreadableImage, printable
 
 Picture = NDArray[np.uint8]
@@ -69,9 +70,7 @@ def is_picture_name(name: str) -> bool:
 
 def has_picture_magic(head: bytes) -> bool:
     """Return whether the first bytes (16 suffice) are those of a known picture format."""
-    if head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return True
-    return head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or is_pnm(head)
 
 
 def from_array(array: NDArray[np.generic], name: str = "picture") -> Picture:
@@ -102,6 +101,7 @@ def _decode(data: bytes) -> Picture:
         raise _bad("the file is empty")
     if data[4:8] == b"ftyp" and data[8:12] in _NOT_DECODED:
         raise _bad(f"{_NOT_DECODED[data[8:12]]} is not supported; convert it to JPEG or PNG")
+    check_structure(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:

@@ -49,6 +49,8 @@ class Ensemble(Network):
         super().__init__(networks[0].in_channels, max(n.min_size for n in networks), next(iter(sides), None))
         self.views = tuple(views)
         heats = [member.temperature for member in members]
+        if not all(0 < heat < math.inf for heat in heats):
+            raise WrongInput(f"The temperatures of an ensemble must be finite and above 0, not {heats}.")
         self.vote = Vote([network.head for network in networks], heats, len(views))
         for network in networks:
             network.set_submodule(network.head_name, nn.Identity())  # it is in the vote

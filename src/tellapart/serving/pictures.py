@@ -7,8 +7,10 @@ import numpy as np
 from PIL import Image
 
 from tellapart.data.decode import FORMATS, Picture, decode, has_picture_magic
+from tellapart.data.structure import check_structure, is_decoded_slowly
 from tellapart.errors import UnreadableImage
 
+_SLOW_BYTES = 1_000_000  # of formats that are decoded pixel by pixel
 _LONGEST = 30_000  # pixels of a side: what a resize needs grows with it, however narrow a picture is
 _KEPT_SIDE = 1024  # pixels of a picture's longer side, at most, when it is kept for labelling
 
@@ -26,7 +28,11 @@ def decode_within(content: bytes, pixels: int) -> Picture:
     if not has_picture_magic(content[:16]):
         reason = "this is not a picture in a format that is supported" if content else "nothing was sent"
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, reason)
+    if len(content) > _SLOW_BYTES and is_decoded_slowly(content):
+        reason = f"{len(content):,} bytes of plain PNM or run-length BMP are more than the limit of {_SLOW_BYTES:,}"
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{reason}; send PNG or JPEG")
     try:
+        check_structure(content)
         _check_size(content, pixels)
         return decode(content)
     except UnreadableImage as error:

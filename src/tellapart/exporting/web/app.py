@@ -21,11 +21,9 @@ def app_files(title: str, model: bytes, document: dict[str, Any], runtime: Mappi
     onnxruntime-web.
     """
     files = {MODEL: model, **runtime, **_parts(title, hashlib.sha256(model).hexdigest(), document)}
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + hashlib.sha256(files[name]).digest())
-    names = ["./", *sorted(name for name in files if name != "index.html")]
-    worker = templates().get_template("service-worker.js").render(version=digest.hexdigest()[:16], names=names)
+    parts = {"./" if name == "index.html" else name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    version = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    worker = templates().get_template("service-worker.js").render(version=version, parts=parts)
     return {**files, "service-worker.js": worker.encode()}
 
 

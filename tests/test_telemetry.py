@@ -1,0 +1,94 @@
+"""Nothing leaves the machine: no file of another maker, no name looked up, no connection but those of the user."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from servers import wait_for
+from tellapart.exporting.order import golden_folder
+
+ROOT = Path(__file__).parents[1]
+CALLS = "connect,sendto,sendmsg,sendmmsg"
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Return a function that begins a command as a new user would, all its calls to the network written down."""
+    home, calls = tmp_path / "home", tmp_path / "calls"
+    home.mkdir()
+    # Names that continuous integration sets, which would hide reports; and what this package sets by itself.
+    hiding = re.compile(r"CI|.*_DISABLE_TELEMETRY|DO_NOT_TRACK|GITHUB_ACTIONS|PYTEST_.*|XDG_.*|HF_HOME")
+    plain = {name: value for name, value in os.environ.items() if not hiding.fullmatch(name)}
+    plain |= {"HOME": str(home), "TELLAPART_CACHE": str(tmp_path / "cache")}
+
+    def begin(*command, **options):
+        trace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", f"trace={CALLS}", "-o", calls, "-A"]
+        return subprocess.Popen([*trace, *map(str, command)], env=plain, text=True, **options)
+
+    yield begin
+    made = [str(path.relative_to(home)) for path in home.rglob("*") if not path.is_dir()]
+    assert made == []
+    asked = [line for line in calls.read_text().splitlines() if re.search(r"sa_family=AF_INET6?\b", line)]
+    assert [line for line in asked if 'inet_addr("127.0.0.1")' not in line and '"::1"' not in line] == []
+
+
+def done(process):
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return out
+
+
+def test_predicting_and_the_example_report_nothing(exported, run, watched):
+    image = next((run.directory.parent / "pictures").rglob("*.png"))
+    program = Path(sys.executable).with_name("tellapart")
+    out = done(watched(program, "predict", exported, image, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    assert json.loads(out)["label"].startswith("digit")
+    example = golden_folder(exported) / "example.py"
+    assert "apart" in done(watched(sys.executable, example, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+
+
+def test_a_server_reports_nothing(exported, watched, tmp_path):
+    program, log = Path(sys.executable).with_name("tellapart"), tmp_path / "log"
+    with log.open("w") as file:
+        process = watched(program, "serve", exported, "--port", "0", stdout=file, stderr=file)
+    wait_for(lambda: "Serving" in log.read_text() or process.poll() is not None)
+    address = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())[0]
+    assert json.load(urllib.request.urlopen(f"{address}/v1/model"))["classes"]
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(pid), signal.SIGTERM)
+    assert process.wait(60) == 0, log.read_text()
+
+
+@pytest.mark.slow
+def test_training_and_exporting_report_nothing(run, watched, tmp_path):
+    program, out = Path(sys.executable).with_name("tellapart"), tmp_path / "run"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    done(watched(program, "train", run.directory.parent / "pictures", "--out", out, "--epochs", "1", **pipes))
+    done(watched(program, "export", out, **pipes))
+
+
+def test_packages_are_told_before_they_are_imported():
+    """Whatever module of ours is imported first, and also where a switch is already set."""
+    code = "import os; import {module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    plain = {name: value for name, value in os.environ.items() if not name.endswith("_DISABLE_TELEMETRY")}
+    for module, given, expected in (("tellapart.runtime", {}, "1"), ("tellapart", {"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        command = [sys.executable, "-c", code.format(module=module)]
+        assert subprocess.check_output(command, env=plain | given, text=True).strip() == expected
+
+
+def test_what_is_deployed_reports_nothing():
+    deploy = ROOT / "deploy"
+    assert "ORT_DISABLE_TELEMETRY=1" in re.findall(r"[A-Z_]+=\S+", (deploy / "Dockerfile").read_text())
+    assert "Environment=ORT_DISABLE_TELEMETRY=1" in (deploy / "tellapart.service").read_text().splitlines()
+    compose = yaml.safe_load((deploy / "compose.yaml").read_text())
+    assert compose["services"]["tellapart"]["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
+    pod = next(yaml.safe_load_all((deploy / "kubernetes.yaml").read_text()))["spec"]["template"]["spec"]
+    assert {"name": "ORT_DISABLE_TELEMETRY", "value": "1"} in pod["containers"][0]["env"]
