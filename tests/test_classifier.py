@@ -1,4 +1,5 @@
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from folders import QUICK, digit_folder, package
-from tellapart.classifier import Classifier, load
+from tellapart.classifier import Classifier, _checksum, _parts, load
 from tellapart.confidence.familiarity import Familiarity
 from tellapart.errors import (
     BadClassifierFile,
@@ -131,6 +132,75 @@ def test_each_defect_has_its_error(file, tmp_path, monkeypatch):
     for wrong in ("photos", "runs/phots"):
         with pytest.raises(UnknownModel, match="Did you mean 'runs/photos'"):
             load(wrong)
+
+
+def forged(path, **changes):
+    """Write a classifier file that says something else of itself, and the checksum that belongs to it."""
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as opened:
+        document = json.loads(opened.metadata()["tellapart"])
+    document |= changes
+    document.pop("checksum")
+    table, data = _parts(safetensors.torch.save(tensors), "the file")
+    document["checksum"] = _checksum(document, table, data)
+    path.write_bytes(safetensors.torch.save(tensors, {"tellapart": json.dumps(document)}))
+
+
+HUGE = {"name": "layered", "num_classes": 3, "in_channels": 3}
+CLAIMS = {
+    "other classes": {"architecture": {"name": "alexnet", "num_classes": 3, "in_channels": 3}},
+    "a billion classes": {"architecture": {"name": "resnet18", "num_classes": 10**9, "in_channels": 3}},
+    "a wide layer": {
+        "architecture": HUGE
+        | {"arguments": {"size": 16, "layers": [{"type": "Flatten"}, {"type": "Dense", "units": 10**7}] * 2}}
+    },
+    "a deep head": {
+        "architecture": {
+            "name": "resnet18",
+            "num_classes": 3,
+            "in_channels": 3,
+            "arguments": {"head": [8192] * 2000},
+        }
+    },
+    "many members": {
+        "architecture": HUGE
+        | {
+            "name": "ensemble",
+            "arguments": {
+                "members": [
+                    {"name": "vgg16", "arguments": {}, "mean": [0] * 3, "std": [1] * 3, "temperature": 1.0}
+                ]
+                * 500
+            },
+        }
+    },
+    "no temperature": {"temperature": 0},
+    "an infinite temperature": {"temperature": float("inf")},
+    "a temperature below 0": {"temperature": -1.0},
+    "a temperature that is no number": {"temperature": float("nan")},
+    "a temperature that is text": {"temperature": "1"},
+    "a class twice": {"classes": ["a", "b", "a"]},
+    "classes that are no text": {"classes": ["a", "b", 3]},
+    "a class without a name": {"classes": ["a", "b", ""]},
+    "classes in one text": {"classes": "abc"},
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_file_that_claims_what_it_does_not_hold_is_refused_without_memory(file, claim):
+    forged(file, **CLAIMS[claim])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadClassifierFile):
+        load(file)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 200
+
+
+def test_a_document_that_nests_without_end_is_refused(file):
+    tensors = safetensors.torch.load_file(file)
+    file.write_bytes(safetensors.torch.save(tensors, {"tellapart": "[" * 100_000}))
+    with pytest.raises(BadClassifierFile):
+        load(file)
 
 
 @pytest.mark.parametrize(

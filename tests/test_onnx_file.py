@@ -253,3 +253,12 @@ def test_what_a_defect_is_called(file):
     file.write_bytes(content[:at] + np.float32(6).tobytes() + content[at + 4 :])
     with pytest.raises(EditedClassifierFile, match="changed after it was exported"):
         read_onnx(file)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{"temperature": 0.0}, {"temperature": float("nan")}, {"classes": ["a", "a"]}, {"classes": ["a", 2]}, {"classes": "ab"}],
+)
+def test_a_document_that_cannot_be_true_is_refused(tmp_path, claim):
+    with pytest.raises(BadClassifierFile, match="does not hold a classifier that this release can run"):
+        load_onnx(write(tmp_path / "m.onnx", small_model(), **claim))

@@ -21,6 +21,7 @@ import tellapart
 from conftest import encode
 from folders import QUICK, run_cli
 from servers import Server, wait_for
+from test_structure import COSTLY
 from tellapart.pipeline import train
 from tellapart.progress import Progress
 from tellapart.serving.prepare import prepared
@@ -107,6 +108,44 @@ def test_a_bad_picture_does_not_fail_those_beside_it(server, photos):
     assert (second["status"], third["status"]) == (422, 415)
     assert "label" in first
     assert "label" in fourth
+
+
+def test_costly_images_are_refused(server):
+    for kind, content in COSTLY.items():
+        assert (kind, server.ask(body=content)[0]) == (kind, 422)
+    plain = b"P3 800 800 255\n" + b"0 " * 3 * 800 * 800
+    assert server.ask(body=plain)[0] == 413
+    assert server.ask(body=b"P3 80 80 255\n" + b"0 " * 3 * 80 * 80)[0] == 200
+
+
+def beside(server, bombs, photo, seconds):
+    """Send costly images, each from a client of its own, again and again; return the answers to a good client."""
+    end = time.monotonic() + seconds
+    answered = []
+
+    def throw(bomb):
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                server.ask(body=bomb)
+
+    with ThreadPoolExecutor(len(bombs) + 8) as pool:
+        for bomb in bombs:
+            pool.submit(throw, bomb)
+        while time.monotonic() < end:
+            answered.append(pool.submit(server.ask, body=photo))
+            time.sleep(0.25)
+    return [each.result()[0] for each in answered]
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_costly_images_beside_a_good_client(started, photos, seconds):
+    """Two clients send progressive JPEGs of 0.8 MB and 10,000 scans."""
+    server = started()
+    bomb = COSTLY["progressive JPEG"]
+    assert 400_000 < len(bomb) < 1_500_000
+    answers = beside(server, [bomb, bomb], photos[0].read_bytes(), seconds)
+    assert answers.count(200) >= 0.99 * len(answers)
+    assert len(server.children()) == 1
 
 
 def test_faults_are_problem_documents(server, photos):

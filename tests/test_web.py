@@ -22,11 +22,14 @@ import tellapart
 from browsers import GIVE, HOSTILE, IN_PAGE
 from conftest import encode
 from folders import QUICK, digit_folder, run_cli
+from servers import wait_for
 from tellapart.confidence.sets import SetRule
 from tellapart.data.decode import decode
 from tellapart.errors import BadRuntime, CannotExport, DownloadFailed
 from tellapart.exporting.web import onnxruntime_web
+from tellapart.exporting.web.app import app_files
 from tellapart.loading import load
+from tellapart.onnx_file import read_onnx
 from tellapart.pipeline import train
 from tellapart.prediction import Answers
 from tellapart.preprocess import Preprocess
@@ -58,8 +61,9 @@ def exported(run):
 
 
 @pytest.fixture(scope="module")
-def address(exported):
-    """The app served as any host of files would."""
+def serve_folder():
+    """Return a function that serves a folder as any host of files would, and returns its address."""
+    servers = []
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -69,11 +73,20 @@ def address(exported):
         def handle_error(self, *_):
             """Say nothing of a browser that goes while it is being answered: pages are closed in these tests."""
 
-    handler = functools.partial(Quiet, directory=exported.path)
-    with Patient(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+    def serve(folder):
+        servers.append(Patient(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/"
+
+    yield serve
+    for server in servers:
         server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def address(exported, serve_folder):
+    return serve_folder(exported.path)
 
 
 @pytest.fixture
@@ -237,6 +250,72 @@ def test_works_offline_after_the_first_visit(visit, photos):
         expect(page.get_by_text("Ready.", exact=True)).to_be_visible(timeout=60_000)
         page.set_input_files("#files", photos[0])
         expect(page.locator(".bars li")).to_have_count(5)
+
+
+@pytest.fixture
+def host(exported, tmp_path):
+    """Two versions of the app as hosts of files have them, side by side, and a folder that is served: (old, new, root)."""
+    old, new, root = exported.path, tmp_path / "new", tmp_path / "host"
+    document = json.loads((old / "classifier.json").read_text(encoding="utf-8"))
+    runtime = {name: (old / name).read_bytes() for name in onnxruntime_web._FILES}
+    _, whole = read_onnx(old / "model.onnx")
+    new.mkdir()
+    for name, content in app_files("another name", (old / "model.onnx").read_bytes(), whole, runtime).items():
+        (new / name).write_bytes(content)
+    assert document["classes"] == whole["classes"]
+    shutil.copytree(old, root)
+    return old, new, root
+
+
+def test_an_upload_that_is_not_done_leaves_the_old_version_whole(serve_folder, browser, host):
+    old, new, root = host
+    address = serve_folder(root)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_text("It works without a network from now on.").wait_for(timeout=60_000)
+    # The worker of the new version is there, and only some of the parts: a visit now must not mix them.
+    shutil.copy(new / "service-worker.js", root)
+    shutil.copy(new / "classifier.json", root)
+    registration = "navigator.serviceWorker.getRegistration()"
+    page.evaluate(f"{registration}.then((r) => r.update().catch(String))")
+    wait_for(lambda: page.evaluate(f"{registration}.then((r) => !r.installing)"))
+    assert page.evaluate(f"{registration}.then((r) => r.waiting === null)")
+    page.reload()
+    expect(page.get_by_text("Ready.", exact=True)).to_be_visible(timeout=60_000)
+    assert page.title().startswith("my digits")
+    assert len(page.evaluate("caches.keys()")) == 1
+    shutil.copytree(new, root, dirs_exist_ok=True)
+    page.evaluate(f"{registration}.then((r) => r.update())")
+    wait_for(lambda: page.evaluate(f"{registration}.then((r) => r.waiting !== null)"))
+    page.close()  # a new version takes over when nobody looks at the old one
+    page = context.new_page()
+    page.goto(address)
+    expect(page.get_by_text("Ready.", exact=True)).to_be_visible(timeout=60_000)
+    assert page.title().startswith("another name")
+    context.close()
+
+
+def test_pages_beside_and_below_the_app_are_their_own(serve_folder, browser, exported, tmp_path):
+    root = shutil.copytree(exported.path, tmp_path / "host" / "app").parent
+    (root / "app" / "below").mkdir()
+    for place in (root, root / "app" / "below"):
+        (place / "index.html").write_text("<title>another page</title>")
+    (root / "app" / "other.html").write_text("<title>another page</title>")
+    address = serve_folder(root)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address + "app/")
+    page.get_by_text("It works without a network from now on.").wait_for(timeout=60_000)
+    for path in ("", "app/below/", "app/other.html"):
+        page.goto(address + path)
+        assert page.title() == "another page"
+    assert page.goto(address + "app/none.html").status == 404
+    context.set_offline(True)
+    for path in ("app/", "app/index.html?x#y"):
+        page.goto(address + path)
+        expect(page.get_by_text("Ready.", exact=True)).to_be_visible(timeout=60_000)
+    context.close()
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)])

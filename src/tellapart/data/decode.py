@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tellapart.data.structure import check_structure, is_pnm
+from tellapart.data.structure import TIFF_MAGIC, check_structure, is_pnm
 from tellapart.errors import UnreadableImage, printable
 
 Picture = NDArray[np.uint8]
@@ -29,7 +29,7 @@ EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .pgm .ppm .pbm .pnm .heic .heif .avif".split()  # noqa: SIM905
 )
 _ORIENTATION = 0x0112  # the EXIF tag
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a", *TIFF_MAGIC)
 _NOT_DECODED = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF", b"avis": "AVIF"}
 
 

@@ -22,7 +22,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")  # of JPEG: what follows 
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([^\s#]+)")  # of PNM's header
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _SCAN, _END, _START = 0xDA, 0xD9, 0xD8
-_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
 def check_structure(data: bytes) -> None:
@@ -37,7 +37,7 @@ def check_structure(data: bytes) -> None:
             _check_png(data)
         elif data.startswith(b"GIF8"):
             _check_gif(data)
-        elif data.startswith(_TIFF):
+        elif data.startswith(TIFF_MAGIC):
             _check_tiff(data)
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             _check_webp(data)
@@ -149,7 +149,7 @@ def _colours(flags: int) -> int:
 
 def _check_exif(data: bytes) -> None:
     data = data.removeprefix(b"Exif\x00\x00")
-    if data.startswith(_TIFF):
+    if data.startswith(TIFF_MAGIC):
         _check_tiff(data)
 
 
