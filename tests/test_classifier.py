@@ -167,9 +167,7 @@ CLAIMS = {
         | {
             "name": "ensemble",
             "arguments": {
-                "members": [
-                    {"name": "vgg16", "arguments": {}, "mean": [0] * 3, "std": [1] * 3, "temperature": 1.0}
-                ]
+                "members": [{"name": "vgg16", "arguments": {}, "mean": [0] * 3, "std": [1] * 3, "temperature": 1.0}]
                 * 500
             },
         }

@@ -226,7 +226,9 @@ def shifted_classes(classifier):
 def without_antialias(model):
     """The graph with ONNX's own resize in place of ours, and without its antialias."""
     size = model.graph.input[1].type.tensor_type.shape.dim[1].dim_value
-    place, last = next((k, n) for k, n in enumerate(model.graph.node) if n.op_type == "Concat" and n.input[1] == "images")
+    place, last = next(
+        (k, n) for k, n in enumerate(model.graph.node) if n.op_type == "Concat" and n.input[1] == "images"
+    )
     text = f"""
     plain (uint8[H, W, 3] image) => (uint8[M, {size}, {size}, 3] out) {{
         zero = Constant <value_ints = [0]> ()

@@ -257,7 +257,13 @@ def test_what_a_defect_is_called(file):
 
 @pytest.mark.parametrize(
     "claim",
-    [{"temperature": 0.0}, {"temperature": float("nan")}, {"classes": ["a", "a"]}, {"classes": ["a", 2]}, {"classes": "ab"}],
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"classes": ["a", "a"]},
+        {"classes": ["a", 2]},
+        {"classes": "ab"},
+    ],
 )
 def test_a_document_that_cannot_be_true_is_refused(tmp_path, claim):
     with pytest.raises(BadClassifierFile, match="does not hold a classifier that this release can run"):

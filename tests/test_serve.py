@@ -21,10 +21,10 @@ import tellapart
 from conftest import encode
 from folders import QUICK, run_cli
 from servers import Server, wait_for
-from test_structure import COSTLY
 from tellapart.pipeline import train
 from tellapart.progress import Progress
 from tellapart.serving.prepare import prepared
+from test_structure import COSTLY
 
 
 @pytest.mark.slow

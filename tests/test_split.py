@@ -357,7 +357,10 @@ def test_likeness_that_a_class_has_in_common_is_no_sign_of_copies():
     chain = [(row, row + 1) for row in range(39)]
     found = audited(labels, possible=chain, uniform=range(40, 80))
     splits = make_splits(found, DataRecipe(), 0)  # every class is divided as if nothing were alike
-    assert by_class(found, splits).tolist() == by_class(audited(labels), make_splits(audited(labels), DataRecipe(), 0)).tolist()
+    assert (
+        by_class(found, splits).tolist()
+        == by_class(audited(labels), make_splits(audited(labels), DataRecipe(), 0)).tolist()
+    )
 
 
 def test_a_given_split_is_not_refused_for_a_mere_likeness():

@@ -89,7 +89,9 @@ def test_costly_files_are_refused(kind):
 def test_what_programs_write_is_read(photo, options):
     """Also with a preview, a colour profile and a second image behind it, in whose bytes marks of scans occur."""
     preview = encode(photo, "jpeg", progressive=True)
-    content = encode(photo, "jpeg", quality=95, icc_profile=b"\xff\xda" * 200, exif=b"Exif\0\0" + preview[:60_000], **options)
+    content = encode(
+        photo, "jpeg", quality=95, icc_profile=b"\xff\xda" * 200, exif=b"Exif\0\0" + preview[:60_000], **options
+    )
     check_structure(content + preview * 30 + b"\xff\xda" * 500)
     assert decode(content).shape == photo.shape
 

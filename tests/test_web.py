@@ -254,7 +254,7 @@ def test_works_offline_after_the_first_visit(visit, photos):
 
 @pytest.fixture
 def host(exported, tmp_path):
-    """Two versions of the app as hosts of files have them, side by side, and a folder that is served: (old, new, root)."""
+    """A newer version of the app, and the folder of a host that serves the old one: (new, root)."""
     old, new, root = exported.path, tmp_path / "new", tmp_path / "host"
     document = json.loads((old / "classifier.json").read_text(encoding="utf-8"))
     runtime = {name: (old / name).read_bytes() for name in onnxruntime_web._FILES}
@@ -264,11 +264,11 @@ def host(exported, tmp_path):
         (new / name).write_bytes(content)
     assert document["classes"] == whole["classes"]
     shutil.copytree(old, root)
-    return old, new, root
+    return new, root
 
 
 def test_an_upload_that_is_not_done_leaves_the_old_version_whole(serve_folder, browser, host):
-    old, new, root = host
+    new, root = host
     address = serve_folder(root)
     context = browser.new_context()
     page = context.new_page()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-disable_telemetry()  # here, since this module is imported before any other of the package, and so before what they import
+disable_telemetry()  # here, since this module comes before any other of the package, and so before what they import
 
 _HOMES = {
     "Audit": "tellapart.data.audit",

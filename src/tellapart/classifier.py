@@ -247,7 +247,7 @@ def _at_most(count: int) -> Iterator[None]:
     """Raise ValueError as soon as a network that this thread builds has more parameters than that."""
     seen, thread = itertools.count(1), threading.get_ident()
 
-    def look(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+    def look(*_: Any) -> None:
         if threading.get_ident() == thread and next(seen) > count:
             raise ValueError("the network that it describes has more parameters than the file has weights")
 

@@ -172,7 +172,9 @@ class _Guard:
             wrong = printable(f"{domain.decode(errors='replace')}.{operator.decode(errors='replace')}")
             raise self._unsafe(f"uses the operator {wrong}, which is not one of ONNX's own")
         if operator in _CONTROL:
-            raise self._unsafe(f"uses the operator {operator.decode()}: expected a plain graph, without loops or branches")
+            raise self._unsafe(
+                f"uses the operator {operator.decode()}: expected a plain graph, without loops or branches"
+            )
 
     def _tensor(self, fields: list[tuple[int, Value]]) -> None:
         dims: list[int] = []
@@ -239,7 +241,8 @@ class _Guard:
         raise self._damaged()
 
     def _numbers(self, packed: memoryview) -> list[int]:
-        numbers, place = [], 0
+        numbers: list[int] = []
+        place = 0
         while place < len(packed) and len(numbers) <= _MAX_DIMS:
             value, place = self._number(packed, place)
             numbers.append(value)

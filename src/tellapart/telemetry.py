@@ -2,8 +2,8 @@
 
 import os
 
-# ONNX Runtime, from 1.29 on, looks up names, opens connections and keeps an identity of the device and a queue of events
-# in the user's cache folder as soon as it is imported. A variable named CI hides that.
+# ONNX Runtime, from 1.29 on, looks up names, opens connections, and keeps an identity of the device and a queue of
+# events in the user's cache folder as soon as it is imported. A variable named CI hides that.
 _SWITCHES = {
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """What shows the same picture: near duplicates for sure, and pairs that may, but differ as pictures here often do."""
+    """Near duplicates, and pairs that may be, but differ no less than other pictures here do."""
 
     copies: tuple[Pair, ...] = ()
     possible: tuple[Pair, ...] = ()
@@ -63,7 +63,7 @@ def thumbnail(picture: Picture) -> NDArray[np.uint8]:
 
 def uniform(thumbnails: Thumbnails) -> NDArray[np.bool_]:
     """Return for each thumbnail (N,) whether it shows so little that copies cannot be told from other such pictures."""
-    return thumbnails.reshape(len(thumbnails), _SIDE**2).std(axis=1) < _UNIFORM
+    return np.asarray(thumbnails.reshape(len(thumbnails), _SIDE**2).std(axis=1) < _UNIFORM)
 
 
 def near_duplicates(thumbnails: Thumbnails) -> LookAlikes:
@@ -104,12 +104,12 @@ def _look_alikes(thumbnails: Thumbnails) -> LookAlikes:
     yardstick = np.maximum(_yardsticks(pairs, residual, own), _steps(pairs, residual, crowded, count))
     limit = np.minimum(_RATIO * yardstick[pairs].min(axis=1), _NEVER)
     copies = residual < np.maximum(limit, _ALWAYS)
-    return LookAlikes(
-        *(
-            tuple(Pair(*pairs[i].tolist(), float(residual[i])) for i in np.flatnonzero(which))
-            for which in (copies, ~copies & (residual < _POSSIBLE))
-        )
-    )
+    possible = ~copies & (residual < _POSSIBLE)
+    return LookAlikes(_listed(pairs[copies], residual[copies]), _listed(pairs[possible], residual[possible]))
+
+
+def _listed(pairs: Pairs, residual: NDArray[np.float32]) -> tuple[Pair, ...]:
+    return tuple(Pair(int(a), int(b), float(r)) for (a, b), r in zip(pairs, residual, strict=True))
 
 
 def clusters(count: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
@@ -168,7 +168,7 @@ def _behind(coarse: NDArray[np.float32], rows: NDArray[np.int64]) -> Pairs:
 def _yardsticks(pairs: Pairs, residual: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return for each row (N,) the residual of its `_NEXT`-th look-alike, 1 where there are fewer.
 
-    own: the cluster of copies that each row is known to be in; its others do not count, and those of another count once.
+    own: the cluster of copies that each row is known to be in; it does not count, and each other cluster counts once.
     """
     row, other, value = pairs.T.ravel(), own[pairs[:, ::-1].T.ravel()], np.tile(residual, 2)
     apart = other != own[row]
@@ -186,9 +186,7 @@ def _yardsticks(pairs: Pairs, residual: NDArray[np.float32], own: NDArray[np.int
     return yardstick
 
 
-def _steps(
-    pairs: Pairs, residual: NDArray[np.float32], crowded: NDArray[np.int64], count: int
-) -> NDArray[np.float32]:
+def _steps(pairs: Pairs, residual: NDArray[np.float32], crowded: NDArray[np.int64], count: int) -> NDArray[np.float32]:
     """Return for each row (count,) the residual behind the widest step of those of its look-alikes, sorted.
 
     It is 0 for rows that are not `crowded`, and where the widest step is not by a factor of `_STEP`.
@@ -207,16 +205,15 @@ def _steps(
 
 def _probed(thumbnails: Thumbnails, coarse: NDArray[np.float32], pairs: Pairs) -> NDArray[np.float32]:
     """Return the residual (n,) of each pair of rows; of those that are not alike at all, as at 8 x 8."""
-    likeness = np.einsum("nd,nd->n", coarse[pairs[:, 0]], coarse[pairs[:, 1]])
-    alike = likeness > _COARSE
-    residual = 1 - likeness
+    residual: NDArray[np.float32] = 1 - np.einsum("nd,nd->n", coarse[pairs[:, 0]], coarse[pairs[:, 1]])
+    alike = residual < 1 - _COARSE
     residual[alike] = _residuals_of(thumbnails, pairs[alike])
     return residual
 
 
 def _residuals_of(thumbnails: Thumbnails, pairs: Pairs) -> NDArray[np.float32]:
     """Return the residual (n,) of each pair of rows."""
-    residual = np.ones(len(pairs), np.float32)
+    residual: NDArray[np.float32] = np.ones(len(pairs), np.float32)
     for start in range(0, len(pairs), _BLOCK):
         block = slice(start, start + _BLOCK)
         residual[block] = _residuals(thumbnails[pairs[block, 0]], thumbnails[pairs[block, 1]])

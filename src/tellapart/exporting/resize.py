@@ -94,7 +94,7 @@ def resize_graph(settings: PreprocessSettings) -> onnx.ModelProto:
 
     @script()
     def resize(image: UINT8["H", "W", 3], images: UINT8["N", "S", "S", 3]) -> UINT8["M", "S", "S", 3]:
-        # No branch, so that files with one can be refused: an image without pixels becomes one of a pixel, and is left out.
+        # No branch, so that files with one can be refused: an image without pixels gets one, and is left out.
         count = op.Unsqueeze(op.Cast(op.Size(image) > 0, to=7), [0])
         added = 1 - count
         whole = op.Pad(image, op.Concat([0, 0, 0], added, added, [0], axis=0))
