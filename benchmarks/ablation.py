@@ -24,9 +24,9 @@ import numpy as np
 from accuracy import mnist5k, orl
 
 from tellapart.data.arrays import from_arrays
-from tellapart.data.samples import Samples
-from tellapart.pipeline import train
-from tellapart.run import Run
+from tellapart.data.dataset import Samples
+from tellapart.pipeline.train import train
+from tellapart.runs.run import Run
 
 Setting = tuple[Callable[[int], Samples], dict[str, Any]]
 

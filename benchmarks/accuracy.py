@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from tellapart.data.arrays import from_arrays
+from tellapart.data.builtin import load_digits
+from tellapart.data.dataset import Files, Samples, build_samples
 from tellapart.data.folder import load_folder
-from tellapart.data.named import load_digits
-from tellapart.data.samples import Files, Samples, build_samples
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 from tellapart.progress import Progress, TerminalProgress
 
 

@@ -26,15 +26,15 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from tellapart.classifier import Classifier
-from tellapart.confidence.sets import fit_sets
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.forward import features_and_logits
 from tellapart.data.audit import audit
 from tellapart.data.split import make_splits
-from tellapart.inference import features_and_logits
 from tellapart.metrics import accuracy, average_intervals, averages, calibration_error, confusion_matrix, reliability
-from tellapart.pipeline import train
-from tellapart.preprocess import Preprocess
+from tellapart.pipeline.train import train
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.recipe import Recipe
+from tellapart.uncertainty.conformal import fit_sets
 
 SETS, HUGE, CLASSES = 1000, 400_000, 10
 PRIOR = np.geomspace(0.2, 0.04, CLASSES) / np.geomspace(0.2, 0.04, CLASSES).sum()

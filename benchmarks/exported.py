@@ -31,11 +31,11 @@ from accuracy import package
 from numpy.typing import NDArray
 from PIL import Image
 
-from tellapart.classifier import Classifier, load_pretrained
-from tellapart.exporting.graph import document_of, to_bytes, to_graph
-from tellapart.exporting.int8 import quantized
+from tellapart.classifier.classifier import Classifier, load_pretrained
+from tellapart.exporters.onnx.graph import document_of, to_bytes, to_graph
+from tellapart.exporters.onnx.quantize import quantized
+from tellapart.inference.onnx import from_content
 from tellapart.progress import Progress
-from tellapart.runtime import from_content
 
 COUNT, BATCH, SIZE = 64, 16, 224
 

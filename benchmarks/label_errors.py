@@ -19,8 +19,8 @@ import numpy as np
 from accuracy import mnist5k
 from numpy.typing import NDArray
 
+from tellapart.curation.label_audit import LabelAudit, audit_labels
 from tellapart.data.arrays import from_arrays
-from tellapart.evaluation.label_audit import LabelAudit, audit_labels
 
 _NOISE, _PRECISION = 0.05, 0.8
 

@@ -44,13 +44,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from tellapart.data import cache
+from tellapart.data import pixel_cache
 from tellapart.data.audit import Audit
-from tellapart.data.cache import open_pixels
-from tellapart.data.loader import pixel_batches
-from tellapart.data.samples import Files, build_samples
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.data.batching import pixel_batches
+from tellapart.data.dataset import Files, build_samples
+from tellapart.data.pixel_cache import open_pixels
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
 from tellapart.randomness import shuffled
 
@@ -114,7 +114,10 @@ def run_ours(paths: list[Path]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TELLAPART_CACHE"] = folder
         filled = measured(len(paths), opened("filled"))
-        with patched(cache, "map_file", lambda *arguments: None), patched(cache, "_IN_MEMORY", 0):  # room nowhere
+        with (
+            patched(pixel_cache, "map_file", lambda *arguments: None),
+            patched(pixel_cache, "_IN_MEMORY", 0),
+        ):  # room nowhere
             streamed = measured(len(paths), opened("streamed"))
         first = opened("floats")
         cold, cached = (measured(len(paths), lambda: map(preprocess, first())) for _ in range(2))

@@ -16,9 +16,9 @@ import torch
 from torch.nn import functional as F
 
 from tellapart.models import MODELS, create
-from tellapart.models.facts import FACTS
-from tellapart.models.network import Network
-from tellapart.training.autotune import has_bfloat16
+from tellapart.models.base import Network
+from tellapart.models.published import FACTS
+from tellapart.training.execution.autotune import has_bfloat16
 
 
 def speed(step: Callable[[], object], pictures: int, repeats: int) -> tuple[float, float]:

@@ -18,10 +18,10 @@ from accuracy import mnist5k, orl, package
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from tellapart.data.decode import Picture, read_picture
-from tellapart.data.duplicates import clusters, near_duplicates, thumbnail
-from tellapart.data.named import load_digits
-from tellapart.data.samples import Samples
+from tellapart.data.builtin import load_digits
+from tellapart.data.dataset import Samples
+from tellapart.data.image import Picture, read_picture
+from tellapart.data.near_duplicates import clusters, near_duplicates, thumbnail
 
 CROWDS = (2, 5, 6, 12, 20, 30)
 

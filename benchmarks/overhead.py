@@ -24,12 +24,12 @@ from unittest import mock
 import torch
 from accuracy import mnist5k
 
-from tellapart import pipeline
 from tellapart.models.registry import create, entry
-from tellapart.training import autotune
-from tellapart.training.autotune import Plan, default_plan, fastest_plan
-from tellapart.training.memory import freed_memory_kept
-from tellapart.training.saving import Saver
+from tellapart.pipeline import train as pipeline
+from tellapart.training.checkpointing.policy import Saver
+from tellapart.training.execution import autotune
+from tellapart.training.execution.allocator import freed_memory_kept
+from tellapart.training.execution.autotune import Plan, default_plan, fastest_plan
 
 NETWORKS = (
     ("simple_cnn", 1, 28, 64),

@@ -21,8 +21,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from tellapart.data.named import load_digits
-from tellapart.pipeline import train
+from tellapart.data.builtin import load_digits
+from tellapart.pipeline.train import train
 
 SETTINGS = {
     "model": "lenet5",

@@ -27,9 +27,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tellapart.data.decode import decode
-from tellapart.data.parallel import one_blas_thread
-from tellapart.runtime import load_onnx
+from tellapart.data.image import decode
+from tellapart.data.threads import one_blas_thread
+from tellapart.inference.onnx import load_onnx
 
 _HERE = Path(__file__).parent
 _CONNECTIONS = 16

@@ -28,7 +28,7 @@ import torch
 from accuracy import mnist5k
 
 from tellapart.data.arrays import from_arrays
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 
 ROOT = Path(__file__).parent.parent
 PEER = ("tensorflow-cpu==2.21.0",)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from accuracy import mnist5k, orl
 
-from tellapart.data.samples import PARTS, Samples, build_samples
-from tellapart.pipeline import train
+from tellapart.data.dataset import PARTS, Samples, build_samples
+from tellapart.pipeline.train import train
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.tuning.tune import sentence, tune
 

@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, sync_playwright
 import tellapart
 from browsers import CAMERA, FLAGS
 from folders import QUICK, digit_folder
-from tellapart.run import Run
+from tellapart.runs.run import Run
 
 _kept: list[torch.library.Library] = []  # a library's operators live as long as it does
 

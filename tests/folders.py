@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tellapart.cli import main
-from tellapart.data.named import load_digits
+from tellapart.data.builtin import load_digits
 
 # As small as training can be while every part of it runs.
 QUICK = {"epochs": 2, "preprocess__size": 16, "training__batch_size": 32}

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from tellapart.errors import CannotSave
-from tellapart.training.checkpoint import save_checkpoint
+from tellapart.training.checkpointing.store import save_checkpoint
 
 SAVED, REFUSED, FAILED = 0, 3, 4
 

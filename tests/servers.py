@@ -13,8 +13,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tellapart.progress import TerminalProgress
-from tellapart.serving.limits import Limits, Plan  # for the options
-from tellapart.serving.serve import serve
+from tellapart.serving.limits import Limits
+from tellapart.serving.worker.plan import Plan  # for the options
+from tellapart.serving.server import serve
 if __name__ == "__main__":
     models = {Path(path).stem: Path(path) for path in sys.argv[2:]}
     serve(models, port=0, progress=TerminalProgress(), **({"plan": Plan(1, 1, 4, 2)} | eval(sys.argv[1])))

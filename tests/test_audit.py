@@ -8,10 +8,10 @@ from PIL import Image
 
 from conftest import encode
 from folders import digit_folder
-from tellapart.data import duplicates
+from tellapart.data import near_duplicates
 from tellapart.data.audit import audit, check_readable
-from tellapart.data.decode import decode, read_picture
-from tellapart.data.named import load_digits
+from tellapart.data.builtin import load_digits
+from tellapart.data.image import decode, read_picture
 from tellapart.data.sources import load_source
 from tellapart.errors import TooManyUnreadable
 
@@ -58,7 +58,7 @@ class Memory:
 
     @classmethod
     def samples(cls, pictures, labels=None):
-        from tellapart.data.samples import build_samples
+        from tellapart.data.dataset import build_samples
 
         return build_samples("memory", cls(pictures), labels or ["ab"[i % 2] for i in range(len(pictures))])
 
@@ -89,11 +89,11 @@ def test_copies_are_found_however_many_there_are(photos, count):
     random = np.random.default_rng(count)
     originals = [Image.fromarray(read_picture(path)) for path in photos]
     images = [copy for original in originals for copy in light_copies(original, count, random)]
-    thumbs = np.stack([duplicates.thumbnail(np.asarray(image)) for image in images])
-    copies = duplicates.near_duplicates(thumbs).copies
+    thumbs = np.stack([near_duplicates.thumbnail(np.asarray(image)) for image in images])
+    copies = near_duplicates.near_duplicates(thumbs).copies
     owner = np.repeat(np.arange(len(originals)), count)
     assert all(owner[pair.first] == owner[pair.second] for pair in copies)
-    unit = duplicates.clusters(len(images), [(pair.first, pair.second) for pair in copies])
+    unit = near_duplicates.clusters(len(images), [(pair.first, pair.second) for pair in copies])
     together = sum(int((np.bincount(unit[owner == k], minlength=len(unit)) ** 2).sum()) for k in range(len(originals)))
     assert together >= 0.97 * len(originals) * count**2
 
@@ -108,8 +108,8 @@ def test_no_handwritten_digit_is_a_copy_of_another_one(count):
         some = light_copies(images[row], count, random)[1:]
         images += some
         owner += [row] * len(some)
-    thumbs = np.stack([duplicates.thumbnail(np.asarray(image)) for image in images])
-    assert all(owner[p.first] == owner[p.second] for p in duplicates.near_duplicates(thumbs).copies)
+    thumbs = np.stack([near_duplicates.thumbnail(np.asarray(image)) for image in images])
+    assert all(owner[p.first] == owner[p.second] for p in near_duplicates.near_duplicates(thumbs).copies)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -253,19 +253,19 @@ def test_what_many_pictures_have_in_common_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
     thumbs = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
     thumbs[7] = thumbs[3]
-    calls, find = [], duplicates._look_alikes
-    monkeypatch.setattr(duplicates, "_look_alikes", lambda given: (calls.append(len(given)), find(given))[1])
-    found = duplicates.near_duplicates(thumbs)
+    calls, find = [], near_duplicates._look_alikes
+    monkeypatch.setattr(near_duplicates, "_look_alikes", lambda given: (calls.append(len(given)), find(given))[1])
+    found = near_duplicates.near_duplicates(thumbs)
     assert [(pair.first, pair.second) for pair in found.copies] == [(3, 7)]
-    assert duplicates.near_duplicates(thumbs) == found
+    assert near_duplicates.near_duplicates(thumbs) == found
     assert calls == [600]
     (kept,) = (tmp_path / "near").iterdir()
     for damaged in (b"[[[3, 600, 0.0]], []]", b"[[[3]], []]", b"[[]]", b"{", b"null"):
         kept.write_bytes(damaged)
-        assert duplicates.near_duplicates(thumbs) == found
+        assert near_duplicates.near_duplicates(thumbs) == found
     assert len(calls) == 6
     thumbs[9] = thumbs[3]  # other pictures
-    assert len(duplicates.near_duplicates(thumbs).copies) == 3
+    assert len(near_duplicates.near_duplicates(thumbs).copies) == 3
 
 
 def test_near_duplicates_with_two_labels_are_told(originals):

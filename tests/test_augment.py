@@ -14,8 +14,8 @@ from scipy import stats
 from torch.nn import functional as F
 
 from tellapart.augment import augment, mix
+from tellapart.augment.color import COLOURS
 from tellapart.augment.geometry import resample
-from tellapart.augment.operations import COLOURS
 from tellapart.augment.policy import AMOUNTS, Drawn, compose, draw
 from tellapart.errors import BadRecipe
 from tellapart.randomness import uniform

@@ -14,7 +14,7 @@ from tellapart.errors import BadRecipe
 from tellapart.models import create
 from tellapart.randomness import shuffled
 from tellapart.recipe import AugmentRecipe, TrainingRecipe
-from tellapart.training.balance import (
+from tellapart.training.class_balance import (
     balanced_order,
     balanced_weights,
     check_prior,
@@ -23,7 +23,7 @@ from tellapart.training.balance import (
     distinct_rows,
     epoch_order,
 )
-from tellapart.training.head import _endless_batches
+from tellapart.training.linear_probe import _endless_batches
 from tellapart.training.losses import Loss
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tellapart.data.batching import Part
 from tellapart.errors import BadRecipe
 from tellapart.recipe import Recipe
-from tellapart.training.batches import Part, batches_of
-from tellapart.training.distributed import Ranks
+from tellapart.training.batch_plan import batches_of
+from tellapart.training.execution.distributed import Ranks
 
 
 def part(count):

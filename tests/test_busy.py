@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tellapart.progress import Progress
-from tellapart.training import autotune, busy
-from tellapart.training.autotune import Plan
-from tellapart.training.busy import BusyWatch
+from tellapart.training.execution import autotune, cpu_contention
+from tellapart.training.execution.autotune import Plan
+from tellapart.training.execution.cpu_contention import BusyWatch
 
 
 class Told(Progress):
@@ -26,8 +26,8 @@ class Told(Progress):
 def watch(monkeypatch):
     """Return a function that lets such a share of 22 seconds of steps be computed, and gives what is said."""
     clocks = {"wall": 0.0, "own": 0.0}
-    monkeypatch.setattr(busy.time, "perf_counter", lambda: clocks["wall"])
-    monkeypatch.setattr(busy.time, "thread_time", lambda: clocks["own"])
+    monkeypatch.setattr(cpu_contention.time, "perf_counter", lambda: clocks["wall"])
+    monkeypatch.setattr(cpu_contention.time, "thread_time", lambda: clocks["own"])
 
     def watched(share, threads):
         said = Told()
@@ -52,7 +52,7 @@ def test_training_alone_or_with_one_thread_says_nothing(watch):
 
 
 def test_the_clocks_are_those_of_the_thread(monkeypatch):
-    monkeypatch.setattr(busy, "_SECONDS", 0.2)
+    monkeypatch.setattr(cpu_contention, "_SECONDS", 0.2)
     said = Told()
     found = BusyWatch(said, 2)
     with found.step():

@@ -16,13 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tellapart.data import cache, shelf
+from tellapart.data import pixel_cache
 from tellapart.data.arrays import from_arrays
 from tellapart.data.audit import audit
-from tellapart.data.cache import open_pixels
 from tellapart.data.folder import load_folder
-from tellapart.data.shelf import map_file, size_limit
+from tellapart.data.pixel_cache import open_pixels
 from tellapart.errors import BadSetting, UnreadableImage
+from tellapart.io import disk_cache
+from tellapart.io.disk_cache import map_file, size_limit
 from tellapart.progress import Progress
 
 SIZE = 24
@@ -142,7 +143,7 @@ def in_mode(mode, monkeypatch, found, progress=None):
     if mode != "disk":
         monkeypatch.setenv("TELLAPART_CACHE_LIMIT", "0")
     if mode == "streamed":
-        monkeypatch.setattr(cache, "_IN_MEMORY", 1000)
+        monkeypatch.setattr(pixel_cache, "_IN_MEMORY", 1000)
     return opened(found, progress)
 
 
@@ -318,7 +319,7 @@ def test_pictures_older_than_the_audit_are_not_hashed_again(found, fresh, monkey
     def never(picture):
         raise AssertionError
 
-    monkeypatch.setattr(cache, "pixel_digest", never)
+    monkeypatch.setattr(pixel_cache, "pixel_digest", never)
     later = replace(found, began=time.time() + 60)
     assert np.array_equal(opened(later)[0][:], fresh)
 
@@ -390,9 +391,9 @@ def test_what_another_process_uses_stays_until_it_is_killed(tree, found, folder,
 
 
 def test_half_of_the_free_disk_is_left(folder, monkeypatch):
-    monkeypatch.setattr(shelf.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4000})())
+    monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4000})())
     assert filled(folder, "a", 2000, 10**9)
-    monkeypatch.setattr(shelf.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2000})())
+    monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2000})())
     assert map_file(folder, "b", 2001, 10**9) is None
     assert filled(folder, "b", 2000, 10**9)
     assert keys(folder) == ["b"]
@@ -440,7 +441,7 @@ def test_a_full_disk_is_said_and_worked_around(in_memory, found, fresh, folder, 
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     if not in_memory:
-        monkeypatch.setattr(cache, "_IN_MEMORY", 1000)
+        monkeypatch.setattr(pixel_cache, "_IN_MEMORY", 1000)
     heard = Heard()
     pixels, _ = opened(found, heard)
     assert np.array_equal(pixels[:], fresh)
@@ -452,7 +453,7 @@ def test_a_full_disk_is_said_and_worked_around(in_memory, found, fresh, folder, 
 
 def test_systems_without_fallocate_write_zeros(found, fresh, folder, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    monkeypatch.setattr(shelf, "_BLOCK", 1000)
+    monkeypatch.setattr(disk_cache, "_BLOCK", 1000)
     assert np.array_equal(opened(found)[0][:], fresh)
     assert entry(folder).stat().st_size == 4096 + fresh.nbytes
 

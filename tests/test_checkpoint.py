@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from saving import SAVED, Saver, state
 from tellapart.errors import BadCheckpoint, CannotSave
-from tellapart.training.checkpoint import (
+from tellapart.training.checkpointing.store import (
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
@@ -152,7 +152,7 @@ def test_a_part_is_written_from_where_it_lies(tmp_path):
     program = """
 import re, sys, torch
 from pathlib import Path
-from tellapart.training.checkpoint import save_checkpoint
+from tellapart.training.checkpointing.store import save_checkpoint
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 
 from saving import REFUSED, SAVED, Saver, state
-from tellapart.training.checkpoint import save_checkpoint
+from tellapart.training.checkpointing.store import save_checkpoint
 from test_checkpoint import loaded, names
 
 FAULTS = ("signal=SIGKILL", "error=ENOSPC", "error=EIO")
@@ -169,6 +169,6 @@ def test_short_writes_are_finished(tmp_path, monkeypatch):
     def open_short(path, mode):
         return io.BufferedWriter(_Short(path, mode))
 
-    monkeypatch.setattr("tellapart.training.checkpoint.open", open_short, raising=False)
+    monkeypatch.setattr("tellapart.training.checkpointing.store.open", open_short, raising=False)
     save_checkpoint(tmp_path, 1, *state(1))
     assert loaded(tmp_path) == (1, ())

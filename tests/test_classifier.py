@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from folders import QUICK, digit_folder, package
-from tellapart.classifier import Classifier, _checksum, _parts, load
-from tellapart.confidence.familiarity import Familiarity
+from tellapart.classifier.classifier import Classifier, _checksum, _parts, load
 from tellapart.errors import (
     BadClassifierFile,
     CannotSave,
@@ -21,9 +20,10 @@ from tellapart.errors import (
     UnreadableImage,
     WrongVersionClassifierFile,
 )
-from tellapart.pipeline import train
-from tellapart.prediction import Unreadable
-from tellapart.predictor import to_picture
+from tellapart.inference.prediction import Unreadable
+from tellapart.inference.predictor import to_picture
+from tellapart.pipeline.train import train
+from tellapart.uncertainty.ood import Familiarity
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from folders import checksums, digit_folder, package, run_cli
-from tellapart.data.named import load_digits
-from tellapart.files import write_atomic
+from tellapart.data.builtin import load_digits
+from tellapart.io.atomic import write_atomic
 
 QUICK = ["--epochs", "1", "--set", "preprocess.size=16"]
 
@@ -395,7 +395,7 @@ def test_a_full_disk_while_saving_is_one_sentence(tmp_path, capsys, monkeypatch)
             )
         return write_atomic(path, content)
 
-    monkeypatch.setattr("tellapart.pipeline.write_atomic", full)
+    monkeypatch.setattr("tellapart.pipeline.train.write_atomic", full)
     code, _, err = run_cli(capsys, "train", folder, "--out", tmp_path / "run", *QUICK)
     assert code == 1
     assert err.splitlines()[-1].startswith("Error: Cannot write")

@@ -15,7 +15,7 @@ import tellapart
 from servers import Server
 from tellapart.client import Client
 from tellapart.errors import ServerProblem
-from tellapart.prediction import Prediction
+from tellapart.inference.prediction import Prediction
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "serving.md"
 

@@ -18,13 +18,13 @@ import tellapart
 from conftest import encode
 from folders import run_cli
 from servers import Server, wait_for
-from tellapart.data.decode import decode
+from tellapart.data.image import decode
 from tellapart.data.sources import load_source
 from tellapart.errors import CannotServe
-from tellapart.serving.collecting import reason_to_keep
-from tellapart.serving.collection import Bounds, Collection
-from tellapart.serving.drift import drift
-from tellapart.serving.pictures import stripped
+from tellapart.serving.capture.capture import reason_to_keep
+from tellapart.serving.capture.drift import drift
+from tellapart.serving.capture.store import Bounds, Collection
+from tellapart.serving.worker.untrusted_image import stripped
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

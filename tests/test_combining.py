@@ -9,12 +9,12 @@ import torch
 
 import tellapart
 from folders import QUICK, digit_folder, run_cli
-from tellapart.classifier import Classifier
-from tellapart.combining import averaged, ensemble
+from tellapart.classifier.classifier import Classifier
 from tellapart.data.split import read_splits
 from tellapart.errors import CannotCombine
-from tellapart.exporting.export import export
-from tellapart.pipeline import train
+from tellapart.exporters.export import export
+from tellapart.pipeline.ensemble import averaged, ensemble
+from tellapart.pipeline.train import train
 
 
 @pytest.fixture(scope="module")

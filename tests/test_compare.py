@@ -10,13 +10,13 @@ import torch
 
 import tellapart
 from folders import QUICK, digit_folder, run_cli
-from tellapart.data.named import load_digits
-from tellapart.data.samples import TEST
+from tellapart.data.builtin import load_digits
+from tellapart.data.dataset import TEST
 from tellapart.errors import BadManifest, BadSource, CannotCompare, CannotSave, UnknownClass
 from tellapart.evaluation.compare import class_changes
-from tellapart.evaluation.evaluate import guessing
-from tellapart.evaluation.labelled import open_labelled, open_model
-from tellapart.pipeline import train
+from tellapart.evaluation.dataset import open_labelled, open_model
+from tellapart.evaluation.scoring import guessing
+from tellapart.pipeline.train import train
 from tellapart.progress import Progress
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from conftest import encode
-from tellapart.data.decode import MAX_PIXELS, decode, from_array, has_picture_magic, is_picture_name, read_picture
+from tellapart.data.image import MAX_PIXELS, decode, from_array, has_picture_magic, is_picture_name, read_picture
 from tellapart.errors import UnreadableImage
 
 KINDS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]

@@ -16,7 +16,7 @@ import tellapart
 from folders import QUICK, digit_folder
 from servers import wait_for
 from tellapart.cli import app
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

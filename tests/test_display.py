@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from folders import QUICK, digit_folder
-from tellapart.data.named import load_digits
+from tellapart.data.builtin import load_digits
 from tellapart.data.sources import load_source
-from tellapart.pipeline import train
-from tellapart.prediction import Prediction
+from tellapart.inference.prediction import Prediction
+from tellapart.pipeline.train import train
 
 
 def pictures_in(html):

@@ -7,17 +7,18 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from tellapart.classifier import Architecture, Classifier
+from tellapart.classifier.classifier import Architecture, Classifier
+from tellapart.classifier.forward import logits
 from tellapart.errors import BadClassifierFile, BadRecipe, BadWeights
-from tellapart.inference import logits
 from tellapart.models import create
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.recipe import Recipe, TrainingRecipe
-from tellapart.training.distill import Teacher, matching_columns
+from tellapart.training.distillation import Teacher, matching_columns
+from tellapart.training.initialization import teacher_of, weights_digest
 from tellapart.training.losses import Loss
-from tellapart.training.optimise import make_optimizer, set_rate
-from tellapart.transfer import teacher_of, weights_digest
+from tellapart.training.optimizers import make_optimizer
+from tellapart.training.schedules import set_rate
 
 CLASSES = ("cat", "dog", "owl")
 

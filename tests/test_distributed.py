@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folders import QUICK, digit_folder
-from tellapart.training.distributed import mirror_shares
+from tellapart.training.execution.distributed import mirror_shares
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun has no gloo for Windows here")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -26,7 +26,7 @@ SETTINGS = QUICK | {"training__autotune": False, "training__checkpoint_steps": 1
 NORMS = """
 import torch
 from torch import distributed, nn
-from tellapart.training.distributed import joined, use_cross_rank_norms
+from tellapart.training.execution.distributed import joined, use_cross_rank_norms
 
 torch.manual_seed(0)
 images, target = torch.randn(10, 3, 5, 5) * 3 + 50, torch.randn(10, 3, 5, 5)

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tellapart.data import named
-from tellapart.data.download import RemoteFile, extract, fetch
-from tellapart.data.named import NamedSet
+from tellapart.data import builtin
+from tellapart.data.builtin import NamedSet
 from tellapart.data.sources import load_source
 from tellapart.errors import DownloadFailed, UnsafeArchive
-from tellapart.files import cache_folder
+from tellapart.io.atomic import cache_folder
+from tellapart.io.download import RemoteFile, extract, fetch
 from tellapart.progress import Progress
 from test_sources import DIGITS, GREY, idx, write_cifar
 
@@ -203,19 +203,19 @@ def sets(server, tmp_path, monkeypatch, make_tree, small_pictures):
     files = {"mnist": mnist, "fashion-mnist": mnist}
     for name in ("cifar10", "cifar100", "cats-vs-dogs", "imagenette"):
         pack = zipped if name == "cats-vs-dogs" else tar_gz
-        files[name] = [(named.NAMED_SETS[name].files[0].name, pack(*tree_of(tmp_path / "made" / name)))]
+        files[name] = [(builtin.NAMED_SETS[name].files[0].name, pack(*tree_of(tmp_path / "made" / name)))]
     for name, members in files.items():
-        real = named.NAMED_SETS[name]
+        real = builtin.NAMED_SETS[name]
         assert [remote.name for remote in real.files] == [member for member, _ in members]
         monkeypatch.setitem(
-            named.NAMED_SETS, name, NamedSet(tuple(server.remote(*member) for member in members), real.load)
+            builtin.NAMED_SETS, name, NamedSet(tuple(server.remote(*member) for member in members), real.load)
         )
     return {"mnist": 6, "fashion-mnist": 6, "cifar10": 6, "cifar100": 6, "cats-vs-dogs": 6, "imagenette": 8}
 
 
 def test_named_sets_are_fetched_once_and_read(sets, server, tmp_path):
     assert cache_folder() == tmp_path / "cache"
-    assert set(sets) == set(named.NAMED_SETS)
+    assert set(sets) == set(builtin.NAMED_SETS)
     found = {name: load_source(name) for name in sets}
     assert {name: len(samples) for name, samples in found.items()} == sets
     assert {name: samples.title for name, samples in found.items()} == {name: name for name in sets}
@@ -239,7 +239,7 @@ def test_named_sets_are_fetched_once_and_read(sets, server, tmp_path):
 
 
 def test_addresses_and_checksums_of_the_named_sets_are_well_formed():
-    for name, known in named.NAMED_SETS.items():
+    for name, known in builtin.NAMED_SETS.items():
         assert all(f.url.startswith("https://") and len(bytes.fromhex(f.sha256)) == 32 for f in known.files), name
 
 
@@ -321,7 +321,7 @@ def test_damaged_archives_leave_nothing(tmp_path, pack, content, damage):
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tellapart.data.download._MAX_EXTRACTED", 10_000)
+    monkeypatch.setattr("tellapart.io.download._MAX_EXTRACTED", 10_000)
     (tmp_path / "a.zip").write_bytes(zipped(("a", bytes(6000)), ("b", bytes(6000))))
     with pytest.raises(UnsafeArchive, match="unpacks to more than 10,000 bytes"):
         extract(tmp_path / "a.zip", tmp_path / "out")

@@ -10,11 +10,11 @@ from PIL import Image
 
 import tellapart
 from folders import QUICK, digit_folder, in_many_forms
-from tellapart.classifier import load
+from tellapart.classifier.classifier import load
 from tellapart.errors import CannotExport, MissingExtra
-from tellapart.exporting import to_executorch as exporting
-from tellapart.exporting.graph import document_of
-from tellapart.pipeline import train
+from tellapart.exporters.executorch import export as exporting
+from tellapart.exporters.onnx.graph import document_of
+from tellapart.pipeline.train import train
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_wrong_program_and_a_missing_package_are_told(run, tmp_path, monkeypat
         with pytest.raises(CannotExport, match="answers otherwise than the original"):
             tellapart.export(run.directory, "executorch", out=tmp_path / "m.pte")
     monkeypatch.setitem(sys.modules, "executorch.runtime", None)
-    monkeypatch.delitem(sys.modules, "tellapart.exporting.pte", raising=False)
+    monkeypatch.delitem(sys.modules, "tellapart.exporters.executorch.program", raising=False)
     with pytest.raises(MissingExtra, match=r"'executorch'.*pip install 'tellapart\[mobile\]'"):
         tellapart.export(run.directory, "executorch", out=tmp_path / "m.pte")
     assert list(tmp_path.iterdir()) == []
@@ -107,10 +107,10 @@ def test_real_pictures_of_all_kinds_get_the_same_answers(tmp_path):
     published = load("efficientnet_lite0")
     files = in_many_forms(tmp_path / "pictures", 520)
     with exporting._silence():
-        from tellapart.exporting import pte
+        from tellapart.exporters.executorch import program
 
         document = document_of(published)
-        program = pte.from_program(pte.to_program(published, document), document)
+        program = program.from_program(program.to_program(published, document), document)
     expected, found = published.probabilities(files), program.probabilities(files)
     assert np.array_equal(expected.argmax(axis=1), found.argmax(axis=1))
     assert np.abs(expected - found).max() < 1e-4

@@ -14,18 +14,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import networks
-from tellapart.classifier import Architecture, Classifier
-from tellapart.data.named import load_digits
+from tellapart.classifier.classifier import Architecture, Classifier
+from tellapart.data.builtin import load_digits
 from tellapart.errors import CannotExplain
 from tellapart.evaluation.explain import heat_maps, map_layer, nearest, on_original, overlay
-from tellapart.models import MODELS, convnext
-from tellapart.models.blocks import InvertedResidual
-from tellapart.models.mobilenet import InvertedResidualV2
-from tellapart.models.network import Network
-from tellapart.models.resnet import BasicBlock, Bottleneck
+from tellapart.models import MODELS
+from tellapart.models.base import Network
 from tellapart.models.timm_models import TimmNetwork
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.models.zoo import convnext
+from tellapart.models.zoo.blocks import InvertedResidual
+from tellapart.models.zoo.mobilenet import InvertedResidualV2
+from tellapart.models.zoo.resnet import BasicBlock, Bottleneck
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 
 LAST = {"resnet18": "layer4", "simple_cnn": "features.7"}
 

@@ -15,14 +15,14 @@ from PIL import Image
 import tellapart
 from folders import checksums, in_many_forms, package, run_cli
 from networks import networks
-from tellapart.classifier import Architecture, Classifier, load
-from tellapart.data.samples import Files, build_samples
+from tellapart.classifier.classifier import Architecture, Classifier, load
+from tellapart.data.dataset import Files, build_samples
 from tellapart.errors import CannotExport, CannotSave, MissingExtra
-from tellapart.exporting import to_onnx as exporting
-from tellapart.exporting.graph import document_of, to_bytes, to_graph
-from tellapart.exporting.order import golden_folder
+from tellapart.exporters.job import golden_folder
+from tellapart.exporters.onnx import export as exporting
+from tellapart.exporters.onnx.graph import document_of, to_bytes, to_graph
+from tellapart.inference.onnx import from_content, load_onnx
 from tellapart.models import MODELS, create
-from tellapart.models.layered import to_tables
 from tellapart.models.layers import (
     ACTIVATIONS,
     Activation,
@@ -38,8 +38,8 @@ from tellapart.models.layers import (
     MaxPool,
     Residual,
 )
-from tellapart.preprocess_settings import PreprocessSettings
-from tellapart.runtime import from_content, load_onnx
+from tellapart.models.sequential import to_tables
+from tellapart.preprocess.settings import PreprocessSettings
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
 NOTHING = """
@@ -150,7 +150,9 @@ def test_real_pictures_of_all_kinds_get_the_same_answers(published, published_fi
     files = in_many_forms(tmp_path / "pictures", count)
     runtime = load_onnx(published_file)
     expected, resized = published.probabilities(files), runtime.probabilities(files)
-    whole = np.concatenate([runtime.answers_to(tellapart.predictor.to_picture(path)).probabilities for path in files])
+    whole = np.concatenate(
+        [runtime.answers_to(tellapart.inference.predictor.to_picture(path)).probabilities for path in files]
+    )
     assert np.array_equal(expected.argmax(axis=1), resized.argmax(axis=1))
     assert np.array_equal(expected.argmax(axis=1), whole.argmax(axis=1))
     assert np.abs(expected - resized).max() < 1e-4
@@ -276,7 +278,7 @@ def test_a_wrong_export_is_refused_and_not_written(run, request, tmp_path, monke
         spoil = {"mean": wrong_mean, "channels": swapped_channels, "classes": shifted_classes}[fault]
         monkeypatch.setattr(exporting, "to_graph", lambda classifier: right(spoil(classifier)))
         monkeypatch.setattr(exporting, "document_of", lambda classifier: document_of(spoil(classifier)))
-    monkeypatch.setattr("tellapart.evaluation.labelled.load_source", lambda source, progress: samples)
+    monkeypatch.setattr("tellapart.evaluation.dataset.load_source", lambda source, progress: samples)
     with pytest.raises(CannotExport, match=r"answers otherwise than the original on \d of 8 pictures.*is not written"):
         tellapart.export(classifier, out=tmp_path / "m.onnx", check="photos")
     assert list(tmp_path.iterdir()) == []
@@ -292,7 +294,7 @@ def test_faults_of_the_user_are_told_in_a_sentence(run, exported, tmp_path, monk
     with pytest.raises(CannotSave, match="no such folder"):
         tellapart.export(run.directory, out=tmp_path / "no" / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    for name in [name for name in sys.modules if name.startswith("tellapart.exporting")]:
+    for name in [name for name in sys.modules if name.startswith("tellapart.exporters")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(MissingExtra, match=r"pip install 'tellapart\[export\]'"):
         tellapart.export(run.directory, out=tmp_path / "m.onnx")

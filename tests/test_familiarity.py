@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from tellapart.confidence.familiarity import Familiarity, fit_familiarity
+from tellapart.uncertainty.ood import Familiarity, fit_familiarity
 
 
 def clouds(rows, seed, width=96, classes=5):
@@ -73,6 +73,6 @@ def test_many_pictures_at_once_are_what_they_are_alone(monkeypatch):
     features, labels = clouds(400, 0)
     found = fit_familiarity(features, labels, features, 0.05)
     whole = found.distances(features)
-    monkeypatch.setattr("tellapart.confidence.familiarity._AT_ONCE", 1000)
+    monkeypatch.setattr("tellapart.uncertainty.ood._AT_ONCE", 1000)
     assert found.distances(features) == pytest.approx(whole, rel=1e-9)
     assert found.distances(features[:0]).shape == (0,)

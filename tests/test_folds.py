@@ -8,13 +8,13 @@ import pytest
 import tellapart
 from folders import QUICK, digit_folder, run_cli
 from tellapart.data.arrays import from_arrays
-from tellapart.data.cache import Pixels
-from tellapart.data.named import load_digits
+from tellapart.data.builtin import load_digits
+from tellapart.data.pixel_cache import Pixels
 from tellapart.data.split import read_splits
 from tellapart.errors import BadCheckpoint, BadRecipe
-from tellapart.evaluation.evaluate import evaluate
-from tellapart.folds import cross_validate
-from tellapart.loading import load
+from tellapart.evaluation.scoring import evaluate
+from tellapart.inference.load import load
+from tellapart.pipeline.cross_validation import cross_validate
 
 FAST = QUICK | {"training__autotune": False}
 
@@ -102,7 +102,7 @@ def test_test_pictures_are_opened_once_at_the_end(tmp_path, monkeypatch):
         before.extend(np.concatenate(seen).tolist())
         raise InterruptedError
 
-    monkeypatch.setattr("tellapart.folds.conclude", concluding)
+    monkeypatch.setattr("tellapart.pipeline.cross_validation.conclude", concluding)
     with pytest.raises(InterruptedError):
         cross_validate(samples, folds=2, out=tmp_path / "run", **FAST)
     saved = read_splits(tmp_path / "run" / "split.csv")

@@ -17,7 +17,7 @@ from folders import QUICK, digit_folder, package
 from hub_server import TOKEN, Hub
 from servers import Server, wait_for
 from tellapart.models import create
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^ *```(bash|sh)\n(.*?)^ *```$", re.M | re.S)

@@ -18,11 +18,11 @@ import tellapart
 from folders import QUICK, digit_folder, package
 from hub_server import TOKEN, Hub
 from tellapart.data.audit import audit
-from tellapart.data.decode import read_picture
-from tellapart.data.hugging_face import from_dataset, to_dataset
+from tellapart.data.huggingface import from_dataset, to_dataset
+from tellapart.data.image import read_picture
 from tellapart.data.sources import load_source
 from tellapart.errors import BadSource, UnreadableImage
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 
 
 @pytest.fixture(scope="module")

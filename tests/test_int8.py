@@ -13,20 +13,20 @@ from PIL import Image
 
 import tellapart
 from folders import QUICK, digit_folder, run_cli
-from tellapart.classifier import Architecture, Classifier, load
+from tellapart.classifier.classifier import Architecture, Classifier, load
 from tellapart.errors import CannotExport
-from tellapart.evaluation.labelled import open_model
-from tellapart.exporting import int8
-from tellapart.exporting.gate import Agreement
-from tellapart.exporting.graph import document_of, to_graph
-from tellapart.exporting.order import Order
-from tellapart.exporting.weighing import refuse_worse
+from tellapart.evaluation.dataset import open_model
+from tellapart.exporters.int8_acceptance import refuse_worse
+from tellapart.exporters.job import Order
+from tellapart.exporters.onnx import quantize
+from tellapart.exporters.onnx.graph import document_of, to_graph
+from tellapart.exporters.parity import Agreement
+from tellapart.inference.onnx import from_content
 from tellapart.metrics import wilson
 from tellapart.models import create
-from tellapart.pipeline import train
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.pipeline.train import train
+from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Progress
-from tellapart.runtime import from_content
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_what_is_not_worth_it_is_refused(run, tmp_path):
 
 
 def test_what_answers_worse_is_refused(run, tmp_path, monkeypatch):
-    whole = int8._quantized
+    whole = quantize._quantized
 
     def spoilt(*args):
         model = whole(*args)
@@ -120,7 +120,7 @@ def test_what_answers_worse_is_refused(run, tmp_path, monkeypatch):
                 tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
         return model
 
-    monkeypatch.setattr(int8, "_quantized", spoilt)
+    monkeypatch.setattr(quantize, "_quantized", spoilt)
     with pytest.raises(CannotExport, match=r"In int8 the probabilities move by more than 0\.1.*--max-drop"):
         tellapart.export(run.directory, "onnx-int8", out=tmp_path / "m.onnx", min_speedup=0)
     assert list(tmp_path.iterdir()) == []
@@ -155,11 +155,11 @@ def test_a_layer_that_suffers_stays_in_float(small_pictures):
     def answering(model):
         return from_content(model.SerializeToString(), document, "m").of_pixels(pixels)
 
-    found = int8.quantized(to_graph(classifier), pixels, answering, lambda found, original: True, Progress())
+    found = quantize.quantized(to_graph(classifier), pixels, answering, lambda found, original: True, Progress())
     original = classifier.of_pixels(pixels)
     assert found.left
     assert len(found.left) < found.layers
-    assert int8._harm(answering(found.model), original) <= int8.HARM
+    assert quantize._harm(answering(found.model), original) <= quantize.HARM
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_published_network_in_int8(photos, tmp_path):
 
 
 def test_classes_of_an_int8_file_are_those_of_the_original(run, tmp_path, monkeypatch):
-    from tellapart.exporting import to_onnx
+    from tellapart.exporters.onnx import export as to_onnx
 
     shifted = replace(run.classifier, classes=(*run.classifier.classes[1:], run.classifier.classes[0]))
     monkeypatch.setattr(to_onnx, "document_of", lambda classifier: document_of(shifted))

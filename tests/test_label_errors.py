@@ -15,18 +15,18 @@ from PIL import Image
 
 import tellapart
 from folders import QUICK, checksums, digit_folder, run_cli
-from tellapart.classifier import load_pretrained
+from tellapart.classifier.classifier import load_pretrained
+from tellapart.curation import label_audit
+from tellapart.curation.confident_learning import ambiguous_pairs, find_label_errors
+from tellapart.curation.features import edge_histograms, feature_sets
+from tellapart.curation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
+from tellapart.curation.label_audit import audit_labels
 from tellapart.data.audit import audit
-from tellapart.data.named import load_digits
-from tellapart.data.samples import Samples
+from tellapart.data.builtin import load_digits
+from tellapart.data.dataset import Samples
 from tellapart.data.sources import load_source
 from tellapart.data.split import independent_units, make_folds
 from tellapart.errors import CannotAuditLabels, CannotSave, MissingExtra
-from tellapart.evaluation import label_audit
-from tellapart.evaluation.frozen_features import edge_histograms, feature_sets
-from tellapart.evaluation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
-from tellapart.evaluation.label_audit import audit_labels
-from tellapart.evaluation.label_errors import ambiguous_pairs, find_label_errors
 from tellapart.progress import Progress
 
 
@@ -54,7 +54,7 @@ def _no_published_weights():
         raise MissingExtra("This needs a package.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tellapart.evaluation.frozen_features.load_pretrained", refuse)
+        patch.setattr("tellapart.curation.features.load_pretrained", refuse)
         yield
 
 
@@ -207,7 +207,7 @@ def test_published_weights_are_tried_where_they_are(faces, make_tree, monkeypatc
     folder = make_tree({f"person {k}": faces[10 * k : 10 * k + 6] for k in range(3)})
     found = audit(load_source(folder))
     assert len(feature_sets(found, Progress())) == 2
-    monkeypatch.setattr("tellapart.evaluation.frozen_features.load_pretrained", load_pretrained)
+    monkeypatch.setattr("tellapart.curation.features.load_pretrained", load_pretrained)
     sets = feature_sets(found, Progress())
     assert [one.of_rows(np.arange(4)).shape for one in sets] == [(4, 14 * 14 * 3), (4, 8 * (49 + 16)), (4, 1280)]
     assert "at 128 pixels" in sets[2].name or "at 96 pixels" in sets[2].name

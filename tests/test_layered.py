@@ -15,7 +15,6 @@ from torch import nn
 
 from tellapart.errors import BadLayers, TellapartError
 from tellapart.models import layers
-from tellapart.models.layered import Layered, load_layers, parse_layers, to_tables, trace_shapes
 from tellapart.models.layers import (
     ACTIVATIONS,
     LAYERS,
@@ -33,7 +32,8 @@ from tellapart.models.layers import (
     MaxPool,
     Residual,
 )
-from tellapart.models.simple_cnn import SimpleCNN
+from tellapart.models.sequential import Layered, load_layers, parse_layers, to_tables, trace_shapes
+from tellapart.models.zoo.simple_cnn import SimpleCNN
 
 PAGE = (Path(__file__).parent.parent / "docs/layers.md").read_text(encoding="utf-8")
 SMALL = st.integers(1, 4)

@@ -8,14 +8,14 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from folders import digit_folder, run_cli
-from tellapart.errors import WrongInput
-from tellapart.evaluation.learning_curve import (
+from tellapart.curation.learning_curve import (
     _fit,
     _fit_law,
     _standardised,
     _stratified_shares,
     learning_curve,
 )
+from tellapart.errors import WrongInput
 from tellapart.metrics import Estimate
 
 

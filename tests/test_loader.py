@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from tellapart.data.loader import blocks, pixel_batches, prefetched
+from tellapart.data.batching import blocks, pixel_batches, prefetched
 
 
 def threads():

@@ -12,7 +12,7 @@ from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
 from tellapart.errors import WrongInput
-from tellapart.evaluation.evaluate import evaluate, guessing
+from tellapart.evaluation.scoring import evaluate, guessing
 from tellapart.metrics import (
     accuracy,
     average_intervals,

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from folders import package
 from networks import DEEP, networks
-from tellapart.classifier import Architecture, Classifier, load_file
+from tellapart.classifier.classifier import Architecture, Classifier, load_file
 from tellapart.errors import UnknownModel, WrongInput
 from tellapart.models import MODELS, create
-from tellapart.models.facts import FACTS
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.models.published import FACTS
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 
 GOLDEN = Path(__file__).parent / "golden_logits.json"
 OURS = ("simple_cnn", "small_resnet", "lenet5", "mobilenet_v1", *(n for n in MODELS if "lite" in n), *DEEP)

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from tellapart.models import create
 from tellapart.recipe import TrainingRecipe
-from tellapart.training.checkpoint import optimizer_tensors, restore_optimizer
-from tellapart.training.muon import AdamW, Muon, hidden_matrices, orthogonalised
-from tellapart.training.optimise import OPTIMIZERS, make_optimizer, set_rate
+from tellapart.training.adamw import AdamW
+from tellapart.training.checkpointing.store import optimizer_tensors, restore_optimizer
+from tellapart.training.muon import Muon, hidden_matrices, orthogonalised
+from tellapart.training.optimizers import OPTIMIZERS, make_optimizer
+from tellapart.training.schedules import set_rate
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 PIXELS = torch.from_numpy(IMAGES / 8 - 1).float().view(-1, 1, 8, 8)
@@ -77,7 +79,7 @@ def test_no_optimizer_but_sgd_imports_the_compiler_of_torch():
 import sys, torch
 from tellapart.models import create
 from tellapart.recipe import TrainingRecipe
-from tellapart.training.optimise import make_optimizer
+from tellapart.training.optimizers import make_optimizer
 for name in ("adam", "adamw", "muon"):
     network = create("lenet5", 10, 1)
     optimizer = make_optimizer(network, TrainingRecipe(optimizer=name), fine_tuning=False)
@@ -164,7 +166,7 @@ def test_resumed_from_a_checkpoints_tensors_training_goes_on_bit_for_bit(optimiz
 def test_one_kernel_gives_the_numbers_of_many(optimizer, monkeypatch):
     weights = []
     for devices in (("cpu",), ()):
-        monkeypatch.setattr("tellapart.training.optimise._FUSED_ON", devices)
+        monkeypatch.setattr("tellapart.training.optimizers._FUSED_ON", devices)
         net = network()
         train(net, make_optimizer(net, TrainingRecipe(optimizer=optimizer), fine_tuning=False), 0, 1)
         weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tellapart.serving.occlusion import covered, spotlight
+from tellapart.serving.worker.occlusion import covered, spotlight
 
 GREY = 100
 

@@ -17,8 +17,8 @@ from tellapart.errors import (
     UnsafeClassifierFile,
     WrongVersionClassifierFile,
 )
-from tellapart.onnx_file import EXPORT_VERSION, checksum, read_onnx
-from tellapart.runtime import load_onnx
+from tellapart.inference.onnx import load_onnx
+from tellapart.inference.onnx_safety import EXPORT_VERSION, checksum, read_onnx
 
 DOCUMENT = {"export_version": EXPORT_VERSION, "classes": ["a", "b"], "sets": None, "familiarity": None}
 DOCUMENT |= {"temperature": 1.0, "preprocess": {"resize": "squash", "size": 4, "channels": 3, "mean": [0, 0, 0]}}

@@ -5,7 +5,7 @@ import pytest
 from mlxtend.evaluate import mcnemar
 from scipy.optimize import minimize_scalar
 
-from tellapart.evaluation.paired import paired_difference, tango
+from tellapart.metrics.paired import paired_difference, tango
 
 
 def answers(random, count, accuracy_a, accuracy_b, correlation):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tellapart.data.decode import read_picture
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.data.image import read_picture
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = [("squash", 224, "bilinear", 1.0), ("crop", 96, "bicubic", 0.875), ("pad", 130, "bilinear", 1.0)]

@@ -14,17 +14,17 @@ from PIL import Image
 from scipy.special import softmax
 
 from folders import QUICK, digit_folder, package
-from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.arrays import from_arrays
-from tellapart.data.decode import from_array
-from tellapart.data.named import load_digits
+from tellapart.data.builtin import load_digits
+from tellapart.data.image import from_array
 from tellapart.errors import BadRecipe, UnknownModel
-from tellapart.evaluation.evaluate import evaluate
-from tellapart.evaluation.on_source import evaluate_on
-from tellapart.pipeline import prepare, train
-from tellapart.preprocess import Preprocess
+from tellapart.evaluation.evaluate import evaluate_on
+from tellapart.evaluation.scoring import evaluate
+from tellapart.pipeline.train import prepare, train
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
-from tellapart.training.fit import Trainer
+from tellapart.training.trainer import Trainer
+from tellapart.uncertainty.temperature import fit_temperature
 
 
 class Heard(Progress):
@@ -134,7 +134,7 @@ def test_photographs_fine_tune_published_weights(faces, tmp_path):
     assert run.classifier.preprocess.interpolation == "bicubic"
     # Frozen BatchNorm keeps the published statistics.
     statistics = run.classifier.network.get_buffer("features.0.1.running_mean")
-    from tellapart.classifier import load
+    from tellapart.classifier.classifier import load
 
     torch.testing.assert_close(statistics, load("efficientnet_lite0").network.get_buffer("features.0.1.running_mean"))
 

@@ -8,8 +8,8 @@ from PIL import Image
 from folders import package
 from tellapart.augment import augment
 from tellapart.errors import BadRecipe
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.recipe import AugmentRecipe
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))[:6]

@@ -25,17 +25,17 @@ from torch import nn
 
 import tellapart
 from folders import package
-from tellapart.classifier import load
+from tellapart.classifier.classifier import load
 from tellapart.errors import BadWeights, DownloadFailed, MissingExtra, UnknownModel
 from tellapart.models import MODELS, create, pretrained
 from tellapart.models.pretrained import Pretrained, fill, imagenet_classes, read_weights
 from tellapart.models.registry import entry
 from tellapart.models.weights import WEIGHTS
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
-from tellapart.transfer import starting_network, starting_preprocess
+from tellapart.training.initialization import starting_network, starting_preprocess
 from test_download import Said, Server
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))

@@ -10,7 +10,7 @@ import tellapart
 from browsers import HOSTILE
 from folders import QUICK, digit_folder
 from tellapart.data.arrays import from_arrays
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 
 
 @pytest.fixture(scope="module")

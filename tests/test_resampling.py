@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from tellapart.exporting.resize import resize_graph
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
-from tellapart.resampling import resample
+from tellapart.exporters.onnx.resize import resize_graph
+from tellapart.preprocess.numpy_resize import resample
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 900))
 

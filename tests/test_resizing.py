@@ -9,8 +9,8 @@ from tellapart.errors import BadRecipe
 from tellapart.models import create
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
-from tellapart.training.resizing import check_start_size, shrunk, size_at, size_step
-from tellapart.transfer import starting_network
+from tellapart.training.initialization import starting_network
+from tellapart.training.progressive_resizing import check_start_size, shrunk, size_at, size_step
 
 
 def recipe(start, size=224, model="efficientnet_lite0", **values):

@@ -9,15 +9,15 @@ import torch
 from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
-from tellapart.classifier import Architecture, Classifier
+from tellapart.classifier.classifier import Architecture, Classifier
 from tellapart.data.audit import audit
-from tellapart.data.cache import open_pixels
-from tellapart.data.named import load_digits
+from tellapart.data.builtin import load_digits
+from tellapart.data.pixel_cache import open_pixels
 from tellapart.errors import CannotCorrupt
 from tellapart.evaluation.explain import heat_maps
 from tellapart.evaluation.robustness import CORRUPTIONS, corrupt, robustness
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
 
 SETTINGS = PreprocessSettings("squash", 28, 3, (0.5,) * 3, (0.25,) * 3)

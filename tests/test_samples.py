@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tellapart.data.samples import Files, build_samples, class_name
+from tellapart.data.dataset import Files, build_samples, class_name
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ import tellapart
 from conftest import encode
 from folders import QUICK, run_cli
 from servers import Server, wait_for
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 from tellapart.progress import Progress
-from tellapart.serving.prepare import prepared
+from tellapart.serving.model_repository import prepared
 from test_structure import COSTLY
 
 

@@ -19,9 +19,9 @@ from browsers import GIVE, HOSTILE
 from conftest import encode
 from folders import QUICK, digit_folder
 from servers import Server
-from tellapart.data.decode import decode
-from tellapart.pipeline import train
-from tellapart.serving.occlusion import covered, spotlight
+from tellapart.data.image import decode
+from tellapart.pipeline.train import train
+from tellapart.serving.worker.occlusion import covered, spotlight
 
 ASKED = re.compile(r"status of (401|422)")  # what the tests ask for: Chromium notes every one of them
 SIZES = {"desktop": {"width": 1100, "height": 900}, "phone": {"width": 390, "height": 800}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tellapart.confidence.sets import SetRule, fit_sets, scores
+from tellapart.uncertainty.conformal import SetRule, fit_sets, scores
 
 
 def doubtful(rows, seed, classes=10, sharpness=1.2):

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import encode
+from tellapart.data.dataset import NO_PRESET, PARTS, build_samples
 from tellapart.data.folder import list_pictures
-from tellapart.data.samples import NO_PRESET, PARTS, build_samples
 from tellapart.data.sources import load_source
 from tellapart.errors import BadManifest, BadSource
 
@@ -392,7 +392,7 @@ def cifar_rows(pictures, *labels):
 
 @pytest.fixture(scope="session")
 def cifar_pictures(small_pictures):
-    from tellapart.data.decode import read_picture
+    from tellapart.data.image import read_picture
 
     return np.stack([read_picture(path) for path in small_pictures[:6]])
 
@@ -450,7 +450,7 @@ def test_renamed_classes_are_sorted_anew(pictures):
 def test_a_million_rows_stay_small(tmp_path):
     import tracemalloc
 
-    from tellapart.data.samples import Files
+    from tellapart.data.dataset import Files
 
     names = tuple(f"n{i % 1000:08}/n{i % 1000:08}_{i}.JPEG" for i in range(100_000))
     tracemalloc.start()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tellapart.data.audit import Audit, audit
-from tellapart.data.decode import read_picture
-from tellapart.data.duplicates import Pair
-from tellapart.data.samples import PARTS, Arrays, build_samples
+from tellapart.data.dataset import PARTS, Arrays, build_samples
+from tellapart.data.image import read_picture
+from tellapart.data.near_duplicates import Pair
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, obstacle, write_splits
 from tellapart.errors import CannotSplit, LeakedSplit

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import encode
-from tellapart.data.decode import decode
-from tellapart.data.structure import check_structure, is_decoded_slowly
+from tellapart.data.image import decode
+from tellapart.data.image_structure import check_structure, is_decoded_slowly
 from tellapart.errors import UnreadableImage
 
 GREY = Image.new("L", (8, 8))

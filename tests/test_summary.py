@@ -11,8 +11,8 @@ from torch import nn
 from networks import networks
 from tellapart.errors import WrongInput
 from tellapart.models import MODELS, create
-from tellapart.models.facts import FACTS
-from tellapart.models.layered import Layered
+from tellapart.models.published import FACTS
+from tellapart.models.sequential import Layered
 from tellapart.models.summary import summarise
 
 QUICK = {

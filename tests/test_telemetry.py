@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from servers import wait_for
-from tellapart.exporting.order import golden_folder
+from tellapart.exporters.job import golden_folder
 
 ROOT = Path(__file__).parents[1]
 CALLS = "connect,sendto,sendmsg,sendmmsg"
@@ -79,7 +79,10 @@ def test_packages_are_told_before_they_are_imported():
     """Whatever module of ours is imported first, and also where a switch is already set."""
     code = "import os; import {module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     plain = {name: value for name, value in os.environ.items() if not name.endswith("_DISABLE_TELEMETRY")}
-    for module, given, expected in (("tellapart.runtime", {}, "1"), ("tellapart", {"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+    for module, given, expected in (
+        ("tellapart.inference.onnx", {}, "1"),
+        ("tellapart", {"ORT_DISABLE_TELEMETRY": "0"}, "0"),
+    ):
         command = [sys.executable, "-c", code.format(module=module)]
         assert subprocess.check_output(command, env=plain | given, text=True).strip() == expected
 

@@ -19,13 +19,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tellapart
 from folders import QUICK, digit_folder, run_cli
 from tellapart.errors import BadSetting, WrongInput
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
-from tellapart.run import read_run
-from tellapart.runs import list_runs, selected
+from tellapart.runs.index import list_runs, selected
+from tellapart.runs.run import read_run
+from tellapart.tracking.callbacks import HistoryFile, Records
 from tellapart.tracking.pyfunc import Model
-from tellapart.tracking.records import HistoryFile, Records
 
 # What mlflow itself uses that is going out of use.
 pytestmark = [

@@ -11,11 +11,12 @@ import torch
 
 from folders import QUICK, digit_folder
 from tellapart.errors import BadCheckpoint, RunExists, TrainingDiverged
-from tellapart.pipeline import parse_duration, train
+from tellapart.pipeline.train import parse_duration, train
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe
-from tellapart.training.checkpoint import load_checkpoint
-from tellapart.training.optimise import WeightAverage, rate_factor
+from tellapart.training.checkpointing.store import load_checkpoint
+from tellapart.training.ema import WeightAverage
+from tellapart.training.schedules import rate_factor
 
 EACH_STEP = QUICK | {"training__checkpoint_steps": 1}
 
@@ -114,7 +115,7 @@ def test_diverging_loss_stops_with_the_step(folder, tmp_path, monkeypatch):
     def spoil(images, recipe, seed, epoch, rows):
         return images * (float("inf") if epoch == 2 else 1)
 
-    monkeypatch.setattr("tellapart.training.fit.augment", spoil)
+    monkeypatch.setattr("tellapart.training.trainer.augment", spoil)
     with pytest.raises(TrainingDiverged, match=r"became nan at step 3 \(epoch 2\)"):
         train(folder, out=tmp_path / "run", **EACH_STEP)
     assert load_checkpoint(tmp_path / "run" / "checkpoint").document["step"] == 2

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from folders import QUICK, checksums, digit_folder, run_cli
-from tellapart.classifier import load
+from tellapart.classifier.classifier import load
 from tellapart.errors import BadCheckpoint, BadLayers, BadRecipe, BadWeights, TellapartError
 from tellapart.models import MODELS, create
 from tellapart.models.layers import Activation, Conv, GlobalPool
-from tellapart.pipeline import train
+from tellapart.pipeline.train import train
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe, load_recipe
-from tellapart.training.optimise import make_optimizer
+from tellapart.training.optimizers import make_optimizer
 from test_training import Stop, StopAfter
 
 CLASSIC = {"small_resnet", "simple_cnn", "lenet5", "mobilenet_v1", *(f"resnet{d}" for d in (20, 32, 44, 56, 110))}

@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 
 import tellapart
 from folders import QUICK, digit_folder, run_cli
-from tellapart.choices import resolve
 from tellapart.data.audit import audit
-from tellapart.data.cache import Pixels
+from tellapart.data.pixel_cache import Pixels
 from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, read_splits
 from tellapart.errors import BadRecipe, CannotTune, RunExists, UnknownModel
-from tellapart.fitting import Fitting
 from tellapart.models import MODELS, larger
-from tellapart.pipeline import recipe_with
+from tellapart.pipeline.defaults import resolve
+from tellapart.pipeline.train import recipe_with
 from tellapart.progress import Progress
 from tellapart.recipe import Recipe, load_recipe
-from tellapart.tuning.choice import Answers, choose, lead
-from tellapart.tuning.final import divisions, last_round
-from tellapart.tuning.space import space_for
+from tellapart.training.fit import Fitting
+from tellapart.tuning.confirmation import divisions, last_round
+from tellapart.tuning.search_space import space_for
+from tellapart.tuning.selection import Answers, choose, lead
 from tellapart.tuning.study import open_study, opened
 from tellapart.tuning.trial import Candidates
 

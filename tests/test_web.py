@@ -23,18 +23,18 @@ from browsers import GIVE, HOSTILE, IN_PAGE
 from conftest import encode
 from folders import QUICK, digit_folder, run_cli
 from servers import wait_for
-from tellapart.confidence.sets import SetRule
-from tellapart.data.decode import decode
+from tellapart.data.image import decode
 from tellapart.errors import BadRuntime, CannotExport, DownloadFailed
-from tellapart.exporting.web import onnxruntime_web
-from tellapart.exporting.web.app import app_files
-from tellapart.loading import load
-from tellapart.onnx_file import read_onnx
-from tellapart.pipeline import train
-from tellapart.prediction import Answers
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.exporters.web import onnxruntime_web
+from tellapart.exporters.web.app import app_files
+from tellapart.inference.load import load
+from tellapart.inference.onnx_safety import read_onnx
+from tellapart.inference.prediction import Answers
+from tellapart.pipeline.train import train
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
+from tellapart.uncertainty.conformal import SetRule
 
 ANSWER = f"""async (data) => {{ {IN_PAGE} const {{ answer }} = await import("./local.js");
 return answer(new Blob([bytes(data)])); }}"""

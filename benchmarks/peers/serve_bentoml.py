@@ -7,9 +7,9 @@ from typing import Any
 import bentoml
 import numpy as np
 
-from tellapart.data.decode import decode
-from tellapart.data.parallel import one_blas_thread
-from tellapart.runtime import load_onnx
+from tellapart.data.image import decode
+from tellapart.data.threads import one_blas_thread
+from tellapart.inference.onnx import load_onnx
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60})

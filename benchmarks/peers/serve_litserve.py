@@ -13,10 +13,10 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from tellapart.data.decode import Picture, decode
-from tellapart.data.parallel import one_blas_thread
-from tellapart.prediction import Answers, Prediction
-from tellapart.runtime import load_onnx
+from tellapart.data.image import Picture, decode
+from tellapart.data.threads import one_blas_thread
+from tellapart.inference.onnx import load_onnx
+from tellapart.inference.prediction import Answers, Prediction
 
 
 class Answering(litserve.LitAPI):

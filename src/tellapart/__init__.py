@@ -9,64 +9,68 @@ Importing this package is quick and brings no torch: the names below are resolve
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
-from tellapart.telemetry import disable_telemetry
-
 if TYPE_CHECKING:
-    from tellapart.classifier import Classifier
-    from tellapart.combined import Combined, combine
+    from tellapart.classifier.classifier import Classifier
+    from tellapart.classifier.describe import describe
+    from tellapart.curation.data_forecast import more_pictures
+    from tellapart.curation.label_audit import LabelAudit, audit_labels
     from tellapart.data.audit import Audit, audit
-    from tellapart.data.samples import Samples
+    from tellapart.data.dataset import Samples
     from tellapart.data.sources import load_source
-    from tellapart.describe import describe
     from tellapart.errors import TellapartError
     from tellapart.evaluation.compare import Comparison, compare
-    from tellapart.evaluation.label_audit import LabelAudit, audit_labels
-    from tellapart.evaluation.more_pictures import more_pictures
-    from tellapart.evaluation.on_source import Evaluation, evaluate_on
-    from tellapart.exporting.export import export
-    from tellapart.exporting.order import Exported
-    from tellapart.folds import cross_validate
-    from tellapart.loading import load
-    from tellapart.pipeline import train
-    from tellapart.prediction import Prediction
-    from tellapart.publish import push
+    from tellapart.evaluation.evaluate import Evaluation, evaluate_on
+    from tellapart.exporters.export import export
+    from tellapart.exporters.huggingface import push
+    from tellapart.exporters.job import Exported
+    from tellapart.inference.load import load
+    from tellapart.inference.prediction import Prediction
+    from tellapart.pipeline.cross_validation import cross_validate
+    from tellapart.pipeline.ensemble_runs import Combined, combine
+    from tellapart.pipeline.train import train
     from tellapart.recipe import Recipe
-    from tellapart.run import Run
-    from tellapart.tuning.tune import Tuned, tune
+    from tellapart.runs.run import Run
+    from tellapart.tuning.result import Tuned
+    from tellapart.tuning.tune import tune
 
 __version__ = "0.1.0"
 
-disable_telemetry()  # here, since this module comes before any other of the package, and so before what they import
+# Nothing leaves the user's machine. ONNX Runtime, from 1.29 on, looks up names, opens connections, and keeps an
+# identity of the device and a queue of events in the user's cache folder as soon as it is imported (a variable named CI
+# hides that). This module comes before any other of the package, and so before all that they import.
+for _name in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_name, "1")
 
 _HOMES = {
     "Audit": "tellapart.data.audit",
-    "Classifier": "tellapart.classifier",
-    "Combined": "tellapart.combined",
+    "Classifier": "tellapart.classifier.classifier",
+    "Combined": "tellapart.pipeline.ensemble_runs",
     "Comparison": "tellapart.evaluation.compare",
-    "Evaluation": "tellapart.evaluation.on_source",
-    "Exported": "tellapart.exporting.order",
-    "LabelAudit": "tellapart.evaluation.label_audit",
-    "Prediction": "tellapart.prediction",
+    "Evaluation": "tellapart.evaluation.evaluate",
+    "Exported": "tellapart.exporters.job",
+    "LabelAudit": "tellapart.curation.label_audit",
+    "Prediction": "tellapart.inference.prediction",
     "Recipe": "tellapart.recipe",
-    "Run": "tellapart.run",
-    "Samples": "tellapart.data.samples",
+    "Run": "tellapart.runs.run",
+    "Samples": "tellapart.data.dataset",
     "TellapartError": "tellapart.errors",
-    "Tuned": "tellapart.tuning.tune",
+    "Tuned": "tellapart.tuning.result",
     "audit": "tellapart.data.audit",
-    "audit_labels": "tellapart.evaluation.label_audit",
-    "combine": "tellapart.combined",
+    "audit_labels": "tellapart.curation.label_audit",
+    "combine": "tellapart.pipeline.ensemble_runs",
     "compare": "tellapart.evaluation.compare",
-    "cross_validate": "tellapart.folds",
-    "describe": "tellapart.describe",
-    "evaluate_on": "tellapart.evaluation.on_source",
-    "export": "tellapart.exporting.export",
-    "load": "tellapart.loading",
+    "cross_validate": "tellapart.pipeline.cross_validation",
+    "describe": "tellapart.classifier.describe",
+    "evaluate_on": "tellapart.evaluation.evaluate",
+    "export": "tellapart.exporters.export",
+    "load": "tellapart.inference.load",
     "load_source": "tellapart.data.sources",
-    "more_pictures": "tellapart.evaluation.more_pictures",
-    "push": "tellapart.publish",
-    "train": "tellapart.pipeline",
+    "more_pictures": "tellapart.curation.data_forecast",
+    "push": "tellapart.exporters.huggingface",
+    "train": "tellapart.pipeline.train",
     "tune": "tellapart.tuning.tune",
 }
 _EXTRAS = dict.fromkeys(("torch", "safetensors", "sklearn", "scipy", "matplotlib", "jinja2"), "train")

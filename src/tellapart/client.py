@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tellapart.errors import ServerProblem
-from tellapart.prediction import Prediction
+from tellapart.inference.prediction import Prediction
 
 _AT_ONCE = 8  # pictures of `predict_many` on their way
 _BUSY = http.client.SERVICE_UNAVAILABLE

@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from tellapart.data.shelf import size_limit, size_of
 from tellapart.errors import BadSetting, printable
-from tellapart.files import cache_folder
-from tellapart.machine import processor_name, processors
+from tellapart.io.atomic import cache_folder
+from tellapart.io.disk_cache import size_limit, size_of
+from tellapart.system import processor_name, processors
 
 _PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "onnx", "onnxruntime", "fastapi", "optuna", "mlflow-skinny")
 _MODULES = {  # what an extra needs, by the name that it is imported by
@@ -117,8 +117,8 @@ def _device(advice: list[str]) -> dict[str, str]:
         return {"training": "no: pip install 'tellapart[train]'"}
     import torch
 
-    from tellapart.inference import default_device
-    from tellapart.training.autotune import has_bfloat16
+    from tellapart.classifier.forward import default_device
+    from tellapart.training.execution.autotune import has_bfloat16
 
     device = default_device()
     facts = {"training": device.type, "threads": str(torch.get_num_threads())}

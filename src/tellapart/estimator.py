@@ -20,23 +20,23 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tellapart.choices import resolve
-from tellapart.classifier import from_bytes
+from tellapart.classifier.calibrate import with_confidence
+from tellapart.classifier.classifier import from_bytes
+from tellapart.classifier.forward import features_and_logits
 from tellapart.data.audit import audit, check_readable
-from tellapart.data.decode import Picture
-from tellapart.data.samples import Arrays, Files, PictureStore, build_samples, class_name
+from tellapart.data.dataset import Arrays, Files, PictureStore, build_samples, class_name
+from tellapart.data.image import Picture
 from tellapart.data.split import Splits, make_holdout
 from tellapart.errors import BadPictures, Interrupted, UnreadableImage
-from tellapart.evaluation.confidence import with_confidence
-from tellapart.fitting import Fitting
-from tellapart.inference import features_and_logits
-from tellapart.pipeline import recipe_with
-from tellapart.predictor import to_picture
-from tellapart.preprocess import Preprocess
+from tellapart.inference.predictor import to_picture
+from tellapart.pipeline.defaults import resolve
+from tellapart.pipeline.train import recipe_with
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.recipe import Recipe, load_recipe
-from tellapart.run import run_identity
-from tellapart.transfer import with_base
+from tellapart.runs.run import run_identity
+from tellapart.training.fit import Fitting
+from tellapart.training.initialization import with_base
 
 Pictures = ArrayLike | Sequence[str | os.PathLike[str]] | Sequence[Image.Image]
 _NONE = np.array([], np.int64)

@@ -41,7 +41,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class PreprocessRecipe:
-    """How pictures are brought to the network's square; see `tellapart.preprocess`."""
+    """How pictures are brought to the network's square; see `tellapart.preprocess.torch_resize`."""
 
     resize: str | None = _choice(None, "squash", "crop", "pad")
     size: int | None = _number(None, 8, 1024)

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tellapart.augment.brightness import change_light
 from tellapart.augment.erasing import erase
 from tellapart.augment.geometry import affine, mirrored, resample
-from tellapart.augment.light import change_light
-from tellapart.augment.mixing import mix
+from tellapart.augment.mixup import mix
 from tellapart.augment.policy import change_colours, compose, draw
 from tellapart.randomness import uniform
 from tellapart.recipe import AugmentRecipe

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tellapart.augment.operations import COLOURS
+from tellapart.augment.color import COLOURS
 from tellapart.recipe import AugmentRecipe
 
 # Amounts at full strength, of RandAugment and of TrivialAugment; each goes either way where there are two ways.

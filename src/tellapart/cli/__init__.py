@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 import tellapart
-from tellapart.cli import judging, networks, pictures, serving, training, using
+from tellapart.cli import data, evaluate, models, serving, ship, training
 from tellapart.errors import Interrupted, TellapartError
-from tellapart.files import cache_folder
+from tellapart.io.atomic import cache_folder
 
 app = typer.Typer(
     help="Teach a computer to tell your pictures apart.",
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (pictures, training, judging, using, serving, networks):  # the order in the help
+for part in (data, training, evaluate, ship, serving, models):  # the order in the help
     app.add_typer(part.app)
 
 

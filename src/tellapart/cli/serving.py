@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tellapart.extras import require
+from tellapart.optional import require
 from tellapart.progress import TerminalProgress
 from tellapart.serving.limits import Limits
 
@@ -45,7 +45,10 @@ def serve(
     processes: Annotated[int, typer.Option(min=1, help="Processes that compute; more than one for many cores.")] = 1,
 ) -> None:
     """Answer by HTTP what pictures show, until told to end."""
-    server, prepare = require("tellapart.serving.serve", "serve"), require("tellapart.serving.prepare", "serve")
+    server, prepare = (
+        require("tellapart.serving.server", "serve"),
+        require("tellapart.serving.model_repository", "serve"),
+    )
     progress, limits = TerminalProgress(), Limits(pictures=queue, deadline=deadline)
     token = server.read_token(token_file) if token_file else None
     with tempfile.TemporaryDirectory() as folder:
@@ -72,5 +75,5 @@ def collected(
 
     With a manifest to train with.
     """
-    manifest = require("tellapart.serving.kept", "serve").collected(where, out)
+    manifest = require("tellapart.serving.capture.export_labelled", "serve").collected(where, out)
     print(manifest)

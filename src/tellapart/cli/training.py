@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tellapart
-from tellapart.cli.arguments import Json, SeedOption, SourceArgument, words
-from tellapart.cli.tables import combined_table, figures_table, runs_table, terminal
+from tellapart.cli.console import combined_table, figures_table, runs_table, terminal
+from tellapart.cli.options import Json, SeedOption, SourceArgument, words
 from tellapart.errors import printable
-from tellapart.extras import require
+from tellapart.optional import require
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tellapart.recipe import Recipe
-    from tellapart.run import Run
+    from tellapart.runs.run import Run
 
 app = typer.Typer()
 SetOption = Annotated[
@@ -216,7 +216,7 @@ def runs(
     json_output: Json = False,
 ) -> None:
     """List runs, the newest first."""
-    from tellapart.runs import list_runs, selected
+    from tellapart.runs.index import list_runs, selected
 
     found = selected(list_runs(folder), where or [], sort)
     if json_output:
@@ -278,7 +278,7 @@ def _cross_validated(
     given: dict[str, Any],
     folds: int,
 ) -> "Run":
-    from tellapart.folds import cross_validate
+    from tellapart.pipeline.cross_validation import cross_validate
 
     base, values = _recipe(recipe, settings, given)
     found = cross_validate(source, base, folds=folds, out=out, resume=resume, progress=TerminalProgress(), **values)

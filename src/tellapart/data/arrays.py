@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tellapart.data.samples import Arrays, Samples, build_samples
+from tellapart.data.dataset import Arrays, Samples, build_samples
 from tellapart.errors import BadSource, printable
 
 _IDX_MAX_BYTES = 4 * 2**30

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.decode import Picture
-from tellapart.data.duplicates import Pair, clusters, near_duplicates, thumbnail, uniform
-from tellapart.data.parallel import map_in_order
-from tellapart.data.samples import Samples, Skipped
+from tellapart.data.dataset import Samples, Skipped
+from tellapart.data.image import Picture
+from tellapart.data.near_duplicates import Pair, clusters, near_duplicates, thumbnail, uniform
 from tellapart.data.sources import Source, load_source
+from tellapart.data.threads import map_in_order
 from tellapart.errors import TooManyUnreadable, UnreadableImage
 from tellapart.progress import Progress
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tellapart.data.decode import has_picture_magic, is_picture_name
-from tellapart.data.samples import Files, Samples, Skipped, build_samples, is_split_name, split_index
+from tellapart.data.dataset import Files, Samples, Skipped, build_samples, is_split_name, split_index
+from tellapart.data.image import has_picture_magic, is_picture_name
 from tellapart.errors import BadSource, UnreadableImage, printable
 
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"})

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tellapart.data.samples import Files, Samples, build_samples, split_index
+from tellapart.data.dataset import Files, Samples, build_samples, split_index
 from tellapart.errors import BadManifest, BadSource, did_you_mean, printable
-from tellapart.extras import require
+from tellapart.optional import require
 
 COLUMNS = ("path", "label", "group", "split")
 JUDGEMENT = ("suggested", "probability", "kind")  # what the label audit adds; no property of the pictures

@@ -6,11 +6,11 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from tellapart.data.arrays import from_arrays, idx_files, is_cifar, load_cifar, load_idx, load_npz
+from tellapart.data.builtin import NAMED_SETS, load_named
+from tellapart.data.dataset import Samples
 from tellapart.data.folder import load_folder
-from tellapart.data.hugging_face import PREFIX, from_dataset, is_dataset, load_from_hub
+from tellapart.data.huggingface import PREFIX, from_dataset, is_dataset, load_from_hub
 from tellapart.data.manifest import load_manifest
-from tellapart.data.named import NAMED_SETS, load_named
-from tellapart.data.samples import Samples
 from tellapart.errors import BadSource, did_you_mean, printable
 from tellapart.progress import Progress
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit, check_readable
-from tellapart.data.duplicates import clusters
+from tellapart.data.dataset import PARTS, TEST, TRAIN, VALIDATION, Files, Samples, Skipped
 from tellapart.data.manifest import write_manifest
-from tellapart.data.samples import PARTS, TEST, TRAIN, VALIDATION, Files, Samples, Skipped
+from tellapart.data.near_duplicates import clusters
 from tellapart.errors import BadManifest, CannotSplit, LeakedSplit, TellapartError, printable
 from tellapart.recipe import DataRecipe
 

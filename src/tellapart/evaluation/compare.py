@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from tellapart.data.sources import Source
-from tellapart.evaluation.labelled import Judged, Labelled, Model, open_labelled, open_model
-from tellapart.evaluation.paired import PairedDifference, paired_difference
+from tellapart.evaluation.dataset import Judged, Labelled, Model, open_labelled, open_model
 from tellapart.evaluation.provenance import check_same_test, seen_in_training, tested_source
 from tellapart.metrics import Estimate, wilson
+from tellapart.metrics.paired import PairedDifference, paired_difference
 from tellapart.progress import Progress
 
 _FALSE_SHARE = 0.05  # of the classes named as changed, at most this share is by chance

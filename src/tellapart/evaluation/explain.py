@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tellapart.classifier import Classifier
-from tellapart.data.decode import Picture
-from tellapart.data.loader import BATCH, PixelTable, blocks, pixel_batches
+from tellapart.classifier.classifier import Classifier
+from tellapart.data.batching import BATCH, PixelTable, blocks, pixel_batches
+from tellapart.data.image import Picture
 from tellapart.errors import CannotExplain, did_you_mean
-from tellapart.models.network import Network
-from tellapart.preprocess import Preprocess
-from tellapart.preprocess_settings import PreprocessSettings, placement
+from tellapart.models.base import Network
+from tellapart.preprocess.settings import PreprocessSettings, placement
+from tellapart.preprocess.torch_resize import Preprocess
 
 Method = Literal["grad_cam", "layer_cam"]
 _COLOURS = "inferno"  # brightness rises evenly with the value, and it reads without colour vision

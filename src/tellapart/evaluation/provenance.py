@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.audit import pixel_digest
-from tellapart.data.parallel import map_in_order
-from tellapart.data.samples import PARTS, TEST, TRAIN, Files, Samples
+from tellapart.data.dataset import PARTS, TEST, TRAIN, Files, Samples
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import read_splits
+from tellapart.data.threads import map_in_order
 from tellapart.errors import BadSource, CannotCompare
-from tellapart.evaluation.labelled import Judged, Labelled
+from tellapart.evaluation.dataset import Judged, Labelled
 from tellapart.progress import Progress
 
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tellapart.augment.geometry import resample
-from tellapart.data.loader import BATCH, PixelTable, blocks, rows_of
-from tellapart.data.parallel import map_in_order
+from tellapart.data.batching import BATCH, PixelTable, blocks, rows_of
+from tellapart.data.threads import map_in_order
 from tellapart.errors import CannotCorrupt, did_you_mean
-from tellapart.evaluation.paired import tango
+from tellapart.inference.predictor import Predictor
 from tellapart.metrics import Estimate, wilson
-from tellapart.predictor import Predictor
+from tellapart.metrics.paired import tango
 from tellapart.progress import Progress
 from tellapart.randomness import shuffled, uniform
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import false_discovery_control, fisher_exact
 
-from tellapart.data.decode import Picture
-from tellapart.data.parallel import map_in_order
+from tellapart.data.image import Picture
+from tellapart.data.threads import map_in_order
 from tellapart.errors import CannotSlice, printable
 from tellapart.metrics import Estimate, wilson
 

@@ -7,7 +7,7 @@ have been with other pictures.
 
 from tellapart.metrics.averages import average_intervals, averages, kappa
 from tellapart.metrics.calibration import calibration_error, reliability
-from tellapart.metrics.figures import (
+from tellapart.metrics.classification import (
     accuracy,
     confusion_matrix,
     f1_intervals,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.metrics.figures import Matrix, precision_recall_f1
+from tellapart.metrics.classification import Matrix, precision_recall_f1
 from tellapart.metrics.intervals import Estimate, Z
 
 Vector = NDArray[np.float64]

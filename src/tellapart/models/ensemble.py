@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tellapart.errors import WrongInput
-from tellapart.models.network import Network
+from tellapart.models.base import Network
 
 SAME, MIRRORED = "same", "mirrored"
 SHIFTS = {"left": (0, 1), "right": (0, -1), "up": (1, 0), "down": (-1, 0)}  # down and to the right, in steps

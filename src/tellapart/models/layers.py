@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tellapart.models.blocks import ConvNorm
-from tellapart.models.resnet import BasicBlock, projection
+from tellapart.models.zoo.blocks import ConvNorm
+from tellapart.models.zoo.resnet import BasicBlock, projection
 
 Shape = tuple[int, ...]  # of one picture: (C, H, W), or flat (F,)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -15,12 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tellapart.data.download import RemoteFile, fetch
 from tellapart.errors import BadWeights, printable
-from tellapart.extras import package_file
-from tellapart.files import cache_folder
-from tellapart.models.network import Network
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.io.atomic import cache_folder
+from tellapart.io.download import RemoteFile, fetch
+from tellapart.models.base import Network
+from tellapart.optional import package_file
+from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Progress
 
 Weights = dict[str, Tensor]

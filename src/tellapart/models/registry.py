@@ -9,22 +9,23 @@ from typing import Any
 from torch import nn
 
 from tellapart.errors import UnknownModel, WrongInput, did_you_mean, printable
-from tellapart.models import efficientnet as eff
-from tellapart.models import efficientnet_lite as lite
-from tellapart.models import mobilenet, resnet, timm_models, vgg
-from tellapart.models.alexnet import AlexNet
-from tellapart.models.convnext import convnext_tiny
+from tellapart.models import timm_models
+from tellapart.models.base import Network, last_linear
 from tellapart.models.ensemble import SAME, Ensemble, Member
-from tellapart.models.googlenet import GoogLeNet
-from tellapart.models.inception_v3 import InceptionV3
-from tellapart.models.layered import Layered
-from tellapart.models.lenet import LeNet5
-from tellapart.models.network import Network, last_linear
-from tellapart.models.preact_resnet import resnet1001
 from tellapart.models.pretrained import Pretrained
-from tellapart.models.simple_cnn import SimpleCNN
-from tellapart.models.small_resnet import SmallResNet
+from tellapart.models.sequential import Layered
 from tellapart.models.weights import WEIGHTS
+from tellapart.models.zoo import efficientnet as eff
+from tellapart.models.zoo import efficientnet_lite as lite
+from tellapart.models.zoo import mobilenet, resnet, vgg
+from tellapart.models.zoo.alexnet import AlexNet
+from tellapart.models.zoo.convnext import convnext_tiny
+from tellapart.models.zoo.googlenet import GoogLeNet
+from tellapart.models.zoo.inception_v3 import InceptionV3
+from tellapart.models.zoo.lenet import LeNet5
+from tellapart.models.zoo.preact_resnet import resnet1001
+from tellapart.models.zoo.simple_cnn import SimpleCNN
+from tellapart.models.zoo.small_resnet import SmallResNet
 
 _MAX_WIDTH = 8192  # of a dense layer in the head
 SMALL = 64  # pictures with a shorter side than this are no photographs

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from tellapart.display import table
 from tellapart.errors import WrongInput
-from tellapart.models.network import Network
+from tellapart.html import table
+from tellapart.models.base import Network
 
 Storages = dict[int, UntypedStorage]
 

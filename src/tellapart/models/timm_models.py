@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from tellapart.errors import DownloadFailed, MissingExtra, UnknownModel, did_you_mean, printable
-from tellapart.models.network import Network
+from tellapart.models.base import Network
 from tellapart.models.pretrained import Pretrained, Weights, imagenet_classes
-from tellapart.preprocess_settings import PreprocessSettings
+from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Progress
 
 PREFIX = "timm:"

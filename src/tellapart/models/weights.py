@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from tellapart.models.efficientnet_lite import from_package_names
 from tellapart.models.pretrained import Pretrained
-from tellapart.preprocess_settings import Interpolation, PreprocessSettings
+from tellapart.models.zoo.efficientnet_lite import from_package_names
+from tellapart.preprocess.settings import Interpolation, PreprocessSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALVES = (0.5, 0.5, 0.5)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 
 from tellapart.serving.limits import Limits
-from tellapart.serving.problems import Problem
+from tellapart.serving.problem import Problem
 
 
 class Admission:

@@ -1,4 +1,4 @@
-"""The bounds within which the server works, and how it computes."""
+"""The bounds within which the server works."""
 
 from dataclasses import dataclass
 
@@ -22,16 +22,3 @@ class Limits:
     body_seconds: float = 30.0
     deadline: float = 10.0
     grace: float = 30.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a process computes.
-
-    runners: batches computed at once. threads: for each of them. batch: pictures in one, at most. decoders: threads.
-    """
-
-    runners: int
-    threads: int
-    batch: int
-    decoders: int

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from tellapart.classifier import load_file
-from tellapart.data.decode import decode
+from tellapart.classifier.classifier import load_file
+from tellapart.data.image import decode
 from tellapart.errors import WrongInput
-from tellapart.predictor import Predictor
+from tellapart.inference.predictor import Predictor
 
 
 class Model:

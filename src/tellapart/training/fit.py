@@ -1,324 +1,168 @@
-"""The training ladder: `fit` runs epochs, an epoch runs steps, a step runs pieces; each can be read alone.
+"""From rows of audited pictures to a trained network: what a run, a trial of a search and a fold have in common."""
 
-`fit` owns when to validate and stop, `_epoch` the order of rows and when to save, `_step` one update of the weights,
-`_piece` the way from pixels to a loss. Several ranks take their share of every batch and stay alike.
-"""
-
+import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from tellapart.augment import augment, mix
-from tellapart.confidence.softmax import softmax
-from tellapart.data.loader import prefetched, rows_of
-from tellapart.errors import TrainingDiverged
-from tellapart.inference import logits
-from tellapart.models.network import Network
-from tellapart.preprocess import Preprocess
+from tellapart.classifier.classifier import Architecture, Classifier, package_versions
+from tellapart.classifier.forward import default_device
+from tellapart.data.audit import Audit, pixel_digest
+from tellapart.data.batching import Part, pixel_batches
+from tellapart.data.pixel_cache import Pixels, open_pixels
+from tellapart.data.split import Rows
+from tellapart.models import entry
+from tellapart.models.base import Network
+from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
-from tellapart.recipe import Recipe, TrainingRecipe
-from tellapart.training.autotune import Plan
-from tellapart.training.balance import class_weights, correct_prior
-from tellapart.training.batches import Batch, Part, batches_of
-from tellapart.training.busy import BusyWatch
-from tellapart.training.checkpoint import Checkpoint
-from tellapart.training.distill import Teacher
-from tellapart.training.distributed import ONE, Ranks, use_cross_rank_norms
+from tellapart.recipe import Recipe
+from tellapart.training.checkpointing.state import History
+from tellapart.training.checkpointing.store import Checkpoint
+from tellapart.training.execution.autotune import Plan, default_plan, deterministic, fastest_plan, plan_from, threads_of
+from tellapart.training.execution.distributed import ONE, Ranks
 from tellapart.training.freezing import freeze, set_mode
-from tellapart.training.judge import judge
-from tellapart.training.losses import Loss
-from tellapart.training.optimise import WeightAverage, make_optimizer, set_rate
-from tellapart.training.resizing import shrunk, size_at, size_step
-from tellapart.training.saving import Saver, StopRequest, stop_requests
-from tellapart.training.seeding import seed_draws
-from tellapart.training.state import History, Score, State
+from tellapart.training.initialization import starting_network, starting_preprocess, teacher_of
+from tellapart.training.linear_probe import fit_head
+from tellapart.training.trainer import Trainer
+
+_STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """What stays the same while training. The recipe is resolved: nothing in it that training needs is None.
+class Fitted:
+    """A trained classifier, not calibrated yet, the parts it was trained and judged on, and the course of training.
 
-    frozen_norms: keep BatchNorm's published statistics, when fine-tuning. spent: seconds that the head took.
-    on_epoch: called with the history after each epoch. ranks: the processes that train together.
+    found, pixels: the pictures of the whole source, of which further parts can be taken. plan: how it was computed.
     """
 
-    preprocess: Preprocess
-    recipe: Recipe
+    classifier: Classifier
     train: Part
     validation: Part
-    num_classes: int
-    directory: Path
+    history: History
+    found: Audit
+    pixels: Pixels
+    plan: Plan = field(default_factory=lambda: Plan(threads=torch.get_num_threads()))
+
+    def part(self, rows: Rows) -> Part:
+        """Return the pictures of some rows."""
+        return part_of(self.found, self.pixels, rows)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Trains the network of a resolved recipe on some rows, and keeps the weights that are best on others.
+
+    identity: tells whose checkpoints those in `directory` are. on_epoch: called with the history after each epoch.
+    """
+
+    found: Audit
+    train: Rows
+    validation: Rows
+    recipe: Recipe
     identity: str
+    directory: Path
     progress: Progress
-    plan: Plan = field(default_factory=Plan)
     ranks: Ranks = ONE
-    teacher: Teacher | None = None
-    frozen_norms: bool = False
-    spent: float = 0.0
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
 
-    def fit(self, network: Network, saved: Checkpoint | None = None) -> State:
-        """Train until the epochs or the budget are used up, or patience is; the network ends with its best weights.
+    def start(self) -> tuple[Architecture, Network]:
+        """Return the network with the weights that it starts from; raises what `starting_network` raises."""
+        torch.manual_seed(self.recipe.seed)
+        return self.ranks.in_turn(lambda: starting_network(self.recipe, len(self.found.samples.classes), self.progress))
 
-        saved: where to go on. Raises `TrainingDiverged`, `CannotSave`, or `Interrupted` when the system asks it to end,
-        the state saved.
-        """
-        state = self._start(network, saved)
-        saver = Saver(self.directory, self.identity, self._training, self.plan)
-        with stop_requests() as asked:
-            while not self.ranks.from_first(lambda: self._finished(state)):
-                self._epoch(state, saver, asked)
-                self._validate(state)
-                if self.ranks.first:
-                    self.on_epoch(state.history)
-                self.progress.say(self._line(state))
-                state.next_epoch()
-        if self.ranks.first:
-            saver.save(state)  # what follows may be cut short too
-        state.network.load_state_dict(state.best)
-        kept = f"the weights of epoch {state.kept_epoch}" if state.kept_epoch else "the head alone: nothing did better"
-        self.progress.say(f"Kept {kept}.{self._why(state)}")
-        return state
+    def run(self, architecture: Architecture, network: Network, saved: Checkpoint | None = None) -> Fitted:
+        """Train; saved: where to go on. Raises what `Trainer.fit` raises."""
+        self._agree()
+        network = network.to(default_device())
+        settings = starting_preprocess(self.recipe)
+        resizer = Preprocess(settings)
+        pixels = open_pixels(self.found, resizer.resize, resizer.resize_key(), settings.size, self.progress)
+        train, validation = (part_of(self.found, pixels, rows) for rows in (self.train, self.validation))
+        if not self.recipe.pretrained:
+            settings = self.ranks.from_first(lambda: _with_statistics(settings, train, self.progress))
+        plan = self.ranks.from_first(lambda: self._plan(network, saved))
+        history = self._fit(network, plan, Preprocess(settings), train, validation, saved)
+        classifier = Classifier(architecture, network.eval(), settings, self.found.samples.classes)
+        return Fitted(classifier, train, validation, history, self.found, pixels, plan)
 
-    def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
-        """Return the monitored figure with its standard error, and all validation figures."""
-        pixels = self.validation.pixels
-        found = self.ranks.rows(lambda places: logits(network, self.preprocess, rows_of(pixels, places)), len(pixels))
-        return judge(softmax(found), self.validation.labels, self.num_classes, self._training.monitor)
-
-    @property
-    def _training(self) -> TrainingRecipe:
-        return self.recipe.training
-
-    @cached_property
-    def _watch(self) -> BusyWatch:
-        alone = self.ranks.count == 1 and self.preprocess.mean.device.type == "cpu"  # else a step waits for others too
-        return BusyWatch(self.progress, self.plan.threads if alone else 1)
-
-    @cached_property
-    def _loss(self) -> Loss:
-        return Loss(self._training, class_weights(self._training, self.train.labels, self.num_classes))
-
-    def _start(self, network: Network, saved: Checkpoint | None) -> State:
-        training = self._training
-        network.checkpoint_activations = training.checkpoint_activations
-        freeze(network, training)
-        if training.sync_batch_norm and self.ranks.count > 1:
-            use_cross_rank_norms(network)
-        network.to(memory_format=self.plan.memory_format)  # type: ignore[call-overload]
-        optimizer = make_optimizer(network, training, fine_tuning=self.frozen_norms)
-        average = WeightAverage(network, training.ema) if training.ema else None
-        tally = nn.Parameter(torch.zeros(3, device=self.preprocess.mean.device))
-        state = State(network, optimizer, average, self._wrapped(network, tally), tally)
-        if saved is not None:
-            state.restore(saved.parts, saved.document)
-            self.progress.say(f"Going on after step {state.step}, in epoch {state.epoch}.")
-            return state
-        state.seconds = state.head_seconds = state.epoch_began = self.spent
-        if self.frozen_norms:
-            self._judge_start(state)
-        return state
-
-    def _wrapped(self, network: Network, tally: nn.Parameter) -> nn.Module:
-        forward: nn.Module = _TrainingOutputs(network, tally)
+    def _agree(self) -> None:
+        """Make sure that all ranks see the same pictures with the same releases."""
+        found, rows = self.found, self.train[:: max(1, len(self.train) // 3)]
+        self.ranks.agree(json.dumps(package_versions()), "releases of packages")
         if self.ranks.count > 1:
-            forward = DistributedDataParallel(forward, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        if self.plan.compiled:
-            forward.compile(mode=self.plan.compiled)
-        return forward
+            digests = [pixel_digest(found.samples.pictures.picture(int(row))) for row in rows]
+            same = all(digest == found.digests[row].tobytes() for digest, row in zip(digests, rows, strict=True))
+            self.ranks.agree(str(same), "pictures")
 
-    def _finished(self, state: State) -> bool:
-        patience, done = self._training.patience, len(state.history)
-        if patience and done - state.best_epoch >= patience and not state.batch:
-            self.progress.say(f"No better {self._training.monitor} for {patience} epochs: stopping early.")
-            return True
-        if self._training.budget is not None:
-            return done > 0 and not state.batch and state.seconds >= self._training.budget
-        return done >= (self._training.epochs or 0)
-
-    def _epoch(self, state: State, saver: Saver, asked: StopRequest) -> None:
-        """Run what is left of the epoch."""
-        batches = batches_of(self.train, self.recipe, state.epoch, self.ranks)
-        set_mode(state.network, self._training, self.frozen_norms)
-        began, before = state.seconds, state.sums[2]
-        with self.progress.bar(f"Epoch {state.epoch}{self._of_epochs()}", len(self.train.rows)) as advance:
-            advance(int(before), "")
-            upcoming = enumerate(prefetched(self._fetch, batches[state.batch :]), state.batch)
-            for number, (batch, pixels) in upcoming:
-                done = self._share_done(state, number / len(batches))
-                if done >= 1 and number:
-                    break
-                set_rate(state.optimizer, self._training.schedule, done)
-                with self._watch.step():
-                    self._step(state, batch, pixels, size_at(self.recipe, done, size_step(state.network)))
-                state.batch = number + 1
-                rate = (state.sums[2] - before) / max(1e-9, state.seconds - began)
-                advance(len(batch.places), _note(state.sums, rate))
-                if self.ranks.first:
-                    _save(state, saver, asked)
-
-    def _step(self, state: State, batch: Batch, pixels: list[Tensor], size: int) -> None:
-        """Update the weights by one batch, whose pieces are `pixels` (n, S, S, 3)."""
-        # Dropout draws from torch's generator: seeded here, a step is the same after a restart.
-        seed_draws(((self.recipe.seed << 30) + state.step) * self.ranks.count + self.ranks.rank, pixels[0].device)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.tally.grad = None
-        for number, piece in enumerate(batch.pieces):
-            with self._alone(state.forward, number + 1 < len(pixels)):
-                loss, hits = self._piece(state, batch, piece, pixels[number], size)
-                sums = torch.stack([loss.detach(), hits, torch.full_like(hits, len(piece))])
-                # DistributedDataParallel takes the mean over ranks; the rows of all ranks count alike.
-                share = loss * (self.ranks.count / len(batch.places))
-                (share + (state.tally * sums).sum()).backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        state.step += 1
-        if state.average:
-            state.average.update(state.network)
-        found = state.tallied(self.ranks.count)
-        if not math.isfinite(found[0]):
-            raise TrainingDiverged(
-                f"The loss became {found[0]} at step {state.step} (epoch {state.epoch}): lower the learning rate, as "
-                "in --set training.learning_rate=0.0005; the checkpoint before it is kept."
-            )
-        state.sums = [total + value for total, value in zip(state.sums, found, strict=True)]
-
-    def _piece(
-        self, state: State, batch: Batch, piece: NDArray[np.int64], pixels: Tensor, size: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the sum of the losses of a piece, with its gradient, and how many rows are right."""
-        settings, seed, numbers = self.recipe.augment, self.recipe.seed, batch.numbers[piece]
-        labels = torch.from_numpy(self.train.labels[batch.places[piece]]).to(pixels.device)  # n
-        images = self.preprocess.scale(pixels)  # n C S S
-        images = augment(images, settings, seed, state.epoch, numbers)
-        targets = labels  # n, or n K where pictures are mixed
-        if settings.mixup or settings.cutmix:
-            images, targets = mix(images, labels, settings, seed, state.epoch, numbers, self.num_classes)
-        taught = self.teacher.soft_targets(images) if self.teacher else None
-        images = self.preprocess.normalise(shrunk(images, size)).to(memory_format=self.plan.memory_format)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.plan.bfloat16):
-            outputs = state.forward(images)  # of n K, each with its weight
-        losses = [weight * self._loss.row_losses(part.float(), targets, taught) for weight, part in outputs]
-        return torch.stack(losses).sum(), (outputs[0][1].argmax(dim=1) == labels).sum().float()
-
-    def _alone(self, forward: nn.Module, alone: bool) -> AbstractContextManager[None]:
-        """Keep gradients to this rank until the last piece of a batch."""
-        return forward.no_sync() if alone and isinstance(forward, DistributedDataParallel) else nullcontext()
-
-    def _fetch(self, batch: Batch) -> list[Tensor]:
-        """Return the pixels of this rank's pieces, on the device or on their way to it."""
-        device = self.preprocess.mean.device
-        found = [torch.from_numpy(self.train.pixels[batch.places[piece]]) for piece in batch.pieces]
-        if device.type != "cuda":
-            return [pixels.to(device) for pixels in found]
-        return [pixels.pin_memory().to(device, non_blocking=True) for pixels in found]
-
-    def _validate(self, state: State) -> None:
-        """Judge the averaged weights on the validation rows, and keep them if they are as good as the best.
-
-        As good is: within one standard error of it (Breiman et al. 1984, "Classification and regression trees",
-        section 3.4.3). On few validation pictures the highest figure is mostly luck, and the later epoch, at a lower
-        learning rate, is the better guess.
-        """
-        loss, hits, seen = state.sums
-        figures = {
-            "loss": loss / seen,
-            "train_accuracy": hits / seen,
-            "pictures_per_second": seen / max(1e-9, state.seconds - state.epoch_began),
-        }
-        with self._judged(state) as (score, judged):
-            if score[0] > state.best_score[0]:
-                state.best_score, state.best_epoch = score, state.epoch
-            if score[0] >= state.best_score[0] - state.best_score[1]:
-                state.kept_epoch = state.epoch
-                state.keep_weights()
-        entry = {"epoch": state.epoch, "step": state.step, **figures, **judged, "seconds": round(state.seconds, 3)}
-        state.history.append(entry)
-
-    def _judge_start(self, state: State) -> None:
-        """Judge the head alone, before the other layers are trained: nothing worse is kept."""
-        with self._judged(state) as (score, judged):
-            state.best_score = score
-            state.keep_weights()
-        self.progress.say(f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.")
-
-    @contextmanager
-    def _judged(self, state: State) -> Iterator[tuple[Score, dict[str, float]]]:
-        """Yield how good the averaged weights are; meanwhile the network holds them, ready for the classifier."""
-        training_weights = {name: value.clone() for name, value in state.network.state_dict().items()}
-        averaged = state.averaged_weights()
-        self.ranks.copy_first(averaged)
-        state.network.load_state_dict(averaged)
-        if self._training.class_balance != "none" and self._training.prior_correction:
-            correct_prior(state.network, np.bincount(self.train.labels, minlength=self.num_classes))
-        try:
-            yield self.judge(state.network)
-        finally:
-            state.network.load_state_dict(training_weights)
-
-    def _share_done(self, state: State, share_of_epoch: float) -> float:
-        """Return how much of training is done, 0..1; ranks must agree, and their clocks do not."""
-        budget = self._training.budget
-        if budget is None:
-            return (state.epoch - 1 + share_of_epoch) / (self._training.epochs or 1)
-        whole = max(1.0, budget - state.head_seconds)
-        return self.ranks.from_first(lambda: (state.seconds - state.head_seconds) / whole)
-
-    def _why(self, state: State) -> str:
-        """Return why the weights with the highest figure are not those that were kept, if so."""
-        if state.kept_epoch == state.best_epoch:
-            return ""
-        figures = {entry["epoch"]: entry[f"validation_{self._training.monitor}"] for entry in state.history}
-        if figures.get(state.kept_epoch) == figures.get(state.best_epoch, math.nan):  # no worse, only later
-            return ""
-        best = f"epoch {state.best_epoch}" if state.best_epoch else "the head alone"
-        return (
-            f" The best was {best}, by less than {len(self.validation.rows):,} validation pictures can tell (one "
-            "standard error), so the later one counts."
+    def _fit(
+        self,
+        network: Network,
+        plan: Plan,
+        preprocess: Preprocess,
+        train: Part,
+        validation: Part,
+        saved: Checkpoint | None,
+    ) -> History:
+        fine_tuning, classes = bool(self.recipe.pretrained), self.found.samples.classes
+        recipe = self.recipe.with_values(training__precision=plan.precision)
+        trainer = Trainer(
+            preprocess.to(default_device()),
+            recipe,
+            train,
+            validation,
+            len(classes),
+            self.directory,
+            self.identity,
+            self.progress,
+            plan=plan,
+            ranks=self.ranks,
+            teacher=teacher_of(recipe, classes),
+            frozen_norms=fine_tuning,
+            on_epoch=self.on_epoch,
         )
+        with threads_of(plan), deterministic(recipe.training.deterministic):
+            if fine_tuning and recipe.training.head_epochs and saved is None:
+                began = time.monotonic()
+                self.progress.say("Fitting the head on frozen features.")
+                fit_head(trainer, network)
+                trainer = replace(trainer, spent=time.monotonic() - began)
+            return trainer.fit(network, saved).history
 
-    def _of_epochs(self) -> str:
-        return "" if self._training.budget is not None else f"/{self._training.epochs}"
-
-    def _line(self, state: State) -> str:
-        last, done = state.history[-1], len(state.history)
-        left = max(0.0, (self._training.budget or 0.0) - state.seconds)
-        if self._training.budget is None:
-            left = (state.seconds - state.head_seconds) / done * ((self._training.epochs or 0) - done)
-        return (
-            f"Epoch {state.epoch}{self._of_epochs()}  loss {last['loss']:.3f}  "
-            f"validation accuracy {last['validation_accuracy']:.1%}  "
-            f"{last['pictures_per_second']:,.0f} pictures/s  {int(left) // 60}:{int(left) % 60:02d} left"
-        )
-
-
-class _TrainingOutputs(nn.Module):
-    """`training_outputs` as a forward pass, for what wraps modules."""
-
-    def __init__(self, network: Network, tally: nn.Parameter) -> None:
-        super().__init__()
-        self.network, self.tally = network, tally
-
-    def forward(self, images: Tensor) -> list[tuple[float, Tensor]]:
-        """(N, C, S, S) -> logits (N, K), each with its weight."""
-        return self.network.training_outputs(images)
+    def _plan(self, network: Network, saved: Checkpoint | None) -> Plan:
+        """Return how this machine computes the steps: as the run began, or what is fastest here."""
+        if saved is not None:
+            return plan_from(saved.document["plan"])
+        training = self.recipe.training
+        plan = default_plan(training.precision, entry(str(self.recipe.model)).fast_bfloat16)
+        if training.autotune:
+            size, batch = self.recipe.preprocess.size or 0, training.batch_size or 64
+            per_piece = max(2, batch // (self.ranks.count * training.accumulate))
+            freeze(network, training)
+            set_mode(network, training, bool(self.recipe.pretrained))
+            plan = fastest_plan(network, size, per_piece, plan, training.precision)
+        self.progress.say(f"Computing in {plan}.")
+        return plan
 
 
-def _save(state: State, saver: Saver, asked: StopRequest) -> None:
-    """Save if it is due; if asked to stop, save and stop."""
-    if asked:
-        saver.save(state)
-        raise asked.error(state.step)
-    saver.save_if_due(state)
+def part_of(found: Audit, pixels: Pixels, rows: Rows) -> Part:
+    """Return the pictures of some rows, with their labels."""
+    return Part(pixels.rows(rows), found.samples.labels[rows].astype(np.int64), rows)
 
 
-def _note(sums: list[float], rate: float) -> str:
-    return f"loss {sums[0] / sums[2]:.3f}  accuracy {sums[1] / sums[2]:.1%}  {rate:,.0f} pictures/s"
+def _with_statistics(settings: PreprocessSettings, train: Part, progress: Progress) -> PreprocessSettings:
+    """Return the settings with mean and deviation of the training pictures."""
+    places = np.arange(0, len(train.rows), math.ceil(len(train.rows) / _STATISTICS_FROM))
+    found = []
+    with progress.bar("Measuring brightness", len(places)) as advance:
+        for block, pixels in pixel_batches(train.pixels, np.array_split(places, math.ceil(len(places) / 64))):
+            found.append(pixels)
+            advance(len(block), "")
+    scaled = Preprocess(settings).scale(torch.from_numpy(np.concatenate(found)))  # n C S S
+    mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3)).clamp_min(0.01)
+    return replace(settings, mean=tuple(mean.tolist()), std=tuple(std.tolist()))

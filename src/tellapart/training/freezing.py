@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tellapart.models.network import Network
+from tellapart.models.base import Network
 from tellapart.recipe import TrainingRecipe
 
 

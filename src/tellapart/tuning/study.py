@@ -22,8 +22,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from tellapart.databases import database_url, shown
 from tellapart.errors import CannotTune
+from tellapart.io.database import database_url, shown
 
 _JOURNAL = "journal://"
 _ALIVE, _AGAIN, _ORDER, _PLACE, _FILLED = "alive", "again", "order", "place", "filled"

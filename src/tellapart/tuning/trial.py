@@ -11,22 +11,22 @@ import numpy as np
 import optuna
 import torch
 
-from tellapart.confidence.softmax import softmax
-from tellapart.confidence.temperature import fit_temperature
 from tellapart.data.audit import Audit
 from tellapart.data.split import Splits
 from tellapart.errors import BadLayers, BadRecipe, TrainingDiverged, UnknownModel, WrongInput
-from tellapart.fitting import Fitting
 from tellapart.metrics import row_log_loss
 from tellapart.progress import Advance, Progress
 from tellapart.recipe import Recipe
-from tellapart.run import run_identity
-from tellapart.training.memory import freed_memory_kept
-from tellapart.training.saving import own_checkpoint
-from tellapart.training.state import History
-from tellapart.tuning.choice import METRICS, Answers, judged
-from tellapart.tuning.space import Space
+from tellapart.runs.run import run_identity
+from tellapart.training.checkpointing.policy import own_checkpoint
+from tellapart.training.checkpointing.state import History
+from tellapart.training.execution.allocator import freed_memory_kept
+from tellapart.training.fit import Fitting
+from tellapart.tuning.search_space import Space
+from tellapart.tuning.selection import METRICS, Answers, judged
 from tellapart.tuning.study import order_of
+from tellapart.uncertainty.softmax import softmax
+from tellapart.uncertainty.temperature import fit_temperature
 
 # Of a candidate, not of the search: another one may need less memory.
 FAULTS = (TrainingDiverged, UnknownModel, BadRecipe, BadLayers, WrongInput, torch.OutOfMemoryError, MemoryError)

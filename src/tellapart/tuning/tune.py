@@ -8,7 +8,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,44 +19,28 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from tellapart.choices import resolve
 from tellapart.data.audit import Audit
 from tellapart.data.sources import Source, load_source
 from tellapart.data.split import Splits
 from tellapart.errors import CannotTune, Interrupted
-from tellapart.files import make_folder, write_atomic
-from tellapart.pipeline import audited_split, parse_duration, recipe_with, train
+from tellapart.io.atomic import make_folder, write_atomic
+from tellapart.pipeline.defaults import resolve
+from tellapart.pipeline.train import audited_split, parse_duration, recipe_with, train
 from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe import Recipe, from_table
-from tellapart.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
-from tellapart.transfer import with_base
-from tellapart.tuning.choice import METRICS, Choice, choose
-from tellapart.tuning.final import last_round
-from tellapart.tuning.page import render
-from tellapart.tuning.space import Space, space_for
+from tellapart.runs.run import folder_name, refuse_existing, refuse_inside, run_identity
+from tellapart.training.initialization import with_base
+from tellapart.tuning.confirmation import last_round
+from tellapart.tuning.report import render
+from tellapart.tuning.result import Tuned
+from tellapart.tuning.search_space import Space, space_for
+from tellapart.tuning.selection import METRICS, Choice, choose
 from tellapart.tuning.study import Study, open_study, opened, order_of
 from tellapart.tuning.trial import ANSWERS, FIGURES, HALTS, REASON, RECIPE, Candidates, Hopeless, unpacked
 
 _DATABASE = (SQLAlchemyError, StorageInternalError)
 _AT_RANDOM = 6  # trials, before others tell where to look
 _HALF = 2  # of those that have come so far go on
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What a search found: the recipe to train with, why, the trials, and the run that was trained with it, if any."""
-
-    recipe: Recipe
-    metric: str
-    choice: Choice
-    trials: tuple[dict[str, Any], ...]
-    directory: Path
-    run: Run | None
-
-    @property
-    def page(self) -> Path:
-        """The page that tells of the search."""
-        return self.directory / "tuning.html"
 
 
 def tune(

@@ -1,0 +1,1 @@
+"""A classifier in other formats, with the same answers."""

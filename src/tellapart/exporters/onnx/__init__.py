@@ -1,0 +1,1 @@
+"""ONNX files: float32 and int8."""

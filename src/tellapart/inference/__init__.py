@@ -1,0 +1,1 @@
+"""Exported classifiers, run without torch."""

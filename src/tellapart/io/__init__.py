@@ -1,0 +1,1 @@
+"""Files, caches, downloads and databases."""

@@ -1,0 +1,1 @@
+"""Images of a server that are worth a label, and drift."""

@@ -1,0 +1,1 @@
+"""How training runs on a machine, or several."""

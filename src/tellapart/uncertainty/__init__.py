@@ -1,0 +1,1 @@
+"""Calibrated probabilities, prediction sets and out-of-distribution scores."""

@@ -1,0 +1,1 @@
+"""The page that the exported app and the server share."""
