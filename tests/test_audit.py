@@ -112,6 +112,14 @@ def test_no_handwritten_digit_is_a_copy_of_another_one(count):
     assert all(owner[p.first] == owner[p.second] for p in near_duplicates.near_duplicates(thumbs).copies)
 
 
+def test_a_class_whose_images_are_alike_is_no_crowd_of_copies():
+    """Twenty handwritten ones differ far less from each other than from zeros, and are twenty images."""
+    samples = load_digits()
+    rows = np.concatenate([np.flatnonzero(samples.labels == label)[:20] for label in (0, 1)])
+    thumbs = np.stack([near_duplicates.thumbnail(samples.pictures.picture(row)) for row in rows.tolist()])
+    assert near_duplicates.near_duplicates(thumbs).copies == ()
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_copies_are_found_and_nothing_else(originals, change):
     count = len(originals)

@@ -33,6 +33,7 @@ _RATIO = 0.08  # and in between it must be this much smaller than that of the ne
 _NEXT = 5  # which look-alike is the yardstick, those below _ALWAYS not counted,
 _STEP = 8.0  # unless residuals grow at once by this factor further on: what comes before are copies then
 _CROWD, _MEMBERS = 0.06, 4  # whether they do is found out for pictures with so many look-alikes below this residual
+_BEHIND = 0.2  # residual of the yardstick that a step gives, at most
 _UNIFORM = 8.0  # grey levels: a thumbnail with less deviation is mostly rounding and noise
 _BLOCK = 2000
 _MANY = 500  # pictures: fewer are compared in less than a second
@@ -197,9 +198,11 @@ def _steps(pairs: Pairs, residual: NDArray[np.float32], crowded: NDArray[np.int6
     behind = np.zeros(count, np.float32)
     for each in crowded.tolist():
         values = value[slice(*np.searchsorted(row, [each, each + 1]))]
-        step = values[1:] / values[:-1]
+        # Images of one class, too, may be far closer to each other than to those of another: so not behind what is no
+        # copy, and never so far behind that the loosest limit would apply.
+        step = np.where(values[:-1] < _CROWD, values[1:] / values[:-1], 0.0)
         if len(step) and step.max() >= _STEP:
-            behind[each] = values[step.argmax() + 1]
+            behind[each] = min(values[step.argmax() + 1], _BEHIND)
     return behind
 
 
