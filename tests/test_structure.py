@@ -67,14 +67,26 @@ COSTLY = {
     "JPEG segments": b"\xff\xd8" + b"\xff\xfe\x00\x02" * 200_000,
     "JPEG fill bytes": b"\xff\xd8" + b"\xff" * 1_000_000,
     "JPEG padding": b"\xff\xd8" + b"\xff\x00" * 500_000,
+    "JPEG fill bytes in many places": b"\xff\xd8"
+    + (b"\xff" * 50_000 + b"\xfe\x00\x02") * 20
+    + encode(GREY, "jpeg")[2:],
+    "JPEG that ends before it begins": b"\xff\xd8\xff\xd9" + b"\xff\xfe\x00\x02" * 200_000 + encode(GREY, "jpeg")[2:],
+    "JPEG with EXIF of many bytes": b"\xff\xd8" + jpeg_segment(0xE1, b"Exif\0\0" + tiff({700: (7, 4_000_000)})),
     "PNG chunks": png(*[(b"prVt", b"")] * 20_000),
     "PNG with EXIF of many values": png((b"eXIf", tiff({0x0112: (3, 4_000_000)}))),
     "WebP with EXIF of many values": webp(b"Exif\0\0" + tiff({0x0112: (3, 4_000_000)})),
+    "GIF of skipped bytes": encode(GREY, "gif")[:13].replace(b"\x87", b"\x07") + b"\x00" * 20_000 + b"\x3b",
+    "GIF comment behind a skipped byte": b"GIF89a\x08\0\x08\0\0\0\0\0" + b"\x21\xfe\x01a\0" * 20_000 + b"\x3b",
     "GIF comment": b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe" + b"\x01a" * 20_000 + b"\x00\x3b",
     "TIFF tiles": tiff({256: (4, 1), 324: (4, 100_001)}),
     "TIFF strips, big-endian": tiff({256: (4, 1), 273: (4, 8_000_000)}, ">"),
+    "TIFF of one large tile": tiff({256: (4, 1), 322: (4, 1), 323: (4, 1)}).replace(
+        struct.pack("<II", 1, 8), struct.pack("<II", 1, 19_008)
+    ),
+    "TIFF tags with bytes in common": tiff({700 + k: (7, 400_000) for k in range(50)}),
     "BigTIFF values": tiff({700: (12, 600_000)}, big=True),
     "PNM header": b"P6\n#" + b"a" * 70_000 + b"\n8 8 255\n" + bytes(192),
+    "PNM with a comment inside a number": b"P6\n1#\n0 8 #" + b"x" * 70_000 + b"\n255\n" + bytes(240),
     "PNM comments": b"P3\n100 100\n255\n" + b"#\n" * 2_000,
 }
 
@@ -115,6 +127,7 @@ def test_large_files_in_many_pieces_are_read():
 def test_slow_decoders_are_known():
     assert is_decoded_slowly(b"P3\n1 1\n255\n0 0 0\n")
     assert is_decoded_slowly(b"P6 1 1 254\n\0\0\0")
+    assert is_decoded_slowly(b"P6 50#\n00 255 254\n" + bytes(9))
     assert not is_decoded_slowly(b"P6 # a comment\n1 1 255\n\0\0\0")
     assert not is_decoded_slowly(b"P5 1 1 65535\n\0\0")
     assert not is_decoded_slowly(b"P4 8 1\n\0")

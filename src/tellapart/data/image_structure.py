@@ -11,18 +11,21 @@ import struct
 from tellapart.errors import UnreadableImage
 
 _PIECES = 10_000  # segments, chunks or blocks of a file, and one more for each 1,024 of its bytes
-_SCANS, _LEAST_SCANS = 100, 16  # of a JPEG; fewer as it has more pixels, as programs write 10 to 13
+_SCANS, _LEAST_SCANS = 100, 20  # of a JPEG; fewer as it has more pixels, as programs write 10 to 18
 _SCANNED = 1_000_000_000  # pixels of all scans
-_JUNK = 65_536  # bytes between segments, or before the pixels of a PNM
+_JUNK = 65_536  # bytes between the segments of a JPEG, or before the pixels of a PNM
 _COMMENTS = 1_000  # of a PNM
 _TILES = 100_000  # or strips of a TIFF
+_TILE_PIXELS = 2**24  # of one tile, which is decoded whole, however few of its pixels are in the image
 _VALUES = 500_000  # numbers in the tags of a TIFF or of EXIF data
+_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323  # tags of TIFF
 _AS_BYTES = (1, 2, 7)  # types of values that are kept as they stand: bytes, text, undefined
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")  # of JPEG: what follows is no coefficients
-_TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([^\s#]+)")  # of PNM's header
+_TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([^\s#]+)(?=\s)")  # of PNM's header
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-_SCAN, _END, _START = 0xDA, 0xD9, 0xD8
+_SCAN, _END, _START, _EXIF = 0xDA, 0xD9, 0xD8, 0xE1
 TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_ODD_TIFF = (b"MM*\x00", b"II\x00*")  # which Pillow reads, too
 
 
 def check_structure(data: bytes) -> None:
@@ -37,12 +40,12 @@ def check_structure(data: bytes) -> None:
             _check_png(data)
         elif data.startswith(b"GIF8"):
             _check_gif(data)
-        elif data.startswith(TIFF_MAGIC):
+        elif data.startswith((*TIFF_MAGIC, *_ODD_TIFF)):
             _check_tiff(data)
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             _check_webp(data)
-        elif is_pnm(data):
-            _check_pnm(data)
+        elif data[:1] == b"P" and data[1:2] in tuple(b"%c" % letter for letter in b"0123456Ffy"):
+            _check_pnm(data)  # and its relatives
     except (IndexError, OverflowError, struct.error):  # it ends too early, or points beyond its end
         return
 
@@ -60,27 +63,31 @@ def is_decoded_slowly(data: bytes) -> bool:
         return False
     if data[1:2] in b"123":
         return True
+    # Comments inside its numbers end here, too.
     return data[1:2] != b"4" and _tokens(data, 3)[2:] not in ([b"255"], [b"65535"])
 
 
 def _check_jpeg(data: bytes) -> None:
     """Walk to the first scan; then count scans, by a quick upper bound first."""
-    place, pieces, pixels, components = 2, 0, 0, 0
+    place, pieces, junk, pixels, components = 2, 0, 0, 0, 0
     sequential = False
     while True:
         match = _MARKER.search(data, place)
-        if (len(data) if match is None else match.start()) - place > _JUNK:
-            raise _costly(f"more than {_JUNK:,} bytes between two segments")
-        if match is None or data[match.start() + 1] == _END:
+        junk += (len(data) if match is None else match.start()) - place
+        if junk > _JUNK:
+            raise _costly(f"more than {_JUNK:,} bytes between its segments")
+        if match is None:
             return
         code, place = data[match.start() + 1], match.end()
-        if code == _START:
-            continue
         pieces += 1
         _check_pieces(pieces, data, "segments")
+        if code in (_START, _END):  # a decoder ends here, but what reads its header goes on
+            continue
         if code in _FRAMES:
             height, width, components = struct.unpack_from(">HHB", data, place + 3)
             pixels, sequential = height * width, code in (0xC0, 0xC1, 0xC9)
+        if code == _EXIF:
+            _check_exif(data[place + 2 : place + struct.unpack_from(">H", data, place)[0]])
         if code == _SCAN:
             break
         place += max(2, struct.unpack_from(">H", data, place)[0])
@@ -132,14 +139,17 @@ def _check_webp(data: bytes) -> None:
 def _check_gif(data: bytes) -> None:
     """Walk over what stands before the first frame."""
     place, pieces = 13 + _colours(data[10]), 0
-    while data[place] == 0x21:  # an extension
-        place += 2
-        while size := data[place]:
+    while (kind := data[place]) not in (0x2C, 0x3B):  # a frame, or the end
+        place += 2 if kind == 0x21 else 1  # an extension, or what is skipped
+        pieces += 1
+        while kind == 0x21 and (size := data[place]):
             place += size + 1
             pieces += 1
             if pieces > _PIECES:
-                raise _costly(f"more than {_PIECES:,} blocks before its first frame")
-        place += 1
+                break
+        if pieces > _PIECES:
+            raise _costly(f"more than {_PIECES:,} blocks before its first frame")
+        place += kind == 0x21
 
 
 def _colours(flags: int) -> int:
@@ -162,20 +172,30 @@ def _check_tiff(data: bytes) -> None:
     if entries > _PIECES:
         raise _costly(f"more than {_PIECES:,} tags")
     place, step, form, values = place + (8 if big else 2), 20 if big else 12, order + ("HHQ" if big else "HHI"), 0
+    kept, sides = 0, dict.fromkeys((_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH), 1)
     for number in range(entries):
         tag, kind, count = struct.unpack_from(form, data, place + number * step)
         if tag in (273, 324) and count > _TILES:
             raise _costly(f"more than {_TILES:,} strips or tiles")
+        if tag in sides:  # a short number stands at the beginning of its field, whatever the order of bytes
+            number_form = order + {3: "H", 16: "Q"}.get(kind, "I")
+            sides[tag] = struct.unpack_from(number_form, data, place + number * step + (12 if big else 8))[0]
         values += 0 if kind in _AS_BYTES else count
+        kept += count if kind in _AS_BYTES else 0
         if values > _VALUES:
             raise _costly(f"more than {_VALUES:,} values in its tags")
+        if kept > 2 * len(data) + _JUNK:
+            raise _costly("tags with more bytes than the whole file")
+    most = max(_TILE_PIXELS, 2 * sides[_WIDTH] * sides[_LENGTH])
+    if sides[_TILE_WIDTH] * sides[_TILE_LENGTH] > most:
+        raise _costly(f"tiles of more than {most:,} pixels")
 
 
 def _check_pnm(data: bytes) -> None:
     plain = data[1:2] in b"123"
     tokens = _tokens(data, 2 + (data[1:2] not in b"14"))
-    if not tokens:
-        raise _costly(f"a header of more than {_JUNK:,} bytes")
+    if not tokens and len(data) > _JUNK:
+        raise _costly(f"a header of more than {_JUNK:,} bytes, or one with comments inside its numbers")
     if plain and data.count(b"#") > _COMMENTS:
         raise _costly(f"more than {_COMMENTS:,} comments")
 

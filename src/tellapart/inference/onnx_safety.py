@@ -26,7 +26,7 @@ EXPORT_VERSION = 1
 KEY = "tellapart"  # of the JSON document among the file's metadata
 MAX_BYTES = 2**31 - 1  # that a message may have
 _MAX_NODES = 100_000
-_MAX_FIELDS = 5_000_000  # in all messages of a file; what holds a million weights is one field
+_MAX_FIELDS = 1_000_000  # in all messages of a file; what holds a million weights is one field
 _MAX_DIMS = 64  # of a tensor
 _STANDARD = (b"", b"ai.onnx")
 _CONTROL = (b"If", b"Loop", b"Scan")
@@ -60,6 +60,11 @@ _REPEATED |= {("attribute", 10), ("attribute", 23)}
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _NODE_TYPE, _NODE_DOMAIN = 4, 7
 _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
+_KEPT = {
+    "model": (_MODEL_GRAPH, _MODEL_METADATA),
+    "node": (_NODE_TYPE, _NODE_DOMAIN),
+    "tensor": (_TENSOR_DIMS, _TENSOR_LOCATION),
+}
 
 
 def read_onnx(path: Path) -> tuple[bytes, dict[str, Any]]:
@@ -138,7 +143,7 @@ class _Guard:
         return graph, metadata
 
     def _checked(self, kind: str, message: memoryview) -> list[tuple[int, Value]]:
-        """Return the fields of a message, after they and all that they hold were checked."""
+        """Return those fields of a message that are looked at, after all and what they hold were checked."""
         fields, known, seen = [], _FIELDS[kind], set()
         for number, value in self._read(message):
             if number not in known:
@@ -149,7 +154,8 @@ class _Guard:
                     raise self._unsafe(f"holds a {known[number]} in two parts: expected one")
                 self._message(known[number], self._bytes(value))
             seen.add(number)
-            fields.append((number, value))
+            if number in _KEPT.get(kind, ()):
+                fields.append((number, value))
         return fields
 
     def _message(self, kind: str, message: memoryview) -> None:
@@ -265,7 +271,9 @@ class _Guard:
         return self._unsafe(f"has a field (number {number} of a {kind}) that exported classifiers do not have")
 
     def _unsafe(self, what: str) -> UnsafeClassifierFile:
-        return UnsafeClassifierFile(f"{self.name} {what}; use a file that `tellapart export` has written.")
+        return UnsafeClassifierFile(
+            f"{self.name} {what}; use a file that `tellapart export` has written, by this release."
+        )
 
     def _damaged(self) -> BadClassifierFile:
         return BadClassifierFile(f"{self.name} is not an ONNX file, or is damaged.")

@@ -22,7 +22,8 @@ def app_files(title: str, model: bytes, document: dict[str, Any], runtime: Mappi
     """
     files = {MODEL: model, **runtime, **_parts(title, hashlib.sha256(model).hexdigest(), document)}
     parts = {"./" if name == "index.html" else name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
-    version = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    # The worker's own text counts too: another worker must not share the cache of this one.
+    version = hashlib.sha256(asset("service-worker.js") + json.dumps(parts).encode()).hexdigest()[:16]
     worker = templates().get_template("service-worker.js").render(version=version, parts=parts)
     return {**files, "service-worker.js": worker.encode()}
 
