@@ -16,6 +16,7 @@ bytes (0.3).
 import argparse
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -25,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is imported
 import onnxruntime
 import torch
 from accuracy import package
