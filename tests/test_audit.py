@@ -8,18 +8,13 @@ from PIL import Image
 
 from conftest import encode
 from folders import digit_folder
+from image_copies import crop, light_copies
 from tellapart.data import near_duplicates
 from tellapart.data.audit import audit, check_readable
 from tellapart.data.builtin import load_digits
 from tellapart.data.image import decode, read_picture
 from tellapart.data.sources import load_source
 from tellapart.errors import TooManyUnreadable
-
-
-def crop(image, share):
-    width, height = image.size
-    return image.crop((int(width * share), int(height * share / 2), width, height - int(height * share / 2)))
-
 
 CHANGES = {
     "resized": lambda image: image.resize((image.width * 2 // 3, image.height * 2 // 3)),
@@ -69,18 +64,6 @@ def originals(photos, faces):
     portraits = sorted({path.parent: path for path in faces}.values())
     assert (len(photos), len(portraits)) == (20, 40)
     return [read_picture(path) for path in [*photos, *portraits]]
-
-
-def light_copies(image, count, random):
-    """Return an image and changed copies of it, as people and programs make them."""
-    changed = [image]
-    for _ in range(count - 1):
-        part = crop(image, random.uniform(0, 0.04))
-        part = part.resize([max(8, round(side * random.uniform(0.6, 1.2))) for side in part.size])
-        light = random.uniform(0.85, 1.15)
-        part = part.point(lambda v, light=light: int(min(255, v * light)))
-        changed.append(Image.fromarray(decode(encode(part, "JPEG", quality=int(random.integers(50, 95))))))
-    return changed
 
 
 @pytest.mark.parametrize("count", [2, 5, 6, 12, 30])

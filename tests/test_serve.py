@@ -19,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import tellapart
 from conftest import encode
+from costly_images import COSTLY
 from folders import QUICK, run_cli
 from servers import Server, wait_for
 from tellapart.pipeline.train import train
 from tellapart.progress import Progress
 from tellapart.serving.model_repository import prepared
-from test_structure import COSTLY
 
 
 @pytest.mark.slow

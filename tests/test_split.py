@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from image_copies import light_copies
 from tellapart.data.audit import Audit, audit
 from tellapart.data.dataset import PARTS, Arrays, build_samples
 from tellapart.data.image import read_picture
@@ -17,7 +18,6 @@ from tellapart.data.sources import load_source
 from tellapart.data.split import make_splits, obstacle, write_splits
 from tellapart.errors import CannotSplit, LeakedSplit
 from tellapart.recipe import DataRecipe
-from test_audit import light_copies
 
 SHARES = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4))
 
