@@ -6,7 +6,7 @@ After the language a block may say more: `setup` runs and is not shown; `quiet` 
 - python: run, each page in a folder of its own and with one set of names; what it prints, and what its last line is
   worth, stands below it.
 - console: lines that begin with `$ ` are run by bash; what they print stands below each.
-- bash: forms to choose from. Here the command line reads them; tests/test_forms.py runs them, which takes long.
+- bash: forms to choose from. Here the command line reads them; tests/test_doc_commands.py runs them, which takes long.
 """
 
 import ast

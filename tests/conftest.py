@@ -3,7 +3,6 @@
 import glob
 import importlib
 import importlib.util
-import io
 import os
 import shutil
 import subprocess
@@ -32,13 +31,6 @@ def _package(name: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
-
-
-def encode(pixels: NDArray[np.generic] | Image.Image, kind: str, **options: object) -> bytes:
-    """Return a picture as the bytes of a file of Pillow's format `kind`."""
-    file = io.BytesIO()
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(file, kind, **options)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="session", autouse=True)

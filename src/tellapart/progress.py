@@ -1,21 +1,87 @@
-"""Messages and progress bars for people, on stderr; results never come this way."""
+"""Named events, messages and progress bars for people, on stderr; results never come this way.
 
+Every event is also a record of the logger "tellapart", with the event's name in `record.event` and what it is about in
+`record.values`, so that a program that embeds the package can route it.
+"""
+
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 Advance = Callable[[int, str], None]
+logger = logging.getLogger("tellapart")
+
+
+class Event(StrEnum):
+    """What a message is about. Programs, and our tests, look at these names; the wording may change."""
+
+    DATASET_LOADED = "dataset_loaded"
+    AUDIT_WARNING = "audit_warning"
+    SPLIT = "split"
+    MODEL_CHOSEN = "model_chosen"
+    RESIZE_CHOSEN = "resize_chosen"
+    STEM_CHOSEN = "stem_chosen"
+    HFLIP_CHOSEN = "hflip_chosen"
+    WEIGHTS_LOADED = "weights_loaded"
+    WEIGHTS_UNAVAILABLE = "weights_unavailable"
+    EXECUTION_PLAN = "execution_plan"
+    LINEAR_PROBE_START = "linear_probe_start"
+    LINEAR_PROBE_END = "linear_probe_end"
+    EPOCH_END = "epoch_end"
+    EARLY_STOPPING = "early_stopping"
+    TRAINING_RESUMED = "training_resumed"
+    TRAINING_END = "training_end"
+    CHECKPOINT_DAMAGED = "checkpoint_damaged"
+    CPU_CONTENTION = "cpu_contention"
+    CACHE_DAMAGED = "cache_damaged"
+    CACHE_UNAVAILABLE = "cache_unavailable"
+    TEST_START = "test_start"
+    CONFORMAL_WARNING = "conformal_warning"
+    BASELINE_WARNING = "baseline_warning"
+    REPORT_START = "report_start"
+    RUN_FINISHED_BEFORE = "run_finished_before"
+    FOLD_START = "fold_start"
+    ENSEMBLE_SCORING = "ensemble_scoring"
+    TUNING_START = "tuning_start"
+    TRIAL_END = "trial_end"
+    TRIAL_LOST = "trial_lost"
+    TUNING_TIMEOUT = "tuning_timeout"
+    TUNING_CONFIRMATION = "tuning_confirmation"
+    TUNING_END = "tuning_end"
+    FEATURES_CHOSEN = "features_chosen"
+    TEST_SPLIT_FOUND = "test_split_found"
+    TRACKER_FAILED = "tracker_failed"
+    DOWNLOAD_START = "download_start"
+    UPLOAD_START = "upload_start"
+    EXPORT_START = "export_start"
+    QUANTIZATION_START = "quantization_start"
+    MODEL_SERVED_AS_EXPORTED = "model_served_as_exported"
+    SERVER_OPEN = "server_open"
+    SERVER_SPEED = "server_speed"
+    SERVER_START = "server_start"
+    SERVER_DRAINING = "server_draining"
 
 
 class Progress:
-    """Where messages and progress go; this one keeps silent."""
+    """Where events and progress go: to the logger "tellapart", and to no display."""
 
-    def say(self, message: str) -> None:
-        """Tell the user one thing."""
+    def report(self, event: Event, message: str, **values: Any) -> None:
+        """Report an event: its message for people, and its values for programs."""
+        self._emit(logging.INFO, event, message, values)
+
+    def warn(self, event: Event, message: str, **values: Any) -> None:
+        """Report an event that the user should act on or know about."""
+        self._emit(logging.WARNING, event, message, values)
+
+    def _emit(self, level: int, event: Event, message: str, values: dict[str, Any]) -> None:
+        logger.log(level, message, extra={"event": event, "values": values})
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
@@ -24,7 +90,7 @@ class Progress:
 
 
 def progress_for_viewers() -> Progress:
-    """Return bars and messages where a person watches, in a terminal or a notebook, and silence elsewhere."""
+    """Return messages and bars where a person watches, in a terminal or a notebook, and the logger alone elsewhere."""
     return TerminalProgress() if sys.stderr.isatty() or "ipykernel" in sys.modules else Progress()
 
 
@@ -34,9 +100,9 @@ class TerminalProgress(Progress):
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
-    def say(self, message: str) -> None:
-        """Print one line."""
-        self.console.print(message, markup=False)
+    def _emit(self, level: int, event: Event, message: str, values: dict[str, Any]) -> None:
+        super()._emit(level, event, message, values)
+        self.console.print(f"Warning: {message}" if level == logging.WARNING else message, markup=False)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:

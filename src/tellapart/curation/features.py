@@ -21,7 +21,7 @@ from tellapart.data.pixel_cache import Pixels, open_pixels
 from tellapart.errors import MissingExtra
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_resize import Preprocess, grey
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 _BACKBONE = "efficientnet_lite0"  # published weights that a package holds, so that nothing is downloaded
 _BACKBONE_STEP, _BACKBONE_SIDES = 32, (96, 224)  # pixels
@@ -105,7 +105,7 @@ def _backbone(found: Audit, side: int, progress: Progress) -> FeatureSet | None:
     try:
         classifier = load_pretrained(_BACKBONE, progress)
     except MissingExtra as error:
-        progress.say(f"Published weights are not tried. {error}")
+        progress.warn(Event.WEIGHTS_UNAVAILABLE, f"Published weights are not tried. {error}")
         return None
     size = int(np.clip(_BACKBONE_STEP * round(side / _BACKBONE_STEP), *_BACKBONE_SIDES))
     settings = replace(classifier.preprocess, resize="squash", size=size)

@@ -24,7 +24,7 @@ from tellapart.data.sources import Source, load_source
 from tellapart.data.split import independent_units, make_folds, reference
 from tellapart.errors import CannotAuditLabels, CannotSave, printable
 from tellapart.io.atomic import cannot_save, refuse_unwritable
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.uncertainty.ood import fit_familiarity
 
 _FOLDS = 5
@@ -190,7 +190,11 @@ def _audit(found: Audit, seed: int, said: Progress) -> LabelAudit:
     folds = Folds(labels.astype(np.int64), make_folds(found, rows, _FOLDS, seed), len(classes))
     some = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_TRIED])
     chosen, settings, seen = _choose(feature_sets(found, said), rows[some], folds.some(some), seed)
-    said.say(f"Judging {len(rows)} pictures by {chosen.name}, the best of what was tried (cross-validated log loss).")
+    said.report(
+        Event.FEATURES_CHOSEN,
+        f"Judging {len(rows)} pictures by {chosen.name}, the best of what was tried (cross-validated log loss).",
+        features=chosen.name,
+    )
     features, rest = np.zeros((len(rows), seen.shape[1]), np.float32), np.ones(len(rows), bool)
     features[some], rest[some] = seen, False
     if rest.any():

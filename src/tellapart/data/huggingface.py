@@ -18,7 +18,7 @@ from tellapart.data.dataset import NO_PRESET, PARTS, Files, Samples, Skipped, bu
 from tellapart.data.image import Picture, decode, read_picture
 from tellapart.errors import BadSource, UnreadableImage, printable
 from tellapart.optional import require
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 PREFIX = "hf://datasets/"
 _OPTIONS = ("config", "image", "label", "revision")
@@ -73,7 +73,9 @@ def load_from_hub(address: str, progress: Progress) -> Samples:
     options = dict(urllib.parse.parse_qsl(query))
     if unknown := set(options) - set(_OPTIONS):
         raise BadSource(f"'{printable(min(unknown))}' is none of {', '.join(_OPTIONS)}, which may follow the '?'.")
-    progress.say(f"Taking {name} from the Hugging Face Hub, or from this machine if it was fetched before.")
+    progress.report(
+        Event.DOWNLOAD_START, f"Taking {name} from the Hugging Face Hub, or from this machine if it was fetched before."
+    )
     try:
         found = library.load_dataset(name, options.get("config"), revision=options.get("revision"))
     except (OSError, ValueError, RuntimeError) as error:

@@ -27,7 +27,7 @@ from tellapart.data.threads import map_in_order
 from tellapart.errors import UnreadableImage, printable
 from tellapart.io.atomic import cache_folder
 from tellapart.io.disk_cache import map_file, size_limit
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 Places = slice | NDArray[np.int64]
 _FORMAT = 1
@@ -169,9 +169,11 @@ class _Kept:
     def _tell_of_damage(self, row: int) -> None:
         if not self._told:
             self._told = True
-            self._progress.say(
+            self._progress.warn(
+                Event.CACHE_DAMAGED,
                 f"Cached pixels did not match their checksum and were decoded anew, those of {self.read.name(row)} "
-                "first: a run was cut off while it wrote them, or the disk is failing."
+                "first: a run was cut off while it wrote them, or the disk is failing.",
+                name=self.read.name(row),
             )
 
 
@@ -193,7 +195,9 @@ def _room(found: Audit, key: str, size: int, progress: Progress) -> _Room | None
     if why or not fits:
         why = why or f"more than {_IN_MEMORY / 1e9:.3g} GB are not kept in memory"
         kept = "kept in memory" if fits else "decoded anew at each use"
-        progress.say(f"The {count:,} resized pictures ({needed / 1e9:.3g} GB) are {kept}: {why}.")
+        progress.warn(
+            Event.CACHE_UNAVAILABLE, f"The {count:,} resized pictures ({needed / 1e9:.3g} GB) are {kept}: {why}."
+        )
     return _Room(np.zeros(count, np.uint32), np.empty((count, size, size, 3), np.uint8)) if fits else None
 
 

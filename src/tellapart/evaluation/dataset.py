@@ -19,7 +19,7 @@ from tellapart.data.sources import Source, load_source
 from tellapart.errors import BadSource, UnknownClass, did_you_mean, listed, printable
 from tellapart.inference.load import load
 from tellapart.inference.predictor import Predictor
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 Model = str | os.PathLike[str] | Predictor
 
@@ -113,7 +113,10 @@ def open_labelled(source: Source, models: Sequence[Judged], progress: Progress) 
     rows, part = found.usable(), "all"
     if (samples.preset == TEST).any():
         rows, part = rows[samples.preset[rows] == TEST], "test"
-        progress.say(f"{samples.title} says which pictures are for testing: those {len(rows)} are judged.")
+        progress.report(
+            Event.TEST_SPLIT_FOUND,
+            f"{samples.title} says which pictures are for testing: those {len(rows)} are judged.",
+        )
     if not len(rows):
         first = found.excluded()[0]
         raise BadSource(

@@ -10,7 +10,7 @@ from tellapart.errors import BadCheckpoint, printable
 from tellapart.evaluation.report.templates import templates
 from tellapart.io.hub import MODEL, upload
 from tellapart.optional import require
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 _SHOWN = 50  # classes in the card's table
 
@@ -36,7 +36,7 @@ def push(
     optional = ["model.onnx"] + (["report.html"] if report else [])
     for name in (MODEL, "metrics.json", "recipe.toml", *(name for name in optional if (folder / name).is_file())):
         files[name] = folder / name
-    said.say(f"Sending {', '.join(files)} to {repository} on the Hugging Face Hub.")
+    said.report(Event.UPLOAD_START, f"Sending {', '.join(files)} to {repository} on the Hugging Face Hub.")
     return upload(repository, files, "Add the classifier, with what its test has shown", private)
 
 

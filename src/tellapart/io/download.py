@@ -19,7 +19,7 @@ from typing import IO
 
 from tellapart.errors import CannotSave, DownloadFailed, UnsafeArchive, printable
 from tellapart.io.atomic import make_folder
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 _ATTEMPTS = 4
 _TIMEOUT_SECONDS = 30
@@ -68,7 +68,9 @@ def fetch(remote: RemoteFile, folder: Path, progress: Progress) -> Path:
     make_folder(folder)
     partial = target.with_name(target.name + ".part")
     size = remote.size or _size(remote, target)
-    progress.say(f"Downloading {remote.url} ({size / 1e6:,.1f} MB) to {folder}")
+    progress.report(
+        Event.DOWNLOAD_START, f"Downloading {remote.url} ({size / 1e6:,.1f} MB) to {folder}", url=remote.url, bytes=size
+    )
     with progress.bar(remote.name, size) as advance:
         if partial.exists():
             advance(partial.stat().st_size, "")

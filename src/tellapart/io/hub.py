@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tellapart.errors import HubFailed, printable
 from tellapart.optional import require
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 PREFIX = "hf://"
 MODEL = "model.safetensors"
@@ -19,7 +19,10 @@ def fetch_model(address: str, progress: Progress) -> Path:
     """
     library = require("huggingface_hub", "hub")
     repository, _, revision = address.removeprefix(PREFIX).partition("@")
-    progress.say(f"Taking {repository} from the Hugging Face Hub, or from this machine if it was fetched before.")
+    progress.report(
+        Event.DOWNLOAD_START,
+        f"Taking {repository} from the Hugging Face Hub, or from this machine if it was fetched before.",
+    )
     try:
         return Path(library.hf_hub_download(repository, MODEL, revision=revision or None))
     except Exception as error:  # of many kinds, those of the library's own HTTP client among them

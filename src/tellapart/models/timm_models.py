@@ -10,7 +10,7 @@ from tellapart.errors import DownloadFailed, MissingExtra, UnknownModel, did_you
 from tellapart.models.base import Network
 from tellapart.models.pretrained import Pretrained, Weights, imagenet_classes
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 PREFIX = "timm:"
 
@@ -36,7 +36,7 @@ class TimmWeights(Pretrained):
 
     def load(self, progress: Progress) -> Weights:
         """Return the weights by our names; raises `DownloadFailed`."""
-        progress.say(f"timm fetches the weights of {self.file}, unless it has them.")
+        progress.report(Event.DOWNLOAD_START, f"timm fetches the weights of {self.file}, unless it has them.")
         try:
             model = _timm().create_model(self.file, pretrained=True)
         except Exception as error:  # whatever its hub client raises

@@ -22,7 +22,7 @@ from tellapart.errors import BadRecipe
 from tellapart.evaluation.scoring import evaluate
 from tellapart.pipeline.ensemble import ensemble
 from tellapart.pipeline.train import Prepared, conclude, prepare
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe import Recipe
 from tellapart.runs.run import MODEL, Run, open_run, read_run, run_identity, write_history
 from tellapart.training.checkpointing.policy import own_checkpoint
@@ -83,7 +83,7 @@ def _run(prepared: Prepared, count: int, progress: Progress) -> None:
     answers = np.zeros((len(rows), len(found.samples.classes)), np.float32)
     classifiers: list[Classifier] = []
     for number in range(count):
-        progress.say(f"Fold {number + 1} of {count}.")
+        progress.report(Event.FOLD_START, f"Fold {number + 1} of {count}.", fold=number + 1)
         inside = fold_of != number
         fitted = _fold(prepared, rows[inside], prepared.directory / f"fold-{number + 1}", progress)
         classifiers.append(fitted.classifier)

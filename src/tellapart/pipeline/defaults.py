@@ -11,7 +11,7 @@ from tellapart.data.split import Rows, Splits
 from tellapart.errors import BadRecipe, UnknownModel, printable
 from tellapart.models import entry
 from tellapart.models.registry import LAYERED, SMALL
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRecipe
 from tellapart.training.optimizers import default_decay, default_rate
 
@@ -79,7 +79,7 @@ def _model(recipe: Recipe, seen: Seen, progress: Progress) -> tuple[str, bool]:
     origin = recipe.weights or "ImageNet weights"
     kind = f"fine-tuned from {printable(origin)}" if pretrained else "trained from scratch"
     reason = "" if recipe.model else f", because the pictures are {'under' if small else 'at least'} {SMALL} pixels"
-    progress.say(f"Network: {name}, {kind}{reason}.")
+    progress.report(Event.MODEL_CHOSEN, f"Network: {name}, {kind}{reason}.", model=name, pretrained=pretrained)
     return name, pretrained
 
 
@@ -111,9 +111,17 @@ def _preprocess(whole: Recipe, model: str, pretrained: bool, seen: Seen, progres
     colour = "grey" if channels == 1 else "colour"
     if recipe.channels is None and channels == 1 and seen.grey_share < 1:
         colour += f", as {seen.grey_share:.1%} of the training pictures are (preprocess.channels=3 keeps the colour)"
-    progress.say(f"Resize: {resize} to {size} x {size}, {reason}; {colour}.")
+    progress.report(
+        Event.RESIZE_CHOSEN,
+        f"Resize: {resize} to {size} x {size}, {reason}; {colour}.",
+        resize=resize,
+        size=size,
+        channels=channels,
+    )
     if entry(model).arguments(size, pretrained).get("small_stem"):
-        progress.say(f"Stem: without stride and pooling, because the input is under {SMALL} pixels.")
+        progress.report(
+            Event.STEM_CHOSEN, f"Stem: without stride and pooling, because the input is under {SMALL} pixels."
+        )
     return PreprocessRecipe(resize, size, channels)
 
 
@@ -152,10 +160,12 @@ def _augment(recipe: AugmentRecipe, seen: Seen, progress: Progress) -> AugmentRe
     }
     values = {name: value if getattr(recipe, name) is None else getattr(recipe, name) for name, value in chosen.items()}
     if recipe.flip is None:
-        progress.say(
+        progress.report(
+            Event.HFLIP_CHOSEN,
             "Mirrored copies: no, these look like signs or characters."
             if sign
-            else "Mirrored copies: yes (augment.flip=false where left and right matter)."
+            else "Mirrored copies: yes (augment.flip=false where left and right matter).",
+            hflip=not sign,
         )
     return replace(recipe, **values)
 

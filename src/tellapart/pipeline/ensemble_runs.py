@@ -25,7 +25,7 @@ from tellapart.metrics import row_log_loss
 from tellapart.metrics.paired import PairedDifference, paired_difference
 from tellapart.pipeline.ensemble import averaged, ensemble
 from tellapart.pipeline.train import conclude, prepare
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe import load_recipe
 from tellapart.runs.run import Run, open_run, read_run, write_history
 from tellapart.training.fit import Fitted, part_of
@@ -120,7 +120,7 @@ def combine(
         write_history(prepared.directory, history)
         conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)
     run = read_run(prepared.directory)
-    said.say("Measuring on the validation pictures what is gained.")
+    said.report(Event.ENSEMBLE_SCORING, "Measuring on the validation pictures what is gained.")
     whole, right = _seen("combined", run.classifier, validation)
     told = [_seen(each.name, member, validation) for each, member in zip(judged, members, strict=True)]
     told.sort(key=lambda pair: (-pair[0].accuracy, pair[0].log_loss))

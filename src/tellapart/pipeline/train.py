@@ -22,7 +22,7 @@ from tellapart.models import entry
 from tellapart.models.registry import LAYERED
 from tellapart.models.sequential import load_layers, parse_layers, to_tables
 from tellapart.pipeline.defaults import resolve
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe import Recipe
 from tellapart.runs.run import (
     MODEL,
@@ -140,14 +140,20 @@ def prepare(
 def audited_split(samples: Samples, recipe: Recipe, progress: Progress) -> tuple[Audit, Splits]:
     """Look at the pictures and divide them, and tell what was found; raises what `audit` and `make_splits` raise."""
     found = audit(samples, progress)
-    progress.say(f"{samples.title}: {len(samples)} pictures of {len(samples.classes)} classes.")
+    progress.report(
+        Event.DATASET_LOADED,
+        f"{samples.title}: {len(samples)} pictures of {len(samples.classes)} classes.",
+        pictures=len(samples),
+        classes=len(samples.classes),
+    )
     for warning in found.warnings():
-        progress.say("Note: " + warning)
+        progress.warn(Event.AUDIT_WARNING, warning)
     check_readable(found, recipe.data.max_unreadable)
     splits = make_splits(found, recipe.data, recipe.seed)
-    progress.say(
+    progress.report(
+        Event.SPLIT,
         f"Split: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test pictures "
-        f"({splits.rule})."
+        f"({splits.rule}).",
     )
     return found, splits
 
@@ -211,11 +217,13 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
     further: figures of other parts, by name, for metrics.json.
     """
     validation, test = fitted.validation, fitted.part(prepared.splits.test)
-    progress.say(f"Calibrating on {len(validation.rows):,} validation pictures, testing on {len(test.rows):,}.")
+    progress.report(
+        Event.TEST_START, f"Calibrating on {len(validation.rows):,} validation pictures, testing on {len(test.rows):,}."
+    )
     classifier, known = with_confidence(fitted.classifier, fitted.train, validation, prepared.recipe)
     by_class = prepared.recipe.evaluation.class_conditional
     if classifier.sets and (advice := classifier.sets.advice(by_class)):
-        progress.say("Note: " + advice)
+        progress.warn(Event.CONFORMAL_WARNING, advice)
     answers, samples = classifier.answers(test.pixels), prepared.found.samples
     told = {"validation": (validation, classifier.of_pixels(validation.pixels))}
     told["test"] = (test, answers.probabilities)
@@ -224,7 +232,7 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
         for name, (part, probabilities) in told.items()
     }
     if note := guessing(metrics["test"]):
-        progress.say("Note: " + note)
+        progress.warn(Event.BASELINE_WARNING, note)
     facts = {
         "title": samples.title,
         "metrics": {name: value for name, value in metrics["test"].items() if name not in _LONG},
@@ -234,7 +242,7 @@ def conclude(prepared: Prepared, fitted: Fitted, progress: Progress, further: di
         "versions": package_versions(),
     }
     classifier = replace(classifier, facts=classifier.facts | facts)
-    progress.say("Writing the report.")
+    progress.report(Event.REPORT_START, "Writing the report.")
     tested = Tested(test.rows, test.pixels, test.labels, answers)
     seconds = _EXAMINATION_SHARE * float(fitted.history[-1]["seconds"])
     findings = Findings(

@@ -20,7 +20,7 @@ from tellapart.errors import BadCheckpoint, BadRecipe, RunExists, printable
 from tellapart.evaluation.report.plots import confusion, learning_curves
 from tellapart.html import figures_and_drawings
 from tellapart.io.atomic import cannot_save, make_folder, write_atomic
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import Recipe, flat
 from tellapart.training.checkpointing.policy import of_other_data
 from tellapart.training.checkpointing.state import History
@@ -117,7 +117,7 @@ def is_finished(directory: Path, recipe: Recipe, identity: str, progress: Progre
         return False
     if load_file(directory / MODEL).facts.get("identity") != identity:
         raise of_other_data(directory)
-    progress.say(f"The run in {printable(str(directory))} is already finished.")
+    progress.report(Event.RUN_FINISHED_BEFORE, f"The run in {printable(str(directory))} is already finished.")
     return True
 
 

@@ -9,7 +9,7 @@ from tellapart.data.sources import Source
 from tellapart.errors import BadClassifierFile, CannotServe, printable
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.optional import require
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 _EXPORTED = "model.onnx"  # what `tellapart export` writes into a run's folder
 
@@ -33,7 +33,10 @@ def prepared(models: Sequence[str], check: Source | None, folder: Path, progress
             found[name] = path.resolve()
         elif check is None and _is_exported(path):
             found[name] = (path / _EXPORTED).resolve()
-            progress.say(f"Serving {printable(str(path / _EXPORTED))}, as it was exported and checked.")
+            progress.report(
+                Event.MODEL_SERVED_AS_EXPORTED,
+                f"Serving {printable(str(path / _EXPORTED))}, as it was exported and checked.",
+            )
         else:
             out = Path(tempfile.mkdtemp(dir=folder)) / f"{number}.onnx"
             exporting = require("tellapart.exporters.export", "export")

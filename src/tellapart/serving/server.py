@@ -15,7 +15,7 @@ import uvicorn
 
 from tellapart.errors import CannotServe, printable
 from tellapart.inference.onnx_safety import read_onnx
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.serving.capture.capture import Collecting
 from tellapart.serving.capture.store import Collection
 from tellapart.serving.context import Service
@@ -58,7 +58,7 @@ def serve(
     said = progress or Progress()
     chosen_limits = limits or Limits()
     if host not in _LOOPBACK and token is None:
-        said.say(f"Note: anyone who can reach {host} can ask this server: set a token by --token-file.")
+        said.warn(Event.SERVER_OPEN, f"anyone who can reach {host} can ask this server: set a token by --token-file.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own way to end
     _open_many(chosen_limits.connections)
     documents = {name: read_onnx(path)[1] for name, path in models.items()}  # says at once what is wrong with one
@@ -87,7 +87,10 @@ def _tried(models: Mapping[str, Path], said: Progress) -> Plan:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         plan, speed = pool.submit(chosen, next(iter(models.values()))).result()
     way = f"{plan.runners} x {plan.threads} threads" if plan.runners > 1 else f"{plan.threads} threads"
-    said.say(f"Answers about {speed:,.0f} photographs a second in a trial: {way}, batches of up to {plan.batch}.")
+    said.report(
+        Event.SERVER_SPEED,
+        f"Answers about {speed:,.0f} photographs a second in a trial: {way}, batches of up to {plan.batch}.",
+    )
     return plan
 
 
@@ -185,10 +188,14 @@ async def _run(server: _Server, service: Service, said: Progress) -> None:
     if ready.done() and not serving.done():
         host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
         address = f"http://{host}:{server.listener.getsockname()[1]}"
-        said.say(f"Serving {', '.join(service.names)} at {address} (its description: {address}/docs).")
+        said.report(
+            Event.SERVER_START,
+            f"Serving {', '.join(service.names)} at {address} (its description: {address}/docs).",
+            address=address,
+        )
     await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
     service.draining = True
-    said.say("Ending: what was let in is answered first.")
+    said.report(Event.SERVER_DRAINING, "Ending: what was let in is answered first.")
     if not serving.done():
         await asyncio.sleep(_NOTICE)
         server.should_exit = True

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from tellapart.errors import BadSetting, did_you_mean, printable
 from tellapart.optional import require
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import Recipe
 from tellapart.runs.run import Run, write_history
 from tellapart.training.checkpointing.state import History
@@ -78,7 +78,11 @@ class Records:
             try:
                 getattr(record, what)(*about)
             except Exception as error:  # of whatever kind its library has
-                self.progress.say(f"Note: {name} has failed ({_reason(error)}): the run goes on without it.")
+                self.progress.warn(
+                    Event.TRACKER_FAILED,
+                    f"{name} has failed ({_reason(error)}): the run goes on without it.",
+                    tracker=name,
+                )
                 del self.others[name]
 
 
@@ -107,7 +111,7 @@ def open_records(tracks: Sequence[str], directory: Path, title: str, progress: P
             module = require(f"tellapart.tracking.{kind}", kind)
             others[told] = module.open_record(where, directory, title)
         except Exception as error:  # of whatever kind its library has
-            progress.say(f"Note: {kind} cannot be told of this run ({_reason(error)}).")
+            progress.warn(Event.TRACKER_FAILED, f"{kind} cannot be told of this run ({_reason(error)}).", tracker=kind)
     return Records(HistoryFile(directory), others, progress)
 
 

@@ -20,7 +20,7 @@ from tellapart.models import entry
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_resize import Preprocess
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import Recipe
 from tellapart.training.checkpointing.state import History
 from tellapart.training.checkpointing.store import Checkpoint
@@ -129,7 +129,7 @@ class Fitting:
         with threads_of(plan), deterministic(recipe.training.deterministic):
             if fine_tuning and recipe.training.head_epochs and saved is None:
                 began = time.monotonic()
-                self.progress.say("Fitting the head on frozen features.")
+                self.progress.report(Event.LINEAR_PROBE_START, "Fitting the head on frozen features.")
                 fit_head(trainer, network)
                 trainer = replace(trainer, spent=time.monotonic() - began)
             return trainer.fit(network, saved).history
@@ -146,7 +146,7 @@ class Fitting:
             freeze(network, training)
             set_mode(network, training, bool(self.recipe.pretrained))
             plan = fastest_plan(network, size, per_piece, plan, training.precision)
-        self.progress.say(f"Computing in {plan}.")
+        self.progress.report(Event.EXECUTION_PLAN, f"Computing in {plan}.")
         return plan
 
 

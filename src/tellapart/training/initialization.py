@@ -16,7 +16,7 @@ from tellapart.models.base import Network
 from tellapart.models.pretrained import Weights, fill, read_weights
 from tellapart.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import Recipe
 from tellapart.training.class_balance import check_prior
 from tellapart.training.distillation import Teacher, matching_columns
@@ -42,7 +42,9 @@ def with_base(recipe: Recipe, progress: Progress) -> Recipe:
                 f"{printable(str(recipe.weights))} is a classifier made with {key}={needed}, and the recipe says "
                 f"{given}: leave it out."
             )
-    progress.say(f"The weights are of a tellapart classifier: its {made.name} and its preprocess are kept.")
+    progress.report(
+        Event.WEIGHTS_LOADED, f"The weights are of a tellapart classifier: its {made.name} and its preprocess are kept."
+    )
     kept = base.preprocess
     preprocess = replace(told, resize=told.resize or kept.resize, size=told.size or kept.size, channels=kept.channels)
     layers = made.arguments.get("layers")

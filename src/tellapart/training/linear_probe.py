@@ -13,7 +13,7 @@ from torch import Tensor
 from tellapart.augment import augment
 from tellapart.data.batching import pixel_batches
 from tellapart.models.base import Network
-from tellapart.progress import Advance
+from tellapart.progress import Advance, Event
 from tellapart.recipe import TrainingRecipe
 from tellapart.training.adamw import AdamW
 from tellapart.training.class_balance import class_weights, epoch_order
@@ -46,7 +46,12 @@ def fit_head(trainer: Trainer, network: Network) -> None:
                 _fit(trainer, network, np.stack(found), _HEAD_STEPS)
                 accuracy = trainer.judge(network)[1]["validation_accuracy"]
                 seconds = time.monotonic() - began
-                trainer.progress.say(f"First model after {seconds:.1f} s: validation accuracy {accuracy:.1%}.")
+                trainer.progress.report(
+                    Event.LINEAR_PROBE_END,
+                    f"First model after {seconds:.1f} s: validation accuracy {accuracy:.1%}.",
+                    seconds=seconds,
+                    accuracy=accuracy,
+                )
     batches = math.ceil(views * count / _HEAD_BATCH)
     _fit(trainer, network, np.stack(found), trainer.recipe.training.head_epochs * batches)
 

@@ -23,7 +23,7 @@ from tellapart.data.batching import Part, prefetched, rows_of
 from tellapart.errors import TrainingDiverged
 from tellapart.models.base import Network
 from tellapart.preprocess.torch_resize import Preprocess
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import Recipe, TrainingRecipe
 from tellapart.training.batch_plan import Batch, batches_of
 from tellapart.training.checkpointing.policy import Saver
@@ -83,13 +83,13 @@ class Trainer:
                 self._validate(state)
                 if self.ranks.first:
                     self.on_epoch(state.history)
-                self.progress.say(self._line(state))
+                self.progress.report(Event.EPOCH_END, self._line(state), **state.history[-1])
                 state.next_epoch()
         if self.ranks.first:
             saver.save(state)  # what follows may be cut short too
         state.network.load_state_dict(state.best)
         kept = f"the weights of epoch {state.kept_epoch}" if state.kept_epoch else "the head alone: nothing did better"
-        self.progress.say(f"Kept {kept}.{self._why(state)}")
+        self.progress.report(Event.TRAINING_END, f"Kept {kept}.{self._why(state)}", epoch=state.kept_epoch)
         return state
 
     def judge(self, network: Network) -> tuple[Score, dict[str, float]]:
@@ -124,7 +124,12 @@ class Trainer:
         state = State(network, optimizer, average, self._wrapped(network, tally), tally)
         if saved is not None:
             state.restore(saved.parts, saved.document)
-            self.progress.say(f"Going on after step {state.step}, in epoch {state.epoch}.")
+            self.progress.report(
+                Event.TRAINING_RESUMED,
+                f"Going on after step {state.step}, in epoch {state.epoch}.",
+                step=state.step,
+                epoch=state.epoch,
+            )
             return state
         state.seconds = state.head_seconds = state.epoch_began = self.spent
         if self.frozen_norms:
@@ -142,7 +147,9 @@ class Trainer:
     def _finished(self, state: State) -> bool:
         patience, done = self._training.patience, len(state.history)
         if patience and done - state.best_epoch >= patience and not state.batch:
-            self.progress.say(f"No better {self._training.monitor} for {patience} epochs: stopping early.")
+            self.progress.report(
+                Event.EARLY_STOPPING, f"No better {self._training.monitor} for {patience} epochs: stopping early."
+            )
             return True
         if self._training.budget is not None:
             return done > 0 and not state.batch and state.seconds >= self._training.budget
@@ -251,7 +258,9 @@ class Trainer:
         with self._judged(state) as (score, judged):
             state.best_score = score
             state.keep_weights()
-        self.progress.say(f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.")
+        self.progress.report(
+            Event.LINEAR_PROBE_END, f"Head alone: validation accuracy {judged['validation_accuracy']:.1%}.", **judged
+        )
 
     @contextmanager
     def _judged(self, state: State) -> Iterator[tuple[Score, dict[str, float]]]:

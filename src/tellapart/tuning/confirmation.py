@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tellapart.data.audit import Audit
 from tellapart.data.split import Rows, Splits, make_folds
 from tellapart.metrics import Estimate
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import Recipe
 from tellapart.runs.run import run_identity
 from tellapart.tuning.selection import Answers, Lead, lead
@@ -40,7 +40,9 @@ def last_round(
         return None
     divided = f"{len(found)} other division{'s' * (len(found) > 1)}"
     fewer = " (too few for more)" if len(found) < _MOST else ""
-    said.say(f"Last round: the best of them and the default, on {divided} of the pictures{fewer}.")
+    said.report(
+        Event.TUNING_CONFIRMATION, f"Last round: the best of them and the default, on {divided} of the pictures{fewer}."
+    )
     by_default, by_best = list[Answers](), list[Answers]()
     for place, splits in enumerate(found):
         label = f"Last round, division {place + 1} of {len(found)}"

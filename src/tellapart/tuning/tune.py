@@ -26,7 +26,7 @@ from tellapart.errors import CannotTune, Interrupted
 from tellapart.io.atomic import make_folder, write_atomic
 from tellapart.pipeline.defaults import resolve
 from tellapart.pipeline.train import audited_split, parse_duration, recipe_with, train
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe import Recipe, from_table
 from tellapart.runs.run import folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.training.initialization import with_base
@@ -112,7 +112,7 @@ def tune(
             patience,
         )
         searched = ", ".join(dimension.name for dimension in space.searched)
-        said.say(f"Searching {searched}: {trials} trials, the first with the default recipe.")
+        said.report(Event.TUNING_START, f"Searching {searched}: {trials} trials, the first with the default recipe.")
         try:
             _work(study, candidates, end, trials, said)
             return None if helper else _concluded(study, candidates, source, directory, metric, said)
@@ -170,14 +170,18 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
             raise
         except BaseException as error:  # also Ctrl-C: another process is to have the trial at once
             if study.frozen(trial).state.is_finished():
-                said.say(f"Trial {order_of(trial) + 1} was taken over by another process, as this one stood still.")
+                said.warn(
+                    Event.TRIAL_LOST,
+                    f"Trial {order_of(trial) + 1} was taken over by another process, as this one stood still.",
+                )
                 continue
             study.give_back(study.frozen(trial), lost=not isinstance(error, (KeyboardInterrupt, Interrupted)))
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("Stopped by Ctrl-C: the trial will be begun again.", signal.SIGINT) from error
             raise
         longest = max(longest, time.monotonic() - began)
-        said.say(
+        said.report(
+            Event.TRIAL_END,
             _line(
                 study.frozen(trial),
                 candidates.metric,
@@ -185,9 +189,9 @@ def _work(study: Study, candidates: Candidates, end: float | None, wanted: int, 
                 len(study.ended()),
                 wanted,
                 time.monotonic() - began,
-            )
+            ),
         )
-    said.say("The time is over: the trials that are left can be run with --resume.")
+    said.report(Event.TUNING_TIMEOUT, "The time is over: the trials that are left can be run with --resume.")
 
 
 def _line(trial: FrozenTrial, metric: str, space: Space, done: int, wanted: int, seconds: float) -> str:
@@ -210,7 +214,7 @@ def _concluded(
     if not complete or order_of(complete[0]) != 0:
         raise CannotTune("The trial of the default recipe has not ended: go on with --resume.")
     choice, recipe = _chosen(study, candidates, complete, metric, said)
-    said.say(sentence(choice, metric))
+    said.report(Event.TUNING_END, sentence(choice, metric))
     number = order_of(complete[choice.chosen]) + 1
     run = train(source, recipe, out=directory / f"run-{number}", resume=True, progress=said)
     told = tuple(_told(trial, chosen=trial is complete[choice.chosen]) for trial in ended)

@@ -28,6 +28,7 @@ from tellapart.exporters.onnx.graph import document_of
 from tellapart.exporters.parity import TOLERANCE, Agreement, agreement, refuse_differing
 from tellapart.inference.onnx import FileClassifier
 from tellapart.optional import require
+from tellapart.progress import Event
 
 
 def to_executorch(order: Order) -> Exported:
@@ -54,7 +55,10 @@ def to_executorch_int8(order: Order) -> Exported:
     content, whole, _ = _checked_program(order)
     calibrating, validation = pictures_to_calibrate(order.judged, order.calibration, order.progress)
     pixels, document = calibrating.pixels(order.classifier), document_of(order.classifier)
-    order.progress.say(f"Taking the ranges of numbers from {len(pixels)} pictures, and making a program in int8.")
+    order.progress.report(
+        Event.QUANTIZATION_START,
+        f"Taking the ranges of numbers from {len(pixels)} pictures, and making a program in int8.",
+    )
     sealed, exported = _program(order, document, pixels)
     if (anew := thresholds(exported, document, validation)) != document:
         sealed, exported = _program(order, anew, pixels)  # the program holds its document, so it is made once more
@@ -70,7 +74,7 @@ def to_executorch_int8(order: Order) -> Exported:
 
 def _checked_program(order: Order, core_ml: bool = False) -> tuple[bytes, FileClassifier, Agreement]:
     """Return a float32 program, what it is to Python, and how it answers; raises `CannotExport` if otherwise."""
-    order.progress.say("Making an ExecuTorch program of the network.")
+    order.progress.report(Event.EXPORT_START, "Making an ExecuTorch program of the network.")
     content, exported = _program(order, document_of(order.classifier), core_ml=core_ml)
     found = _agreement(order, exported, TOLERANCE)
     refuse_differing(found, order.out)

@@ -14,6 +14,7 @@ from tellapart.exporters.parity import TOLERANCE, Agreement, agreement, refuse_d
 from tellapart.exporters.web.app import MODEL, app_files
 from tellapart.exporters.web.onnxruntime_web import VERSION, runtime_files
 from tellapart.inference.onnx import OnnxClassifier, from_content
+from tellapart.progress import Event
 
 
 def to_onnx(order: Order) -> Exported:
@@ -38,7 +39,7 @@ def checked_graph(order: Order) -> tuple[onnx.ModelProto, dict[str, Any], bytes,
 
     Raises `CannotExport` if it answers otherwise than the original.
     """
-    order.progress.say("Writing the network as an ONNX graph.")
+    order.progress.report(Event.EXPORT_START, "Writing the network as an ONNX graph.")
     graph, document = to_graph(order.classifier), document_of(order.classifier)
     content = to_bytes(graph, document)
     found = agreement_of(order, from_content(content, document, order.out.name))

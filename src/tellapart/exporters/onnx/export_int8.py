@@ -19,6 +19,7 @@ from tellapart.exporters.onnx.export import agreement_of, checked_graph
 from tellapart.exporters.onnx.graph import to_bytes
 from tellapart.exporters.onnx.quantize import quantized
 from tellapart.inference.onnx import from_content
+from tellapart.progress import Event
 
 _JUDGED = 500  # pictures that the harm of 8 bits is seen on
 
@@ -40,7 +41,7 @@ def to_int8(order: Order) -> Exported:
         right, before = (int((each.argmax(axis=1) == judged.labels)[known].sum()) for each in (found, original))
         return 100 * (before - right) <= order.max_drop * int(known.sum())
 
-    order.progress.say(f"Taking the ranges of numbers from {len(pixels)} pictures.")
+    order.progress.report(Event.QUANTIZATION_START, f"Taking the ranges of numbers from {len(pixels)} pictures.")
     small = quantized(graph, pixels, answering, as_right, order.progress)
     exported = from_content(small.model.SerializeToString(), document, order.out.name)
     document = thresholds(exported, document, validation)

