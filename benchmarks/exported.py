@@ -1,16 +1,15 @@
-"""An exported EfficientNet-Lite0 against a loop written by hand over the same network, both in ONNX Runtime.
+"""Speed of an exported EfficientNet-Lite0 relative to a hand-written loop over the same network in ONNX Runtime.
 
     python benchmarks/exported.py                # about 4 minutes on two cores
     python benchmarks/exported.py --json
 
-The hand-written loop: the bare network (torch's own export: normalised floats to logits), pictures normalised by numpy.
-Ours over it, alternately, medians of the repeats (aims in brackets):
+The hand-written loop runs the bare network (torch's own export: normalized floats to logits) on images normalized with
+numpy. Both are timed alternately; reported are medians of the repeats, as speedups of the exported file (targets in
+brackets):
 
-latency: one picture that is already resized (1.0). batch: 64 of them (1.0). bare: the same, with the loop's
-normalisation left out of its time. files: 64 JPEGs of 500 x 375 from disk, decoded and resized too, the loop by Pillow
-(0.95). Each as how many times as fast ours is.
-int8, int8_batch: our int8 file, calibrated on photographs, against our float32 file (1.8); int8_size: its share of the
-bytes (0.3).
+latency: one resized image (1.0). batch: 64 resized images (1.0). _bare: without the normalization of the loop. files:
+64 JPEG files of 500 x 375, decoded and resized too, by Pillow in the loop (0.95). int8, int8_batch: the int8 file,
+calibrated on photographs, relative to the float32 file (1.8). int8_size: its size relative to float32 (0.3).
 """
 
 import argparse
@@ -34,17 +33,18 @@ from accuracy import package
 from numpy.typing import NDArray
 from PIL import Image
 
-from tellapart.classifier.classifier import Classifier, load_pretrained
-from tellapart.exporters.onnx.graph import document_of, to_bytes, to_graph
-from tellapart.exporters.onnx.quantize import quantized
-from tellapart.inference.onnx import from_content
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.load import load_pretrained
+from tellapart.exporters.onnx.graph import build_document, to_bytes, to_graph
+from tellapart.exporters.onnx.quantize import quantize
+from tellapart.inference.onnx import load_onnx_bytes
 from tellapart.progress import Progress
 
 COUNT, BATCH, SIZE = 64, 16, 224
 
 
-class ByHand:
-    """What people write."""
+class HandWrittenLoop:
+    """The usual hand-written inference loop."""
 
     def __init__(self, classifier: Classifier, path: Path) -> None:
         program = torch.onnx.export(
@@ -63,45 +63,45 @@ class ByHand:
         self.mean = np.array(classifier.preprocess.mean, np.float32).reshape(shape)
         self.std = np.array(classifier.preprocess.std, np.float32).reshape(shape)
 
-    def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return pictures (N, S, S, 3) as the network takes them."""
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return images (N, S, S, 3) as normalized floats (N, 3, S, S)."""
         return (pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255 - self.mean) / self.std
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits of normalised pictures."""
-        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-        return np.concatenate([self.session.run(None, {self.input: part})[0] for part in parts])
+        """Return the logits of normalized images."""
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        return np.concatenate([self.session.run(None, {self.input: batch})[0] for batch in batches])
 
     def files(self, paths: list[Path]) -> NDArray[np.float32]:
-        """Decode and resize by Pillow, and run."""
-        pictures = [Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR) for path in paths]
-        return self.run(self.normalised(np.stack([np.asarray(picture) for picture in pictures])))
+        """Decode and resize files with Pillow, and run the network."""
+        images = [Image.open(path).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR) for path in paths]
+        return self.run(self.normalize(np.stack([np.asarray(image) for image in images])))
 
 
-def in_int8(graph: onnx.ModelProto, document: dict[str, Any], pixels: NDArray[np.uint8]) -> bytes:
-    """Return the file in int8, calibrated on pictures (N, S, S, 3); layers that suffer stay as they are."""
+def to_int8(graph: onnx.ModelProto, document: dict[str, Any], pixels: NDArray[np.uint8]) -> bytes:
+    """Return the file in int8, calibrated on images (N, S, S, 3)."""
 
-    def answering(model: onnx.ModelProto) -> NDArray[np.float32]:
-        return from_content(model.SerializeToString(), document, "int8").of_pixels(pixels)
+    def infer(model: onnx.ModelProto) -> NDArray[np.float32]:
+        return load_onnx_bytes(model.SerializeToString(), document, "int8").predict_proba(pixels)
 
-    found = quantized(graph, pixels, answering, lambda found, original: True, Progress())
-    return to_bytes(found.model, document)
+    quantized = quantize(graph, pixels, infer, lambda int8, float32: True, Progress())
+    return to_bytes(quantized.model, document)
 
 
 def ratio(theirs: Callable[[], Any], ours: Callable[[], Any], repeats: int, times: int = 1) -> dict[str, float]:
-    """Return how many times as fast ours is, alternately, and our milliseconds a call."""
+    """Return how many times as fast ours is, alternately, and our milliseconds per call."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for number, call in itertools.product(range(repeats + 1), (0, 1)):
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(times):
             (theirs, ours)[call]()
         if number:  # the first one warms up
-            seconds[call].append((time.perf_counter() - began) / times)
-    found = [a / b for a, b in zip(*seconds.values(), strict=True)]
+            seconds[call].append((time.perf_counter() - start) / times)
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     return {
-        "ratio": round(statistics.median(found), 3),
-        "low": round(min(found), 3),
-        "high": round(max(found), 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "low": round(min(ratios), 3),
+        "high": round(max(ratios), 3),
         "ours_ms": round(1e3 * statistics.median(seconds[1]), 2),
     }
 
@@ -113,32 +113,32 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     classifier = load_pretrained("efficientnet_lite0", Progress())
-    document = document_of(classifier)
+    document = build_document(classifier)
     graph = to_graph(classifier)
     content = to_bytes(graph, document)
-    ours = from_content(content, document, "lite0")
+    ours = load_onnx_bytes(content, document, "lite0")
     photos = sorted((package("foolbox") / "data").glob("imagenet_*.jpg"))
     with tempfile.TemporaryDirectory() as folder:
-        theirs = ByHand(classifier, Path(folder) / "bare.onnx")
+        theirs = HandWrittenLoop(classifier, Path(folder) / "bare.onnx")
         paths = [Path(folder) / f"{number}.jpg" for number in range(COUNT)]
         for number, path in enumerate(paths):
             Image.open(photos[number % len(photos)]).convert("RGB").resize((500, 375)).save(path, quality=90)
         pixels = np.stack([ours.resize(np.asarray(Image.open(path))) for path in paths])
-        packed = in_int8(graph, document, np.stack([ours.resize(np.asarray(Image.open(path))) for path in photos]))
-        small = from_content(packed, document, "int8")
-        floats, one = theirs.normalised(pixels), pixels[:1]
+        packed = to_int8(graph, document, np.stack([ours.resize(np.asarray(Image.open(path))) for path in photos]))
+        small = load_onnx_bytes(packed, document, "int8")
+        floats, one = theirs.normalize(pixels), pixels[:1]
         repeats = options.repeats
-        found = {
-            "latency": ratio(lambda: theirs.run(theirs.normalised(one)), lambda: ours.answers(one), repeats, 20),
-            "latency_bare": ratio(lambda: theirs.run(floats[:1]), lambda: ours.answers(one), repeats, 20),
-            "batch": ratio(lambda: theirs.run(theirs.normalised(pixels)), lambda: ours.answers(pixels), repeats),
-            "batch_bare": ratio(lambda: theirs.run(floats), lambda: ours.answers(pixels), repeats),
+        results = {
+            "latency": ratio(lambda: theirs.run(theirs.normalize(one)), lambda: ours.infer(one), repeats, 20),
+            "latency_bare": ratio(lambda: theirs.run(floats[:1]), lambda: ours.infer(one), repeats, 20),
+            "batch": ratio(lambda: theirs.run(theirs.normalize(pixels)), lambda: ours.infer(pixels), repeats),
+            "batch_bare": ratio(lambda: theirs.run(floats), lambda: ours.infer(pixels), repeats),
             "files": ratio(lambda: theirs.files(paths), lambda: list(ours.predict_many(paths)), repeats),
-            "int8": ratio(lambda: ours.answers(one), lambda: small.answers(one), repeats, 20),
-            "int8_batch": ratio(lambda: ours.answers(pixels), lambda: small.answers(pixels), repeats),
+            "int8": ratio(lambda: ours.infer(one), lambda: small.infer(one), repeats, 20),
+            "int8_batch": ratio(lambda: ours.infer(pixels), lambda: small.infer(pixels), repeats),
             "int8_size": round(len(packed) / len(content), 3),
         }
-    print(json.dumps(found, indent=None if options.json else 2))
+    print(json.dumps(results, indent=None if options.json else 2))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 2,000 photographs of 500 x 375, cropped and resized from the 20 of ImageNet inside foolbox, so no two are alike. Each
 way runs in a process of its own, in turn, five times; compared are medians. CPU seconds count the workers too.
 
-usual: a torch DataLoader with 2 workers; Pillow opens, converts and resizes (bilinear), then the picture becomes a
+usual: a torch DataLoader with 2 workers; Pillow opens, converts and resizes (bilinear), then the image becomes a
 float tensor and is normalised. These are torchvision's Resize, ToTensor and Normalize written out, operation by
 operation, since torchvision has no CPU build beside torch's. cold: tellapart's `Pixels` with an empty cache, in batches
 fetched ahead, through `Preprocess` to floats. cached: the next epoch of the same. again: the first epoch of a later
@@ -17,7 +17,7 @@ while they wait for a processor that decodes, which nearly doubles the CPU secon
 
 It takes about 2 minutes. Seen on two cores that were not always free, for each CPU second: cold 1.8 to 1.9 times the
 usual; streamed 0.82, filled 0.65 to 0.69 and cold 0.55 of the ceiling of two threads; cached 9 to 15 times the usual in
-pictures a second.
+images a second.
 """
 
 import argparse
@@ -47,19 +47,19 @@ from torch.utils.data import DataLoader, Dataset
 from tellapart.data import pixel_cache
 from tellapart.data.audit import Audit
 from tellapart.data.batching import pixel_batches
-from tellapart.data.dataset import Files, build_samples
+from tellapart.data.dataset import FileImages, build_dataset
 from tellapart.data.pixel_cache import open_pixels
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
-from tellapart.randomness import shuffled
+from tellapart.randomness import shuffle_rows
 
-SIZE, BATCH = 224, 64
+SIZE, BATCH_SIZE = 224, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WAYS = ("ceiling1", "ceiling2", "usual", "ours")
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     """Write `count` JPEG files of 500 x 375, each another crop of a photograph."""
     spec = importlib.util.find_spec("foolbox")
     if spec is None or spec.origin is None:
@@ -72,12 +72,12 @@ def write_pictures(folder: Path, count: int) -> None:
         height = min(source.height, width * 3 // 4)
         left, top = random.integers(0, source.width - width + 1), random.integers(0, source.height - height + 1)
         box = (int(left), int(top), int(left) + width, int(top) + height)
-        picture = source.resize((500, 375), Image.Resampling.BICUBIC, box)
-        picture.save(folder / f"{number:05}.jpg", quality=90)
+        image = source.resize((500, 375), Image.Resampling.BICUBIC, box)
+        image.save(folder / f"{number:05}.jpg", quality=90)
 
 
 class UsualDataset(Dataset[Tensor]):
-    """Open, convert, resize, to tensor, normalise: one picture at a time."""
+    """Open, convert, resize, to tensor, normalise: one image at a time."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -96,19 +96,19 @@ class UsualDataset(Dataset[Tensor]):
 
 def run_usual(paths: list[Path]) -> dict[str, dict[str, float]]:
     """Measure one epoch of the usual way."""
-    loader = DataLoader(UsualDataset(paths), BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(UsualDataset(paths), BATCH_SIZE, shuffle=True, num_workers=2)
     return {"usual": measured(len(paths), lambda: iter(loader))}
 
 
 def run_ours(paths: list[Path]) -> dict[str, dict[str, float]]:
     """Measure a first epoch with an empty cache, the one after it, the first of a later run, and filling alone."""
     preprocess = Preprocess(PreprocessSettings("squash", SIZE, 3, MEAN, STD))
-    found = fake_audit(paths)
+    found = fake_audit_dataset(paths)
 
     def opened(key: str) -> "Callable[[], Iterator[Tensor]]":
         pixels = open_pixels(found, preprocess.resize, key, SIZE, Progress())
-        order = shuffled(0, 1, np.arange(len(paths)))
-        places = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        order = shuffle_rows(0, 1, np.arange(len(paths)))
+        places = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
         return lambda: (torch.from_numpy(batch) for _, batch in pixel_batches(pixels, places))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def run_ours(paths: list[Path]) -> dict[str, dict[str, float]]:
         filled = measured(len(paths), opened("filled"))
         with (
             patched(pixel_cache, "map_file", lambda *arguments: None),
-            patched(pixel_cache, "_IN_MEMORY", 0),
+            patched(pixel_cache, "_MAX_MEMORY", 0),
         ):  # room nowhere
             streamed = measured(len(paths), opened("streamed"))
         first = opened("floats")
@@ -150,25 +150,25 @@ def run_ceiling(paths: list[Path], threads: int) -> dict[str, dict[str, float]]:
             yield from map(one, paths)
             return
         with ThreadPoolExecutor(threads) as pool:
-            for block in range(0, len(paths), BATCH):
-                yield from pool.map(one, paths[block : block + BATCH])
+            for block in range(0, len(paths), BATCH_SIZE):
+                yield from pool.map(one, paths[block : block + BATCH_SIZE])
 
     return {f"ceiling{threads}": measured(len(paths), loop)}
 
 
-def fake_audit(paths: list[Path]) -> Audit:
-    """Return an audit's result without its work: each path stands for a picture's hash."""
+def fake_audit_dataset(paths: list[Path]) -> Audit:
+    """Return an audit's result without its work: each path stands for an image's hash."""
     names = tuple(path.name for path in paths)
-    samples = build_samples("photographs", Files(paths[0].parent, names), [str(i % 2) for i in range(len(names))])
+    dataset = build_dataset("photographs", FileImages(paths[0].parent, names), [str(i % 2) for i in range(len(names))])
     sizes, flags = np.full(len(names), 375, np.int32), np.zeros(len(names), bool)
     digests = np.random.default_rng(0).integers(0, 256, (len(names), 16), dtype=np.uint8)
-    # As in a real run on pictures that are older than the run: none is hashed again.
+    # As in a real run on images that are older than the run: none is hashed again.
     return Audit(
-        samples=samples,
+        dataset=dataset,
         unreadable=(),
-        copies=(),
-        near=(),
-        possible=(),
+        exact_duplicates=(),
+        near_duplicates=(),
+        possible_duplicates=(),
         uniform=flags,
         heights=sizes,
         widths=sizes,
@@ -176,12 +176,12 @@ def fake_audit(paths: list[Path]) -> Audit:
         dim=flags,
         digests=digests,
         fingerprint="",
-        began=time.time() + 60,
+        started_at=time.time() + 60,
     )
 
 
 def measured(count: int, epoch: "Callable[[], Iterator[Tensor]]") -> dict[str, float]:
-    """Run through an epoch; return pictures for each second and for each CPU second, children's included."""
+    """Run through an epoch; return images for each second and for each CPU second, children's included."""
     began, cpu = time.perf_counter(), cpu_seconds()
     batches = epoch()
     for _ in batches:
@@ -234,7 +234,7 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
         return round(middle[one][key] / middle[other][key], 3)
 
     return {
-        "pictures": {
+        "images": {
             name: {key: [round(f(values)) for f in (min, statistics.median, max)] for key, values in figures.items()}
             for name, figures in found.items()
         },
@@ -253,7 +253,7 @@ def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
@@ -263,7 +263,7 @@ def main() -> None:
         run_one(options.way, options.folder)
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), options.pictures)
+        write_images(Path(folder), options.images)
         result = summary(collect(Path(folder), options.repeats))
     print(json.dumps(result, indent=None if options.json else 2))
 

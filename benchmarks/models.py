@@ -3,7 +3,7 @@
     python benchmarks/models.py                      # all: about 20 minutes on two cores
     python benchmarks/models.py resnet18 resnet50
 
-Pictures per second: the median of at least 5 repeats (3 for networks of over 10 GFLOPs) after one that warms up.
+Images per second: the median of at least 5 repeats (3 for networks of over 10 GFLOPs) after one that warms up.
 Training is forward, backward and AdamW, in bfloat16 where the default recipe chooses it; inference is float32.
 """
 
@@ -17,18 +17,18 @@ from torch.nn import functional as F
 
 from tellapart.models import MODELS, create
 from tellapart.models.base import Network
-from tellapart.models.published import FACTS
+from tellapart.models.published import PUBLISHED
 from tellapart.training.execution.autotune import has_bfloat16
 
 
-def speed(step: Callable[[], object], pictures: int, repeats: int) -> tuple[float, float]:
-    """Return pictures per second: the median, and half the distance between the quartiles as a share of it."""
+def speed(step: Callable[[], object], images: int, repeats: int) -> tuple[float, float]:
+    """Return images per second: the median, and half the distance between the quartiles as a share of it."""
     step()
     rates = []
     for _ in range(repeats):
         began = time.perf_counter()
         step()
-        rates.append(pictures / (time.perf_counter() - began))
+        rates.append(images / (time.perf_counter() - began))
     low, middle, high = statistics.quantiles(rates, n=4)
     return middle, (high - low) / 2 / middle
 
@@ -50,7 +50,7 @@ def training_step(network: Network, images: torch.Tensor, labels: torch.Tensor, 
 
 def measure(name: str) -> str:
     """Return the row of a network."""
-    entry, facts = MODELS[name], FACTS[name]
+    entry, facts = MODELS[name], PUBLISHED[name]
     gflops = 2 * facts.macs / 1e9
     batch = 64 if gflops < 1 else 16 if gflops < 10 else 8 if gflops < 30 else 4
     repeats = 5 if gflops < 10 else 3

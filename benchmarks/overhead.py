@@ -12,6 +12,7 @@ of the best of all plans, each timed at length and alternately (aim: at most 1.0
 import argparse
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -24,12 +25,12 @@ from unittest import mock
 import torch
 from accuracy import mnist5k
 
-from tellapart.models.registry import create, entry
+from tellapart.models.registry import create, get_entry
 from tellapart.pipeline import train as pipeline
-from tellapart.training.checkpointing.policy import Saver
+from tellapart.training.checkpointing.policy import CheckpointPolicy
 from tellapart.training.execution import autotune
-from tellapart.training.execution.allocator import freed_memory_kept
-from tellapart.training.execution.autotune import Plan, default_plan, fastest_plan
+from tellapart.training.execution.allocator import retain_freed_memory
+from tellapart.training.execution.autotune import ExecutionPlan, default_plan, fastest_plan
 
 NETWORKS = (
     ("simple_cnn", 1, 28, 64),
@@ -44,8 +45,8 @@ def run_costs() -> dict[str, Any]:
     """Train once; return the seconds in saving and after training, and their shares of those of training."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        clocked(Saver, "save") as saving,
-        clocked(pipeline, "conclude") as finishing,
+        clocked(CheckpointPolicy, "save") as saving,
+        clocked(pipeline, "finish_run") as finishing,
     ):
         run = pipeline.train(mnist5k(0)[0], out=Path(folder) / "run")
     found: dict[str, Any] = {"training_seconds": round(run.training_seconds, 1), "saves": len(saving)}
@@ -74,14 +75,14 @@ def clocked(owner: Any, name: str) -> Iterator[list[float]]:
 def plan(name: str, channels: int, size: int, batch: int) -> dict[str, Any]:
     """Measure the step of the chosen plan against the best of all."""
     network = create(name, 10, channels, **({"size": size} if name == "simple_cnn" else {})).train()
-    chosen = fastest_plan(network, size, batch, default_plan("auto", entry(name).fast_bfloat16), "auto")
+    chosen = fastest_plan(network, size, batch, default_plan("auto", get_entry(name).fast_bfloat16), "auto")
     threads = sorted({1, max(1, torch.get_num_threads() // 2), torch.get_num_threads()})
-    plans = [Plan(*values) for values in itertools.product((False, True), (False, True), threads)]
+    plans = [ExecutionPlan(*values) for values in itertools.product((False, True), (False, True), threads)]
     images = torch.rand(batch, channels, size, size)
-    seconds: dict[Plan, list[float]] = {tried: [] for tried in plans}
-    with freed_memory_kept():
+    seconds: dict[ExecutionPlan, list[float]] = {tried: [] for tried in plans}
+    with retain_freed_memory():
         for _, tried in itertools.product(range(ROUNDS), plans):
-            seconds[tried].append(autotune._trial(network, images, tried))
+            seconds[tried].append(autotune._time_plan(network, images, tried))
     steps = {tried: statistics.median(found) for tried, found in seconds.items()}
     best = min(steps, key=lambda tried: steps[tried])
     return {
@@ -100,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(autotune, "cache_folder", return_value=Path(folder)),
+        mock.patch.dict(os.environ, {"TELLAPART_CACHE": folder}),
     ):
         found = {"runs": [run_costs() for _ in range(RUNS)], "plans": [plan(*network) for network in NETWORKS]}
     print(json.dumps(found, indent=None if options.json else 2))

@@ -27,10 +27,10 @@ from tellapart.pipeline.train import train
 SETTINGS = {
     "model": "lenet5",
     "epochs": 2,
-    "training__batch_size": 128,
-    "training__checkpoint_steps": 1,
-    "training__autotune": False,
-    "augment__mixup": 0.2,
+    "batch_size": 128,
+    "checkpoint_steps": 1,
+    "autotune": False,
+    "mixup": 0.2,
 }
 
 

@@ -1,4 +1,4 @@
-"""Two ranks of one thread against one process of two threads: pictures a second on the same two cores.
+"""Two ranks of one thread against one process of two threads: images a second on the same two cores.
 
     python benchmarks/scaling.py                     # about 4 minutes
     python benchmarks/scaling.py --model small_resnet --json
@@ -20,16 +20,16 @@ from accuracy import mnist5k
 
 
 def rate(source: Path, out: Path, model: str, ranks: int) -> float:
-    """Train in as many ranks, and return the pictures a second of the last epoch."""
+    """Train in as many ranks, and return the images a second of the last epoch."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     launcher = launcher if ranks > 1 else [sys.executable]
-    settings = {"model": model, "training.checkpoint_minutes": 60, "training.autotune": "false"}
+    settings = {"model": model, "checkpoint.minutes": 60, "execution.autotune": "false"}
     given = [f"--set={name}={value}" for name, value in settings.items()]
     command = [*launcher, "-m", "tellapart", "train", str(source), "--out", str(out), "--epochs", "3", *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return float(json.loads((out / "history.jsonl").read_text().splitlines()[-1])["pictures_per_second"])
+    return float(json.loads((out / "history.jsonl").read_text().splitlines()[-1])["images_per_second"])
 
 
 def main() -> None:
@@ -41,9 +41,9 @@ def main() -> None:
     options = parser.parse_args()
     rates: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        samples, _ = mnist5k(0)
+        dataset, _ = mnist5k(0)
         source = Path(folder) / "mnist5k.npz"
-        np.savez(source, images=samples.pictures.pixels, labels=samples.labels)
+        np.savez(source, images=dataset.images.pixels, labels=dataset.labels)
         for repeat in range(options.repeats):
             for ranks, found in rates.items():
                 found.append(rate(source, Path(folder) / f"{ranks}-{repeat}", options.model, ranks))

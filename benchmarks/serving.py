@@ -1,12 +1,11 @@
-"""Our server against a bare loop of decoding and ONNX Runtime, and against LitServe and BentoML, on the same file.
+"""The server compared with a bare loop of decoding and ONNX Runtime, and with LitServe and BentoML, on the same file.
 
-    python benchmarks/serving.py MODEL.onnx PICTURES --litserve PYTHON --bentoml PYTHON     # about 6 minutes
+    python benchmarks/serving.py MODEL.onnx IMAGES --litserve PYTHON --bentoml PYTHON     # about 6 minutes
 
-PICTURES: a folder of JPEGs. --litserve, --bentoml: the Python of an environment with that package and tellapart. Each
-in turn, five times: pictures a second, with 16 connections that ask again when they are answered (`load.py`, a process
-of its own, on the same machine). With --load-only, ours alone: latency at 70 % of that, evenly spread and at random
-moments; ten times as much as it can do; its peak while as much is sent elsewhere; 500 senders of one byte a second
-beside those who ask.
+IMAGES: a folder of JPEGs. --litserve, --bentoml: the Python of an environment with that package and tellapart. Each is
+measured in turn, five times: images per second, with 16 connections (`load.py`, a process of its own, on the same
+machine). With --load-only, our server alone: latency at 70 % of the peak, at equal intervals and at random times; ten
+times the peak; the peak while as much is sent to another listener; 500 slow senders of one byte per second.
 """
 
 import argparse
@@ -35,16 +34,16 @@ _HERE = Path(__file__).parent
 _CONNECTIONS = 16
 
 
-def bare(model: Path, pictures: list[Path], seconds: float, threads: int) -> float:
-    """Return pictures a second of loops by hand: one with all threads of the runtime, or several with one each."""
-    contents = [path.read_bytes() for path in pictures]
+def run_bare_loop(model: Path, images: list[Path], seconds: float, threads: int) -> float:
+    """Return images per second of plain loops: one with all threads of the runtime, or several with one each."""
+    contents = [path.read_bytes() for path in images]
     end = time.perf_counter() + seconds
     classifier = load_onnx(model, 0 if threads == 1 else 1)
 
     def loop(_: int) -> int:
         done = 0
         while time.perf_counter() < end:
-            answers = classifier.answers(classifier.resize(decode(contents[done % len(contents)]))[None])
+            answers = classifier.infer(classifier.resize(decode(contents[done % len(contents)]))[None])
             answers.prediction(0, "", classifier.classes, 5)
             done += 1
         return done
@@ -54,20 +53,24 @@ def bare(model: Path, pictures: list[Path], seconds: float, threads: int) -> flo
 
 
 def load(
-    port: int, mode: str, amount: float, seconds: float, pictures: list[Path], path: str = "/v1/predict"
+    port: int, mode: str, amount: float, seconds: float, images: list[Path], path: str = "/v1/predict"
 ) -> dict[str, Any]:
-    """Return what `load.py` found."""
-    command = [sys.executable, _HERE / "load.py", f"127.0.0.1:{port}", path, mode, str(amount), str(seconds), *pictures]
-    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return found
+    """Return the results of `load.py`."""
+    command = [sys.executable, _HERE / "load.py", f"127.0.0.1:{port}", path, mode, str(amount), str(seconds), *images]
+    results: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return results
 
 
 @contextlib.contextmanager
-def running(command: list[Any], port: int, path: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until it answers; yields its process."""
+def run_server(command: list[Any], port: int, path: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server; yields its process when it is ready."""
     log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
     process = subprocess.Popen(
-        [str(part) for part in command], stdout=log, stderr=log, env=os.environ | variables, start_new_session=True
+        [str(argument) for argument in command],
+        stdout=log,
+        stderr=log,
+        env=os.environ | variables,
+        start_new_session=True,
     )
     try:
         for _ in range(600):
@@ -87,26 +90,26 @@ def running(command: list[Any], port: int, path: str, **variables: str) -> Itera
             os.killpg(process.pid, 9)
 
 
-def slow_senders(port: int, count: int, stop: threading.Event) -> None:
-    """Open connections that send one byte a second, until told to stop; those that are closed are opened again."""
+def send_slowly(port: int, count: int, stop: threading.Event) -> None:
+    """Open connections that send one byte per second until `stop` is set; reopen those that the server closes."""
     head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/jpeg\r\ncontent-length: 100000\r\n\r\n"
     sockets = [(socket.create_connection(("127.0.0.1", port)), 0) for _ in range(count)]
     while not stop.is_set():
-        for place, (each, sent) in enumerate(sockets):
+        for i, (connection, sent) in enumerate(sockets):
             try:
-                each.send(head[sent : sent + 1] or b"\xff")
-                sockets[place] = each, sent + 1
+                connection.send(head[sent : sent + 1] or b"\xff")
+                sockets[i] = connection, sent + 1
             except OSError:
-                each.close()
+                connection.close()
                 with contextlib.suppress(OSError):
-                    sockets[place] = socket.create_connection(("127.0.0.1", port)), 0
+                    sockets[i] = socket.create_connection(("127.0.0.1", port)), 0
         stop.wait(1)
-    for each, _ in sockets:
-        each.close()
+    for connection, _ in sockets:
+        connection.close()
 
 
 def memory(process: subprocess.Popen[bytes]) -> int:
-    """Return the megabytes of a process and its children."""
+    """Return the memory of a process and its children in megabytes."""
     total = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ProcessLookupError):
@@ -115,93 +118,93 @@ def memory(process: subprocess.Popen[bytes]) -> int:
     return round(total / 1024)
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Return the median, the least and the most."""
-    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, 3) for name, value in found.items()}
+def summarize(values: list[float]) -> dict[str, float]:
+    """Return the median, minimum and maximum."""
+    summary = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 3) for name, value in summary.items()}
 
 
-def compare(args: argparse.Namespace, pictures: list[Path], port: int) -> dict[str, list[float]]:
-    """Return pictures a second of each, by turns."""
+def compare(args: argparse.Namespace, images: list[Path], port: int) -> dict[str, list[float]]:
+    """Return images per second of each server, measured in turn."""
     ours = [sys.executable, "-m", "tellapart", "serve", f"it={args.model}", "--port", port]
-    found: dict[str, list[float]] = {"bare": [], "bare_threads": [], "ours": []}
+    speeds: dict[str, list[float]] = {"bare": [], "bare_threads": [], "ours": []}
     for _ in range(args.repeats):
-        found["bare"].append(bare(args.model, pictures, args.seconds, 1))
-        found["bare_threads"].append(bare(args.model, pictures, args.seconds, os.cpu_count()))
-        with running(ours, port, "/readyz"):
-            load(port, "closed", _CONNECTIONS, 2, pictures)
-            found["ours"].append(load(port, "closed", _CONNECTIONS, args.seconds, pictures)["per_second"])
+        speeds["bare"].append(run_bare_loop(args.model, images, args.seconds, 1))
+        speeds["bare_threads"].append(run_bare_loop(args.model, images, args.seconds, os.cpu_count()))
+        with run_server(ours, port, "/readyz"):
+            load(port, "closed", _CONNECTIONS, 2, images)
+            speeds["ours"].append(load(port, "closed", _CONNECTIONS, args.seconds, images)["per_second"])
         for name, python in (("litserve", args.litserve), ("bentoml", args.bentoml)):
             if python:
-                found.setdefault(name, []).append(peer(name, python, args, pictures, port))
-    return found
+                speeds.setdefault(name, []).append(measure_peer(name, python, args, images, port))
+    return speeds
 
 
-def peer(name: str, python: str, args: argparse.Namespace, pictures: list[Path], port: int) -> float:
-    """Return pictures a second of a peer."""
+def measure_peer(name: str, python: str, args: argparse.Namespace, images: list[Path], port: int) -> float:
+    """Return images per second of another server."""
     if name == "litserve":
         command = [python, _HERE / "peers/serve_litserve.py", args.model, port, args.workers]
     else:
         bentoml, peers = Path(python).parent / "bentoml", _HERE / "peers"
-        command = [bentoml, "serve", "serve_bentoml:Answering", "--port", port, "--working-dir", peers]
+        command = [bentoml, "serve", "serve_bentoml:ExportedClassifier", "--port", port, "--working-dir", peers]
     variables = {"MODEL": str(args.model), "BENTOML_DO_NOT_TRACK": "true"}
     health = {"litserve": "/health", "bentoml": "/readyz"}[name]
-    with running(command, port, health, **variables):
-        load(port, "form", _CONNECTIONS, 2, pictures, "/predict")
-        result = load(port, "form", _CONNECTIONS, args.seconds, pictures, "/predict")
+    with run_server(command, port, health, **variables):
+        load(port, "form", _CONNECTIONS, 2, images, "/predict")
+        result = load(port, "form", _CONNECTIONS, args.seconds, images, "/predict")
     print(name, result, file=sys.stderr)
     speed: float = result["per_second"]
     return speed
 
 
-def under_load(args: argparse.Namespace, pictures: list[Path], port: int) -> dict[str, Any]:
-    """Return what ours does at 70 % of the peak, at ten times as much, after that, and beside others who send."""
+def measure_load(args: argparse.Namespace, images: list[Path], port: int) -> dict[str, Any]:
+    """Return the results at 70 % of the peak, at ten times the peak, after that, and beside slow senders."""
     ours = [sys.executable, "-m", "tellapart", "serve", f"it={args.model}", "--port", port]
-    found: dict[str, Any] = {}
-    with running(ours, port, "/readyz") as process:
-        load(port, "closed", _CONNECTIONS, 3, pictures)
-        found["peak"] = load(port, "closed", _CONNECTIONS, args.seconds, pictures)
-        peak = found["peak"]["per_second"]
-        found["even_70"] = load(port, "open", 0.7 * peak, 15, pictures)
-        found["random_70"] = load(port, "poisson", 0.7 * peak, 15, pictures)
+    results: dict[str, Any] = {}
+    with run_server(ours, port, "/readyz") as process:
+        load(port, "closed", _CONNECTIONS, 3, images)
+        results["peak"] = load(port, "closed", _CONNECTIONS, args.seconds, images)
+        peak = results["peak"]["per_second"]
+        results["even_70"] = load(port, "open", 0.7 * peak, 15, images)
+        results["random_70"] = load(port, "poisson", 0.7 * peak, 15, images)
         before = memory(process)
-        found["ten_times"] = load(port, "open", 10 * peak, 60, pictures)
+        results["ten_times"] = load(port, "open", 10 * peak, 60, images)
         time.sleep(2)
-        found["two_seconds_after"] = load(port, "open", 0.5 * peak, 5, pictures)
-        found["memory_grown"] = memory(process) - before
-        found["peak_beside_sink"] = beside_sink(10 * peak, args.seconds, pictures, port)
-        found["alone"] = load(port, "closed", _CONNECTIONS, args.seconds, pictures)
+        results["two_seconds_after"] = load(port, "open", 0.5 * peak, 5, images)
+        results["memory_grown"] = memory(process) - before
+        results["peak_beside_sink"] = measure_beside_sink(10 * peak, args.seconds, images, port)
+        results["alone"] = load(port, "closed", _CONNECTIONS, args.seconds, images)
         stop = threading.Event()
-        thread = threading.Thread(target=slow_senders, args=(port, 500, stop))
+        thread = threading.Thread(target=send_slowly, args=(port, 500, stop))
         thread.start()
         time.sleep(3)
-        found["beside_slow_senders"] = load(port, "closed", _CONNECTIONS, 20, pictures)
+        results["beside_slow_senders"] = load(port, "closed", _CONNECTIONS, 20, images)
         stop.set()
         thread.join()
-    return found
+    return results
 
 
-def beside_sink(rate: float, seconds: float, pictures: list[Path], port: int) -> dict[str, Any]:
-    """Return what ours answers while as many requests go to a listener that does nothing but refuse them.
+def measure_beside_sink(rate: float, seconds: float, images: list[Path], port: int) -> dict[str, Any]:
+    """Return the peak while as many requests go to a listener that only refuses them.
 
-    What sending and receiving them costs this machine is not the server's doing.
+    It shows what sending and receiving them costs the machine, independent of the server.
     """
     command = [sys.executable, str(_HERE / "peers/sink.py"), str(port + 1)]
     with subprocess.Popen(command) as sink, ThreadPoolExecutor(1) as pool:
         time.sleep(1)
-        stream = pool.submit(load, port + 1, "open", rate, seconds + 4, pictures)
+        stream = pool.submit(load, port + 1, "open", rate, seconds + 4, images)
         time.sleep(2)
-        found = load(port, "closed", _CONNECTIONS, seconds, pictures)
+        results = load(port, "closed", _CONNECTIONS, seconds, images)
         stream.result()
         sink.terminate()
-    return found
+    return results
 
 
 def main() -> None:
-    """Run."""
+    """Run the benchmark, and print its results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=lambda path: Path(path).resolve())
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--litserve")
     parser.add_argument("--bentoml")
     parser.add_argument("--workers", default="1", help="of LitServe")
@@ -209,17 +212,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--load-only", action="store_true")
     args = parser.parse_args()
-    pictures = [path.resolve() for path in sorted(args.pictures.glob("*.jpg"))]
+    images = [path.resolve() for path in sorted(args.images.glob("*.jpg"))]
     port = 8765
     result: dict[str, Any] = {}
     if not args.load_only:
-        found = compare(args, pictures, port)
-        result["per_second"] = {name: spread(values) for name, values in found.items()}
-        for name in found.keys() - {"ours"}:
-            ratios = [a / b for a, b in zip(found["ours"], found[name], strict=True)]
-            result[f"ours over {name}"] = spread(ratios)
+        speeds = compare(args, images, port)
+        result["per_second"] = {name: summarize(values) for name, values in speeds.items()}
+        for name in speeds.keys() - {"ours"}:
+            ratios = [a / b for a, b in zip(speeds["ours"], speeds[name], strict=True)]
+            result[f"ours over {name}"] = summarize(ratios)
     if args.load_only:
-        result["load"] = under_load(args, pictures, port)
+        result["load"] = measure_load(args, images, port)
     print(json.dumps(result, indent=1))
 
 

@@ -1,8 +1,8 @@
-"""How long commands take before they do anything, beside an empty Python: the median of 11, alternately.
+"""Startup time of commands, relative to an empty Python process: median of 11, alternating.
 
     python benchmarks/startup.py       # half a minute
 
-Aim: `tellapart --help` in less than 0.4 s.
+Target: `tellapart --help` in less than 0.4 s.
 """
 
 import statistics
@@ -21,15 +21,15 @@ _COMMANDS = {
 
 
 def main() -> None:
-    """Print the seconds of each command, and the fastest and slowest."""
+    """Print the median time of each command, with its range."""
     seconds: dict[str, list[float]] = {name: [] for name in _COMMANDS}
     for _ in range(_REPEATS):
         for name, arguments in _COMMANDS.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
-            seconds[name].append(time.perf_counter() - began)
-    for name, found in seconds.items():
-        print(f"{name:24}{statistics.median(found):.2f} s   ({min(found):.2f} to {max(found):.2f})")
+            seconds[name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        print(f"{name:24}{statistics.median(times):.2f} s   ({min(times):.2f} to {max(times):.2f})")
 
 
 if __name__ == "__main__":

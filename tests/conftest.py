@@ -1,4 +1,4 @@
-"""Real pictures from installed packages, and trees of class folders made of them."""
+"""Real images from installed packages, and trees of class folders made of them."""
 
 import glob
 import importlib
@@ -23,7 +23,7 @@ from browsers import CAMERA, FLAGS
 from folders import QUICK, digit_folder
 from tellapart.runs.run import Run
 
-_kept: list[torch.library.Library] = []  # a library's operators live as long as it does
+_libraries: list[torch.library.Library] = []  # a library's operators live as long as it does
 
 
 def _package(name: str) -> Path:
@@ -34,8 +34,8 @@ def _package(name: str) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests, and the processes that they start, out of the user's cache folder."""
+def _separate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests and their processes out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TELLAPART_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("TELLAPART_CACHE_LIMIT", raising=False)
@@ -49,8 +49,8 @@ def photos() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def small_pictures() -> list[Path]:
-    """20 colour pictures of CIFAR-10, PNG of 32 x 32, named cifar10_<number>_<label>.png."""
+def small_images() -> list[Path]:
+    """20 colour images of CIFAR-10, PNG of 32 x 32, named cifar10_<number>_<label>.png."""
     return sorted(_package("foolbox").glob("data/cifar10_*.png"))
 
 
@@ -68,29 +68,29 @@ def faces() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def photo(photos: list[Path]) -> NDArray[np.uint8]:
-    """A piece of a photograph, (61, 97, 3), alike in no orientation."""
+    """A part of a photograph, (61, 97, 3), different in every orientation."""
     with Image.open(photos[10]) as image:
         return np.array(image.convert("RGB").resize((97, 61)))
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on 60 digits of three classes, trained for a moment; many tests share it, and none changes its folder."""
+    """A short run on 60 digits of three classes; tests share it and never change its folder."""
     root = tmp_path_factory.mktemp("digits")
-    return tellapart.train(digit_folder(root / "pictures", 3, 20), out=root / "run", **QUICK)
+    return tellapart.train(digit_folder(root / "images", 3, 20), out=root / "run", **QUICK)
 
 
 @pytest.fixture(scope="session")
 def exported(run: Run) -> Path:
-    """The file that `run` is exported to, beside its classifier."""
+    """The ONNX file that `run` is exported to."""
     return tellapart.export(run.directory).path
 
 
 @pytest.fixture
 def make_tree(tmp_path: Path) -> Callable[[dict[str, Iterable[Path]]], Path]:
-    """Return a function that copies pictures into folders, {"train/cat": [files]}, and returns the top folder."""
+    """Return a function that copies images into folders, {"train/cat": [files]}, and returns the top folder."""
 
-    def make(folders: dict[str, Iterable[Path]], root: Path = tmp_path / "pictures") -> Path:
+    def make(folders: dict[str, Iterable[Path]], root: Path = tmp_path / "images") -> Path:
         for name, files in folders.items():
             (root / name).mkdir(parents=True, exist_ok=True)
             for number, file in enumerate(files):
@@ -102,19 +102,19 @@ def make_tree(tmp_path: Path) -> Callable[[dict[str, Iterable[Path]]], Path]:
 
 @pytest.fixture(scope="session")
 def torchvision_models() -> ModuleType:
-    """torchvision.models; it has no CPU build, but it imports once the operators that it asks for are declared."""
+    """torchvision.models: without a CPU build, it imports once the operators that it needs are declared."""
     if importlib.util.find_spec("torchvision") is None and "REQUIRE_ORACLES" not in os.environ:
         pytest.skip("torchvision is not installed; scripts/test installs it")
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
+    _libraries.append(library)
     return importlib.import_module("torchvision.models")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, with a camera that is none."""
+    """Chromium, with a fake camera."""
     path = shutil.which("chromium")
     assert path, "chromium is needed: scripts/test installs it"
     with sync_playwright() as playwright:
@@ -125,7 +125,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL that runs for these tests alone; it refuses to run as root."""
+    """The URL of a PostgreSQL server for these tests; it refuses to run as root."""
     programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
     assert programs, "PostgreSQL is needed: scripts/test installs it"
     folder = Path(tempfile.mkdtemp())

@@ -1,4 +1,4 @@
-"""The commands that the pages show, run as they stand there, in a folder that has what they name."""
+"""The commands that the documents show, run as they are, in a folder with the files that they name."""
 
 import os
 import re
@@ -21,37 +21,38 @@ from tellapart.pipeline.train import train
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^ *```(bash|sh)\n(.*?)^ *```$", re.M | re.S)
-NOT_HERE = {
-    "pip install": "scripts/run_blocks.py looks whether there is such an extra",
-    "torchrun --nnodes": "several machines",
-    "#SBATCH": "a cluster",
-    "scripts/setup": "the tests themselves need what it installs",
-    "benchmarks/": "hours of measurements",
-    "uoft-cs": "a set on the hub itself",
-    "ort/dist": "a copy of onnxruntime-web that somebody has",
-    "tellapart collected": "somebody has to label pictures on a page first: tests/serving/capture/test_store.py does",
-    "export MLFLOW": "the same",
-    "mlflow models serve": "tests/tracking/test_callbacks.py serves so",
+SKIPPED = {
+    "pip install": "scripts/run_blocks.py checks the extra",
+    "torchrun --nnodes": "needs several machines",
+    "#SBATCH": "needs a cluster",
+    "scripts/setup": "the tests need what it installs",
+    "benchmarks/": "takes hours",
+    "uoft-cs": "needs the hub itself",
+    "ort/dist": "needs a copy of onnxruntime-web",
+    "tellapart export-labels": "needs labelled images: tests/serving/capture/test_store.py",
+    "export MLFLOW": "needs an MLflow server",
+    "mlflow models serve": "tests/tracking/test_callbacks.py",
 }
-# Published weights that a test cannot fetch, places that only others have, time, and what is there already.
-INSTEAD = (
+# Weights that a test cannot download, services and folders that do not exist here, time, and existing files.
+REPLACED = (
     (r"resnet(50|18)\b", "efficientnet_lite0"),
     (r"/shared/", ""),
     (r"cats-vs-dogs|(?<=train )pets|photos/(?= )", "photos"),
     (r"http://tracker:5000", "sqlite:///tracker.db"),
-    (r"--budget \w+", "--budget 5s"),
+    (r"--max-time \w+", "--max-time 5s"),
+    (r"--timeout \d+[mh]", "--timeout 5s"),
     (
-        r"--frozen-base|--head",
-        r"--set pretrained=true \g<0>",
-    ),  # these pictures are too small to get weights by themselves
+        r"--freeze-backbone|--head",
+        r"--set model.pretrained=true \g<0>",
+    ),  # these images are too small to get weights by themselves
     (r"--out runs/photos --resume", "--out out/photos --resume"),
     (r"^tellapart export runs/photos$", r"\g<0> --out fresh.onnx"),
     (r"--out pets.onnx", "--out other.onnx"),
 )
 SHORT = {
     "train": "--epochs 1 --no-autotune --set preprocess.size=32",
-    "tune": "--trials 2 --epochs 1 --set training.autotune=false --set preprocess.size=32",
-    "combine": "",
+    "tune": "--trials 2 --epochs 1 --set execution.autotune=false --set preprocess.size=32",
+    "ensemble": "",
     "serve": "--port 0",
 }
 
@@ -63,23 +64,23 @@ def lines(page):
         if not any(name in code for name in ("#SBATCH", "--nnodes")):
             found += textwrap.dedent(code).replace("\\\n", " ").splitlines()
     found = [re.sub(r"(^|\s+)# .*", "", line) for line in found]  # without remarks
-    return [line for line in found if line and not any(name in line for name in NOT_HERE)]
+    return [line for line in found if line and not any(name in line for name in SKIPPED)]
 
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if lines(page)]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Return a folder with the pictures and runs that pages speak of."""
+def example_folder(tmp_path_factory):
+    """Return a folder with the images and runs that the documents name."""
     root = tmp_path_factory.mktemp("forms")
     digit_folder(root / "photos", 3, 24)
     for epochs, name in enumerate("abc", 1):
-        settings = QUICK | {"training__autotune": False, "epochs": epochs}
+        settings = QUICK | {"autotune": False, "epochs": epochs}
         train(root / "photos", out=root / "runs" / name, **settings)
     for name in ("photos", "old", "digits", "cats-and-dogs", "new"):
         shutil.copytree(root / "runs" / ("b" if name == "new" else "a"), root / "runs" / name)
-    tell(root, "tellapart export runs/photos")
+    run_line(root, "tellapart export runs/photos")
     for name in ("model.onnx", "pets.onnx", "birds.onnx", "runs/digits/model.onnx", "runs/cats-and-dogs/model.onnx"):
         shutil.copy(root / "runs/photos/model.onnx", root / name)
     photos = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
@@ -96,9 +97,9 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def place(made, tmp_path):
-    shutil.copytree(made, tmp_path / "place")
-    return tmp_path / "place"
+def folder(example_folder, tmp_path):
+    shutil.copytree(example_folder, tmp_path / "folder")
+    return tmp_path / "folder"
 
 
 @pytest.fixture
@@ -109,12 +110,12 @@ def hub():
         running.shutdown()
 
 
-def tell(folder, line, **settings):
-    """Run a line by bash and return what it printed; a server runs until it says its address, and is told to end."""
+def run_line(folder, line, **settings):
+    """Run a line with bash and return its output; a server is stopped once it has printed its address."""
     own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
     own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "home")}
     own |= {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-    log = folder / "told.log"
+    log = folder / "output.log"
     with log.open("w") as file:
         process = subprocess.Popen(
             ["bash", "-c", f"exec {line}"], cwd=folder, env=os.environ | own | settings, stdout=file, stderr=file
@@ -130,13 +131,13 @@ def tell(folder, line, **settings):
 
 
 def shortened(line, number, postgres):
-    """Return a line with what there is here instead, a folder of its own, and less to do."""
-    for there, here in INSTEAD:
+    """Return a line with existing files and services, an output folder of its own, and little work."""
+    for there, here in REPLACED:
         line = re.sub(there, here, line)
     line = re.sub(r"postgresql://me@host/\w+", lambda _: f"'{postgres}'", line)
     for name, options in SHORT.items():
         if f"tellapart {name} " in line:
-            options = options.replace("--epochs 1", "") if "--budget" in line and name == "train" else options
+            options = options.replace("--epochs 1", "") if "--max-time" in line and name == "train" else options
             out = "" if "--out" in line or "--resume" in line or name == "serve" else f" --out out/{number}"
             line = f"{line} {options}{out}"
     return line
@@ -144,12 +145,12 @@ def shortened(line, number, postgres):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
-def test_commands_that_a_page_shows_run(page, place, postgres, hub):
+def test_commands_that_a_page_shows_run(page, folder, postgres, hub):
     for number, line in enumerate(lines(page)):
         if line.startswith("curl"):
-            server = Server(place, place / "runs/photos/model.onnx")
-            told = tell(place, line.replace(":8000/", f":{server.port}/"))
+            server = Server(folder, folder / "runs/photos/model.onnx")
+            answer = run_line(folder, line.replace(":8000/", f":{server.port}/"))
             assert server.end() == 0
-            assert '"class"' in told or '"label"' in told, told
+            assert '"class"' in answer or '"label"' in answer, answer
         else:
-            tell(place, shortened(line, number, postgres), HF_ENDPOINT=hub)
+            run_line(folder, shortened(line, number, postgres), HF_ENDPOINT=hub)

@@ -1,4 +1,4 @@
-"""`ImageClassifier` keeps scikit-learn's rules, and answers as the classifier that it holds."""
+"""`ImageClassifier` follows the conventions of scikit-learn, and predicts like its classifier."""
 
 import json
 import pickle
@@ -21,48 +21,46 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import tellapart
 from folders import digit_folder
-from tellapart.errors import BadPictures, CannotSplit
+from tellapart.errors import ImageInputError, SplitError
 from tellapart.estimator import ImageClassifier
-from tellapart.recipe import Recipe
+from tellapart.recipe.recipe import Recipe
 
-FAST = Recipe().with_values(
-    training__precision="float32", training__autotune=False, training__epochs=2, preprocess__size=16
-)
+FAST = Recipe().with_settings(precision="float32", autotune=False, epochs=2, size=16)
 IMAGES, LABELS = load_digits().images[:300] / 16, load_digits().target[:300]
 
 
-def made(**values):
+def make_estimator(**values):
     return ImageClassifier("small_resnet", recipe=FAST, **values)
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return made(epochs=6).fit(IMAGES, LABELS)
+    return make_estimator(epochs=6).fit(IMAGES, LABELS)
 
 
-class OfRows(ImageClassifier):
-    """The same, of a table, as scikit-learn's checks know no pictures.
+class RowClassifier(ImageClassifier):
+    """The classifier for tables, because the checks of scikit-learn have no images.
 
-    Each column is the brightness of a pattern, and moves waves, so that two rows close together make pictures that a
-    network can tell to be of one class, but not copies of each other.
+    Each column is the brightness of a pattern and the phase of waves, so that two similar rows give images that a
+    network can assign to one class, but that are not duplicates.
     """
 
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
         self.scaler_ = MinMaxScaler(clip=True).fit(X)
-        return super().fit(self._pictures(X), y)
+        return super().fit(self._images(X), y)
 
     def predict_proba(self, X):
-        return super().predict_proba(self._pictures(self._checked(X)))
+        return super().predict_proba(self._images(self._validate(X)))
 
     def transform(self, X):
-        return super().transform(self._pictures(self._checked(X)))
+        return super().transform(self._images(self._validate(X)))
 
-    def _checked(self, X):
+    def _validate(self, X):
         check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False)
 
-    def _pictures(self, X):
+    def _images(self, X):
         random, X = np.random.default_rng(0), self.scaler_.transform(X)
         patterns = np.tensordot(X, random.random((X.shape[1], 16, 16)), 1) / X.shape[1]
         phases = np.tensordot(X, random.normal(scale=8, size=(X.shape[1], 16, 16)), 1)
@@ -77,62 +75,64 @@ class OfRows(ImageClassifier):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_check_estimator():
-    """All of scikit-learn's checks, none of them expected to fail."""
-    found = check_estimator(OfRows("small_resnet", recipe=FAST, epochs=20), on_fail=None)
+    """All checks of scikit-learn; none is expected to fail."""
+    results = check_estimator(RowClassifier("small_resnet", recipe=FAST, epochs=20), on_fail=None)
     states = {}
-    for each in found:
-        states.setdefault(each["status"], []).append((each["check_name"], str(each["exception"])))
+    for result in results:
+        states.setdefault(result["status"], []).append((result["check_name"], str(result["exception"])))
     assert "failed" not in states, states["failed"]
-    assert [name for name, _ in states["skipped"]] == ["check_array_api_input"]  # an experiment of theirs
+    assert [name for name, _ in states["skipped"]] == ["check_array_api_input"]  # experimental
     print(*(f"{status}: {len(checks)}" for status, checks in states.items()))
     assert set(states) == {"passed", "skipped"}
     assert len(states["passed"]) >= 55
 
 
-def test_answers_are_those_of_the_classifier(fitted, tmp_path):
+def test_predictions_equal_those_of_the_classifier(fitted, tmp_path):
     assert fitted.score(IMAGES, LABELS) > 0.8
-    found = fitted.predict_proba(IMAGES[:20])
+    probabilities = fitted.predict_proba(IMAGES[:20])
     fitted.save(tmp_path / "digits.safetensors")
     classifier = tellapart.load(tmp_path / "digits.safetensors")
-    pictures = [np.round(255 * image).astype(np.uint8) for image in IMAGES[:20]]
-    assert found == pytest.approx(classifier.probabilities(pictures), abs=1e-6)
-    assert [str(label) for label in fitted.predict(IMAGES[:20])] == [p.label for p in classifier.predict_many(pictures)]
-    assert classifier.sets is not None
+    images = [np.round(255 * image).astype(np.uint8) for image in IMAGES[:20]]
+    assert probabilities == pytest.approx(classifier.probabilities(images), abs=1e-6)
+    assert [str(label) for label in fitted.predict(IMAGES[:20])] == [p.label for p in classifier.predict_many(images)]
+    assert classifier.conformal is not None
 
 
-def test_pictures_come_in_many_forms(fitted, tmp_path):
+def test_images_are_accepted_in_many_forms(fitted, tmp_path):
     expected = fitted.predict_proba(IMAGES[:6])
     pixels = np.round(255 * IMAGES[:6]).astype(np.uint8)
-    images = [Image.fromarray(each) for each in pixels]
+    images = [Image.fromarray(image) for image in pixels]
     paths = [tmp_path / f"{number}.png" for number in range(6)]
     for image, path in zip(images, paths, strict=True):
         image.save(path)
-    coloured = np.repeat(pixels[..., None], 3, axis=3)
-    for form in (pixels, coloured, list(pixels), images, paths, [str(path) for path in paths], np.array(paths, object)):
+    colored = np.repeat(pixels[..., None], 3, axis=3)
+    for form in (pixels, colored, list(pixels), images, paths, [str(path) for path in paths], np.array(paths, object)):
         assert fitted.predict_proba(form) == pytest.approx(expected, abs=1e-6)
 
 
 def test_labels_keep_their_order_and_type():
-    """Classes are told as numbers, in the order of numbers: 10 comes after 2, as text it would come before."""
+    """Classes are numbers in numerical order: 10 is after 2, as text it would be before."""
     labels = np.where(LABELS % 2, 10, 2)
-    found = made().fit(IMAGES, labels)
-    assert found.classes_.tolist() == [2, 10]
-    assert found.predict(IMAGES[:5]).dtype == labels.dtype
-    assert found.score(IMAGES, labels) == (found.predict_proba(IMAGES).argmax(axis=1) == (labels == 10)).mean()
+    estimator = make_estimator().fit(IMAGES, labels)
+    assert estimator.classes_.tolist() == [2, 10]
+    assert estimator.predict(IMAGES[:5]).dtype == labels.dtype
+    assert estimator.score(IMAGES, labels) == (estimator.predict_proba(IMAGES).argmax(axis=1) == (labels == 10)).mean()
 
 
 def test_groups_are_not_divided():
-    """With one group for half of each class there is nothing to validate on but that whole group."""
+    """With two groups per class, one of them is the validation split; with one group per class there is none."""
     half = np.array([f"{label} {number % 2}" for number, label in enumerate(LABELS)])
-    assert made().fit(IMAGES, LABELS, groups=half).classes_.size == 10
-    with pytest.raises(CannotSplit):
-        made().fit(IMAGES, LABELS, groups=LABELS)
+    assert make_estimator().fit(IMAGES, LABELS, groups=half).classes_.size == 10
+    with pytest.raises(SplitError):
+        make_estimator().fit(IMAGES, LABELS, groups=LABELS)
 
 
-def test_in_pipelines_and_grids():
+def test_pipelines_and_grid_search():
     """As in the documentation."""
     images, labels = load_digits(return_X_y=True)
-    pipeline = Pipeline([("pictures", FunctionTransformer(lambda X: X.reshape(-1, 8, 8) / 16)), ("network", made())])
+    pipeline = Pipeline(
+        [("images", FunctionTransformer(lambda X: X.reshape(-1, 8, 8) / 16)), ("network", make_estimator())]
+    )
     grid = {"network__learning_rate": [1e-5, 4e-3], "network__epochs": [4]}
     search = GridSearchCV(pipeline, grid, cv=StratifiedKFold(2), error_score="raise").fit(images[:300], labels[:300])
     assert search.best_params_["network__learning_rate"] == 4e-3
@@ -140,7 +140,7 @@ def test_in_pipelines_and_grids():
     assert scores.mean() > 0.5
 
 
-def test_features_serve_other_estimators(fitted):
+def test_features_are_the_input_of_other_estimators(fitted):
     pandas = pytest.importorskip("pandas")
     features = clone(fitted).set_output(transform="pandas").fit(IMAGES, LABELS).transform(IMAGES[:10])
     assert isinstance(features, pandas.DataFrame)
@@ -149,7 +149,7 @@ def test_features_serve_other_estimators(fitted):
     assert stacked.fit(IMAGES[:200], LABELS[:200]).score(IMAGES[200:], LABELS[200:]) > 0.5
 
 
-def test_a_pickle_holds_no_code_of_torch(fitted, tmp_path):
+def test_a_pickle_contains_no_code_of_torch(fitted, tmp_path):
     content = pickle.dumps(fitted)
     names = {
         argument for code, argument, _ in pickletools.genops(content) if code.name in ("GLOBAL", "SHORT_BINUNICODE")
@@ -158,48 +158,53 @@ def test_a_pickle_holds_no_code_of_torch(fitted, tmp_path):
     joblib.dump(fitted, tmp_path / "estimator.joblib")
     script = (
         "import sys, joblib, json, numpy as np\n"
-        "found = joblib.load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
-        "print(json.dumps(found.tolist()))"
+        "probabilities = joblib.load(sys.argv[1]).predict_proba(np.load(sys.argv[2]))\n"
+        "print(json.dumps(probabilities.tolist()))"
     )
     np.save(tmp_path / "images.npy", IMAGES[:5])
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "estimator.joblib", tmp_path / "images.npy"],
         check=True, capture_output=True,
     )  # fmt: skip
-    assert np.array(json.loads(told.stdout)) == pytest.approx(fitted.predict_proba(IMAGES[:5]), abs=1e-6)
+    assert np.array(json.loads(done.stdout)) == pytest.approx(fitted.predict_proba(IMAGES[:5]), abs=1e-6)
 
 
-def test_the_same_seed_gives_the_same():
-    first, again, other = (made(random_state=seed).fit(IMAGES, LABELS).predict_proba(IMAGES[:5]) for seed in (1, 1, 2))
+def test_the_same_seed_gives_the_same_probabilities():
+    first, again, other = (
+        make_estimator(random_state=seed).fit(IMAGES, LABELS).predict_proba(IMAGES[:5]) for seed in (1, 1, 2)
+    )
     assert (first == again).all()
     assert (first != other).any()
 
 
 @pytest.mark.parametrize(
-    ("pictures", "labels", "said"),
+    ("images", "labels", "value"),
     [
-        (IMAGES.reshape(300, 64), LABELS, "reshape"),
-        (load_digits().images[:300], LABELS, "divide by the brightest"),
-        (np.zeros((40, 30, 3)), LABELS[:40], "one in colour"),
-        (IMAGES, LABELS[:5], "a label for each of 300"),
-        (IMAGES, np.zeros(300, int), "two classes"),
-        (IMAGES, None, "requires y"),
-        (IMAGES[:0], LABELS[:0], "0 sample"),
-        (np.where(IMAGES > 0.9, np.nan, IMAGES), LABELS, "from 0 to 1"),
-        ("pictures", LABELS, "one path"),
+        pytest.param(IMAGES.reshape(300, 64), LABELS, "(300, 64)", id="flattened images"),
+        pytest.param(load_digits().images[:300], LABELS, "float64", id="values above 1"),
+        pytest.param(np.zeros((40, 30, 3)), LABELS[:40], "(40, 30, 3)", id="one color image"),
+        pytest.param(IMAGES, LABELS[:5], "5", id="too few labels"),
+        pytest.param(IMAGES, np.zeros(300, int), "1", id="one class"),
+        pytest.param(IMAGES, None, "None", id="no labels"),
+        pytest.param(IMAGES[:0], LABELS[:0], "0", id="no images"),
+        pytest.param(np.where(IMAGES > 0.9, np.nan, IMAGES), LABELS, "float64", id="not a number"),
+        pytest.param("images", LABELS, "", id="one path"),
     ],
 )
-def test_refusals(pictures, labels, said):
-    with pytest.raises(BadPictures, match=said) as caught:
-        made().fit(pictures, labels)
-    assert isinstance(caught.value, ValueError)
+def test_invalid_input_is_a_value_error_that_names_the_value(images, labels, value):
+    with pytest.raises(ImageInputError) as error:
+        make_estimator().fit(images, labels)
+    assert value in str(error.value)
+    assert error.value.code == "invalid_input"
+    assert isinstance(error.value, ValueError)
 
 
-def test_paths_that_cannot_be_read(fitted, tmp_path):
+def test_paths_are_accepted_and_unreadable_ones_named(fitted, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(BadPictures, match=r"broken\.png"):
+    with pytest.raises(ImageInputError) as error:
         fitted.predict([tmp_path / "broken.png"])
+    assert "broken.png" in str(error.value)
     folder = digit_folder(tmp_path / "digits", 3, 12)
     paths = sorted(folder.rglob("*.png"))
-    found = made().fit(paths, [path.parent.name for path in paths])
-    assert found.classes_.tolist() == ["digit 0", "digit 1", "digit 2"]
+    estimator = make_estimator().fit(paths, [path.parent.name for path in paths])
+    assert estimator.classes_.tolist() == ["digit 0", "digit 1", "digit 2"]

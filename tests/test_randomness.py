@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tellapart.randomness import shuffled, uniform
+from tellapart.randomness import shuffle_rows, uniform
 
 SEEDS = st.integers(0, 2**31 - 1)
 EPOCHS = st.integers(0, 100_000)
@@ -42,16 +42,16 @@ def test_numbers_never_repeat_between_seeds_epochs_rows_and_columns():
 
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(SEEDS, EPOCHS, st.lists(st.integers(0, 10**6), min_size=50, max_size=200, unique=True))
-def test_shuffled_is_a_permutation_that_changes_with_seed_and_epoch(seed, epoch, rows):
+def test_shuffle_rows_is_a_permutation_that_changes_with_seed_and_epoch(seed, epoch, rows):
     rows = np.array(rows)
-    once = shuffled(seed, epoch, rows)
-    np.testing.assert_array_equal(np.sort(once), np.sort(rows))
-    np.testing.assert_array_equal(once, shuffled(seed, epoch, rows))
-    np.testing.assert_array_equal(once, shuffled(seed, epoch, rows[::-1]))
-    assert (once != shuffled(seed, epoch + 1, rows)).any()
-    assert (once != shuffled(seed + 1, epoch, rows)).any()
+    order = shuffle_rows(seed, epoch, rows)
+    np.testing.assert_array_equal(np.sort(order), np.sort(rows))
+    np.testing.assert_array_equal(order, shuffle_rows(seed, epoch, rows))
+    np.testing.assert_array_equal(order, shuffle_rows(seed, epoch, rows[::-1]))
+    assert (order != shuffle_rows(seed, epoch + 1, rows)).any()
+    assert (order != shuffle_rows(seed + 1, epoch, rows)).any()
 
 
-def test_every_row_comes_first_equally_often():
-    first = [shuffled(3, epoch, np.arange(10))[0] for epoch in range(2000)]
+def test_every_row_is_first_equally_often():
+    first = [shuffle_rows(3, epoch, np.arange(10))[0] for epoch in range(2000)]
     assert stats.chisquare(np.bincount(first, minlength=10)).pvalue > 1e-3

@@ -1,4 +1,4 @@
-"""What README and docs show is true."""
+"""README and documentation agree with the code."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from tellapart.cli import app
-from tellapart.recipe import Recipe, from_table
+from tellapart.recipe.recipe import Recipe, from_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +26,7 @@ def test_commands_named_in_the_documents_exist():
     known = set(typer.main.get_command(app).commands)
     for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
         text = path.read_text(encoding="utf-8")
-        assert set(re.findall(r"^tellapart (\w+)", text, re.M)) <= known
+        assert set(re.findall(r"^tellapart ([\w-]+)", text, re.M)) <= known
         for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
             assert (path.parent / link).exists(), link
 

@@ -1,4 +1,4 @@
-"""Nothing leaves the machine: no file of another maker, no name looked up, no connection but those of the user."""
+"""No telemetry: no cache file of another package, no DNS lookup, no connection except those of the user."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CALLS = "connect,sendto,sendmsg,sendmmsg"
 
 @pytest.fixture
 def watched(tmp_path):
-    """Return a function that begins a command as a new user would, all its calls to the network written down."""
+    """Return a function that starts a command as a new user would, with a log of its network calls."""
     home, calls = tmp_path / "home", tmp_path / "calls"
     home.mkdir()
     # Names that continuous integration sets, which would hide reports; and what this package sets by itself.
@@ -46,8 +46,8 @@ def done(process):
     return out
 
 
-def test_predicting_and_the_example_report_nothing(exported, run, watched):
-    image = next((run.directory.parent / "pictures").rglob("*.png"))
+def test_predict_and_the_example_send_no_telemetry(exported, run, watched):
+    image = next((run.directory.parent / "images").rglob("*.png"))
     program = Path(sys.executable).with_name("tellapart")
     out = done(watched(program, "predict", exported, image, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     assert json.loads(out)["label"].startswith("digit")
@@ -55,11 +55,11 @@ def test_predicting_and_the_example_report_nothing(exported, run, watched):
     assert "apart" in done(watched(sys.executable, example, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
 
 
-def test_a_server_reports_nothing(exported, watched, tmp_path):
+def test_a_server_sends_no_telemetry(exported, watched, tmp_path):
     program, log = Path(sys.executable).with_name("tellapart"), tmp_path / "log"
     with log.open("w") as file:
         process = watched(program, "serve", exported, "--port", "0", stdout=file, stderr=file)
-    wait_for(lambda: "Serving" in log.read_text() or process.poll() is not None)
+    wait_for(lambda: "http://127.0.0.1:" in log.read_text() or process.poll() is not None)
     address = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())[0]
     assert json.load(urllib.request.urlopen(f"{address}/v1/model"))["classes"]
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
@@ -68,15 +68,15 @@ def test_a_server_reports_nothing(exported, watched, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_and_exporting_report_nothing(run, watched, tmp_path):
+def test_training_and_exporting_send_no_telemetry(run, watched, tmp_path):
     program, out = Path(sys.executable).with_name("tellapart"), tmp_path / "run"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    done(watched(program, "train", run.directory.parent / "pictures", "--out", out, "--epochs", "1", **pipes))
+    done(watched(program, "train", run.directory.parent / "images", "--out", out, "--epochs", "1", **pipes))
     done(watched(program, "export", out, **pipes))
 
 
-def test_packages_are_told_before_they_are_imported():
-    """Whatever module of ours is imported first, and also where a switch is already set."""
+def test_telemetry_is_disabled_before_packages_are_imported():
+    """Whichever module is imported first; a variable that is set already is kept."""
     code = "import os; import {module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     plain = {name: value for name, value in os.environ.items() if not name.endswith("_DISABLE_TELEMETRY")}
     for module, given, expected in (
@@ -87,7 +87,7 @@ def test_packages_are_told_before_they_are_imported():
         assert subprocess.check_output(command, env=plain | given, text=True).strip() == expected
 
 
-def test_what_is_deployed_reports_nothing():
+def test_deployed_services_disable_telemetry():
     deploy = ROOT / "deploy"
     assert "ORT_DISABLE_TELEMETRY=1" in re.findall(r"[A-Z_]+=\S+", (deploy / "Dockerfile").read_text())
     assert "Environment=ORT_DISABLE_TELEMETRY=1" in (deploy / "tellapart.service").read_text().splitlines()

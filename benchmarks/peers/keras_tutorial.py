@@ -1,6 +1,6 @@
-"""The Keras side of train_tutorial.py: reads one command a line, answers one JSON object a line.
+"""The Keras side of train_tutorial.py: reads one command per line, prints one JSON object per line.
 
-Runs in the peer's own environment; the data come as a .npz file: x_train, y_train, x_test, y_test, images in 0..1.
+It runs in an environment with Keras. Argument: a .npz file with x_train, y_train, x_test, y_test, images in 0..1.
 """
 
 import json
@@ -33,24 +33,24 @@ def tutorial(shape: tuple[int, ...], padding: str) -> keras.Model:
 
 
 def main() -> None:
-    """Answer commands until the input ends: `fit EPOCHS` goes on training, `new SEED` begins anew."""
+    """Run commands until the input ends: `new SEED` creates a model, `fit EPOCHS` trains it, `test` evaluates."""
     data = np.load(sys.argv[1])
     x, y = data["x_train"], data["y_train"]
     model = tutorial(x.shape[1:], sys.argv[2])
     for line in sys.stdin:
         command, value = line.split()
-        answer = {}
+        result = {}
         if command == "new":
             keras.utils.set_random_seed(int(value))
             model = tutorial(x.shape[1:], sys.argv[2])
-            model.train_on_batch(x[:64], y[:64])  # traces and compiles, outside the time that is taken
+            model.train_on_batch(x[:64], y[:64])  # traces and compiles, outside the timed section
         elif command == "fit":
-            began = time.perf_counter()
+            start = time.perf_counter()
             model.fit(x, y, batch_size=64, epochs=int(value), verbose=0)
-            answer["seconds"] = time.perf_counter() - began
+            result["seconds"] = time.perf_counter() - start
         elif command == "test":
-            answer["accuracy"] = float(model.evaluate(data["x_test"], data["y_test"], verbose=0)[1])
-        print(json.dumps(answer), flush=True)
+            result["accuracy"] = float(model.evaluate(data["x_test"], data["y_test"], verbose=0)[1])
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The peer of benchmarks/serving.py in BentoML: adaptive batches of up to 16. FILE stands in the variable MODEL."""
+"""A BentoML server for benchmarks/serving.py: adaptive batches of up to 16. The variable MODEL is the ONNX file."""
 
 import os
 from pathlib import Path
@@ -13,16 +13,16 @@ from tellapart.inference.onnx import load_onnx
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60})
-class Answering:
-    """What its users write."""
+class ExportedClassifier:
+    """The service, as a user of BentoML writes it."""
 
     def __init__(self) -> None:
-        one_blas_thread.__enter__()  # as ours does
+        one_blas_thread.__enter__()  # as in our server
         self.classifier = load_onnx(Path(os.environ["MODEL"]))
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=1000)
     def predict(self, files: list[Path]) -> list[dict[str, Any]]:
-        """Answer a batch."""
+        """Classify a batch."""
         pixels = np.stack([self.classifier.resize(decode(file.read_bytes())) for file in files])
-        answers = self.classifier.answers(pixels)
-        return [answers.prediction(row, "", self.classifier.classes, 5).to_json() for row in range(len(pixels))]
+        batch = self.classifier.infer(pixels)
+        return [batch.prediction(row, "", self.classifier.classes, 5).to_json() for row in range(len(pixels))]

@@ -1,4 +1,4 @@
-"""A listener that reads requests and refuses each at once: the least that any server does with them. Argument: PORT."""
+"""A server that refuses every request immediately, as a lower bound of the cost of any server. Argument: PORT."""
 
 import asyncio
 import sys
@@ -11,7 +11,7 @@ _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 class Sink(asyncio.Protocol):
-    """Refuses by the head of a request, and passes over its body."""
+    """Refuses a request after its head, and discards its body."""
 
     transport: asyncio.Transport
 
@@ -26,7 +26,7 @@ class Sink(asyncio.Protocol):
 
 
 async def main(port: int) -> None:
-    """Listen."""
+    """Listen on a port."""
     server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port)
     await server.serve_forever()
 

@@ -1,11 +1,11 @@
-"""tellapart: teach a computer to tell your pictures apart.
+"""tellapart: teach a computer to tell your images apart.
 
     import tellapart as ta
     run = ta.train("photos/")
     print(run.metrics["test"]["accuracy"], run.report)
     ta.load("runs/photos/model.safetensors").predict("cat.jpg")
 
-Importing this package is quick and brings no torch: the names below are resolved on first use.
+Importing the package is quick and imports no torch: the names below are resolved on first use.
 """
 
 import importlib
@@ -14,61 +14,61 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tellapart.classifier.classifier import Classifier
-    from tellapart.classifier.describe import describe
-    from tellapart.curation.data_forecast import more_pictures
-    from tellapart.curation.label_audit import LabelAudit, audit_labels
-    from tellapart.data.audit import Audit, audit
-    from tellapart.data.dataset import Samples
-    from tellapart.data.sources import load_source
+    from tellapart.classifier.summary import summary
+    from tellapart.curation.data_forecast import learning_curve
+    from tellapart.curation.label_issues import LabelIssues, find_label_issues
+    from tellapart.data.audit import Audit, audit_dataset
+    from tellapart.data.dataset import ImageDataset
+    from tellapart.data.sources import load_dataset
     from tellapart.errors import TellapartError
     from tellapart.evaluation.compare import Comparison, compare
-    from tellapart.evaluation.evaluate import Evaluation, evaluate_on
+    from tellapart.evaluation.evaluate import Evaluation, evaluate
     from tellapart.exporters.export import export
     from tellapart.exporters.huggingface import push
-    from tellapart.exporters.job import Exported
+    from tellapart.exporters.job import ExportResult
     from tellapart.inference.load import load
     from tellapart.inference.prediction import Prediction
     from tellapart.pipeline.cross_validation import cross_validate
-    from tellapart.pipeline.ensemble_runs import Combined, combine
+    from tellapart.pipeline.ensemble_runs import EnsembleResult, ensemble
     from tellapart.pipeline.train import train
-    from tellapart.recipe import Recipe
+    from tellapart.recipe.recipe import Recipe
     from tellapart.runs.run import Run
-    from tellapart.tuning.result import Tuned
+    from tellapart.tuning.result import TuningResult
     from tellapart.tuning.tune import tune
 
 __version__ = "0.1.0"
 
-# Nothing leaves the user's machine. ONNX Runtime, from 1.29 on, looks up names, opens connections, and keeps an
-# identity of the device and a queue of events in the user's cache folder as soon as it is imported (a variable named CI
-# hides that). This module comes before any other of the package, and so before all that they import.
+# No telemetry. From 1.29 on, ONNX Runtime opens connections and writes a device identity and an event queue to the
+# user's cache folder as soon as it is imported (unless a variable named CI is set). This module is imported before any
+# other of the package, and so before the libraries that they import.
 for _name in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "1")
 
 _HOMES = {
     "Audit": "tellapart.data.audit",
     "Classifier": "tellapart.classifier.classifier",
-    "Combined": "tellapart.pipeline.ensemble_runs",
+    "EnsembleResult": "tellapart.pipeline.ensemble_runs",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.evaluate",
-    "Exported": "tellapart.exporters.job",
-    "LabelAudit": "tellapart.curation.label_audit",
+    "ExportResult": "tellapart.exporters.job",
+    "LabelIssues": "tellapart.curation.label_issues",
     "Prediction": "tellapart.inference.prediction",
-    "Recipe": "tellapart.recipe",
+    "Recipe": "tellapart.recipe.recipe",
     "Run": "tellapart.runs.run",
-    "Samples": "tellapart.data.dataset",
+    "ImageDataset": "tellapart.data.dataset",
     "TellapartError": "tellapart.errors",
-    "Tuned": "tellapart.tuning.result",
-    "audit": "tellapart.data.audit",
-    "audit_labels": "tellapart.curation.label_audit",
-    "combine": "tellapart.pipeline.ensemble_runs",
+    "TuningResult": "tellapart.tuning.result",
+    "audit_dataset": "tellapart.data.audit",
+    "find_label_issues": "tellapart.curation.label_issues",
+    "ensemble": "tellapart.pipeline.ensemble_runs",
     "compare": "tellapart.evaluation.compare",
     "cross_validate": "tellapart.pipeline.cross_validation",
-    "describe": "tellapart.classifier.describe",
-    "evaluate_on": "tellapart.evaluation.evaluate",
+    "summary": "tellapart.classifier.summary",
+    "evaluate": "tellapart.evaluation.evaluate",
     "export": "tellapart.exporters.export",
     "load": "tellapart.inference.load",
-    "load_source": "tellapart.data.sources",
-    "more_pictures": "tellapart.curation.data_forecast",
+    "load_dataset": "tellapart.data.sources",
+    "learning_curve": "tellapart.curation.data_forecast",
     "push": "tellapart.exporters.huggingface",
     "train": "tellapart.pipeline.train",
     "tune": "tellapart.tuning.tune",
@@ -79,29 +79,29 @@ _EXTRAS |= dict.fromkeys(("onnx", "onnxscript"), "export") | dict.fromkeys(("opt
 __all__ = [
     "Audit",
     "Classifier",
-    "Combined",
     "Comparison",
+    "EnsembleResult",
     "Evaluation",
-    "Exported",
-    "LabelAudit",
+    "ExportResult",
+    "ImageDataset",
+    "LabelIssues",
     "Prediction",
     "Recipe",
     "Run",
-    "Samples",
     "TellapartError",
-    "Tuned",
-    "audit",
-    "audit_labels",
-    "combine",
+    "TuningResult",
+    "audit_dataset",
     "compare",
     "cross_validate",
-    "describe",
-    "evaluate_on",
+    "ensemble",
+    "evaluate",
     "export",
+    "find_label_issues",
+    "learning_curve",
     "load",
-    "load_source",
-    "more_pictures",
+    "load_dataset",
     "push",
+    "summary",
     "train",
     "tune",
 ]
@@ -116,9 +116,9 @@ def __getattr__(name: str) -> Any:
         absent = (error.name or "").partition(".")[0]
         if absent not in _EXTRAS:
             raise
-        from tellapart.errors import MissingExtra
+        from tellapart.errors import MissingExtraError
 
-        raise MissingExtra(
+        raise MissingExtraError(
             f"tellapart.{name} needs the package '{absent}', which is not installed: run "
             f"`pip install 'tellapart[{'export' if name == 'export' else _EXTRAS[absent]}]'`."
         ) from error

@@ -1,4 +1,7 @@
-"""Ask a server that `tellapart serve` runs: `Client("http://127.0.0.1:8000").predict("cat.jpg")`. Needs no torch."""
+"""A client of a server that `tellapart serve` runs: `Client("http://127.0.0.1:8000").predict("cat.jpg")`.
+
+Needs no torch.
+"""
 
 import http.client
 import json
@@ -7,33 +10,47 @@ import urllib.parse
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tellapart.errors import ServerProblem
+from tellapart.errors import ServerResponseError
 from tellapart.inference.prediction import Prediction
 
-_AT_ONCE = 8  # pictures of `predict_many` on their way
-_BUSY = http.client.SERVICE_UNAVAILABLE
+_MAX_CONCURRENT = 8  # requests of `predict_many`
+_RECONNECT_SECONDS = 0.2
+_UNAVAILABLE = http.client.SERVICE_UNAVAILABLE
+
+
+@dataclass(frozen=True)
+class _Response:
+    """A response; status: None if the server was not reached. retry_after: in seconds."""
+
+    status: int | None
+    retry_after: float
+    content: bytes
 
 
 class Client:
-    """Asks one server; any number of threads may share it. Connections are kept until `close`, or the end of `with`.
+    """A client of one server, for any number of threads. Connections stay open until `close`, or the end of `with`.
 
-    url: of the server. token: that it wants, if any. model: by name, its first if None. seconds: for an answer, with
-    all tries: while the server is busy or is being replaced, it is asked again, after the pause that it names.
+    url: of the server. token: that the server requires, if any. model: its name; the first of the server by default.
+    timeout: seconds for a result, retries included: a server at capacity or being replaced is asked again after the
+    pause that it requests.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, model: str | None = None, seconds: float = 30.0) -> None:
-        """Raise `ServerProblem` if the URL is none."""
+    def __init__(self, url: str, *, token: str | None = None, model: str | None = None, timeout: float = 30.0) -> None:
+        """Raise `ServerResponseError` if the URL is invalid."""
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerProblem(f"{url} is no address of a server: expected one such as http://127.0.0.1:8000.", None)
-        self._open = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+            raise ServerResponseError(
+                f"{url} is not the URL of a server: expected http://127.0.0.1:8000 or similar.", None
+            )
+        self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._address, self._prefix = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._model, self._seconds = model, seconds
-        self._idle: deque[http.client.HTTPConnection] = deque()  # connections that no thread is using
+        self._model, self._timeout = model, timeout
+        self._idle: deque[http.client.HTTPConnection] = deque()
 
     def __enter__(self) -> "Client":
         return self
@@ -42,64 +59,58 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections that are kept; asking opens new ones."""
+        """Close idle connections; the next request opens a new one."""
         while self._idle:
             self._idle.pop().close()
 
-    def predict(self, picture: str | Path | bytes, *, top: int = 5) -> Prediction:
-        """Return what a picture shows: a file, or the bytes of one; `path` is empty for bytes.
+    def predict(self, image: str | Path | bytes, *, top: int = 5) -> Prediction:
+        """Return the prediction for an image: a file, or the bytes of one, for which `path` is empty.
 
-        Raises `ServerProblem` if there is no answer: its `status` is that of HTTP (415 and 422 for a picture that
+        Raises `ServerResponseError` if there is none: its `status` is the HTTP status (415 and 422 for an image that
         cannot be read), or None if the server was not reached. Raises `OSError` if the file cannot be read.
         """
-        path, content = ("", picture) if isinstance(picture, bytes) else (str(picture), Path(picture).read_bytes())
-        return Prediction.from_json(path, json.loads(self._ask("POST", "/v1/predict", content, top=top)))
+        path, content = ("", image) if isinstance(image, bytes) else (str(image), Path(image).read_bytes())
+        return Prediction.from_json(path, json.loads(self._request("POST", "/v1/predict", content, top=top)))
 
-    def predict_many(self, pictures: Iterable[str | Path], *, top: int = 5) -> Iterator[Prediction | ServerProblem]:
-        """Yield what each picture shows, in their order; the problem itself for one without an answer."""
+    def predict_many(self, images: Iterable[str | Path], *, top: int = 5) -> Iterator[Prediction | ServerResponseError]:
+        """Yield the prediction for each image, in their order, or the error for an image without one."""
 
-        def one(picture: str | Path) -> Prediction | ServerProblem:
+        def predict_or_error(image: str | Path) -> Prediction | ServerResponseError:
             try:
-                return self.predict(picture, top=top)
-            except ServerProblem as problem:
-                return problem
+                return self.predict(image, top=top)
+            except ServerResponseError as error:
+                return error
 
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            yield from pool.map(one, pictures)
+        with ThreadPoolExecutor(_MAX_CONCURRENT) as pool:
+            yield from pool.map(predict_or_error, images)
 
-    def about(self) -> dict[str, Any]:
-        """Return what the server tells of the model; raises `ServerProblem`."""
-        found: dict[str, Any] = json.loads(self._ask("GET", "/v1/model"))
-        return found
+    def describe_model(self) -> dict[str, Any]:
+        """Return the description of the model: classes, preprocessing, test metrics; raises `ServerResponseError`."""
+        description: dict[str, Any] = json.loads(self._request("GET", "/v1/model"))
+        return description
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, **query: object) -> bytes:
-        named = {"model": self._model} if self._model else {}
-        target = f"{self._prefix}{path}?{urllib.parse.urlencode(query | named)}"
-        end = time.monotonic() + self._seconds
+    def _request(self, method: str, path: str, body: bytes | None = None, **query: object) -> bytes:
+        """Return the content of a successful response; retry until the timeout while the server is unavailable."""
+        model = {"model": self._model} if self._model else {}
+        target = f"{self._prefix}{path}?{urllib.parse.urlencode(query | model)}"
+        end = time.monotonic() + self._timeout
         while True:
-            left = end - time.monotonic()
-            headers = self._headers | {"Deadline-Ms": str(max(1, int(1000 * left)))}
-            try:
-                status, pause, content = self._sent(method, target, body, headers, max(0.1, left))
-            except (OSError, http.client.HTTPException) as error:
-                status, pause, content = None, 0.2, f"cannot be reached: {error or type(error).__name__}".encode()
-            if status == http.client.OK:
-                return content
-            if status not in (None, _BUSY) or time.monotonic() + pause >= end:
-                raise _problem(self._address, status, content)
-            time.sleep(pause)
+            response = self._attempt(method, target, body, end - time.monotonic())
+            if response.status == http.client.OK:
+                return response.content
+            if response.status not in (None, _UNAVAILABLE) or time.monotonic() + response.retry_after >= end:
+                raise _response_error(self._address, response)
+            time.sleep(response.retry_after)
 
-    def _sent(
-        self, method: str, target: str, body: bytes | None, headers: dict[str, str], seconds: float
-    ) -> tuple[int, float, bytes]:
-        """Return a response's status, the pause in seconds that it asks for, and its content."""
+    def _attempt(self, method: str, target: str, body: bytes | None, seconds: float) -> _Response:
+        headers = self._headers | {"Deadline-Ms": str(max(1, int(1000 * seconds)))}
         try:
-            connection = self._idle.pop()
-            connection.timeout = seconds
-            if connection.sock:
-                connection.sock.settimeout(seconds)
-        except IndexError:
-            connection = self._open(self._address, timeout=seconds)
+            return self._send(method, target, body, headers, max(0.1, seconds))
+        except (OSError, http.client.HTTPException) as error:
+            return _Response(None, _RECONNECT_SECONDS, str(error or type(error).__name__).encode())
+
+    def _send(self, method: str, target: str, body: bytes | None, headers: dict[str, str], seconds: float) -> _Response:
+        connection = self._take_connection(seconds)
         try:
             connection.request(method, target, body, headers)
             response = connection.getresponse()
@@ -108,14 +119,27 @@ class Client:
             connection.close()
             raise
         self._idle.append(connection)
-        pause = response.headers.get("Retry-After", "1")
-        return response.status, float(pause) if pause.isdigit() else 1.0, content
+        retry_after = response.headers.get("Retry-After", "1")
+        return _Response(response.status, float(retry_after) if retry_after.isdigit() else 1.0, content)
+
+    def _take_connection(self, seconds: float) -> http.client.HTTPConnection:
+        """Return an idle connection, or a new one."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._connect(self._address, timeout=seconds)
+        connection.timeout = seconds
+        if connection.sock:
+            connection.sock.settimeout(seconds)
+        return connection
 
 
-def _problem(address: str, status: int | None, content: bytes) -> ServerProblem:
-    """Return the error for a response, which may be of anything that stands before the server."""
+def _response_error(address: str, response: _Response) -> ServerResponseError:
+    """Return the error for a response, which may come from a proxy in front of the server."""
+    if response.status is None:
+        return ServerResponseError(f"Cannot reach the server {address}: {response.content.decode()}.", None)
     try:
-        detail = str(json.loads(content)["detail"]).rstrip(".") if status else content.decode()
+        detail = str(json.loads(response.content)["detail"]).rstrip(".")
     except (ValueError, KeyError, TypeError):
-        detail = "no reason was given"
-    return ServerProblem(f"The server {address} gave no answer ({status or 'not reached'}): {detail}.", status)
+        detail = "it gave no reason"
+    return ServerResponseError(f"The server {address} returned status {response.status}: {detail}.", response.status)

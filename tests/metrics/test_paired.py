@@ -1,15 +1,15 @@
-"""Whether two classifiers are told apart as often as promised; the interval and the test against references."""
+"""Coverage and power of the paired comparison; interval and test against references."""
 
 import numpy as np
 import pytest
 from mlxtend.evaluate import mcnemar
 from scipy.optimize import minimize_scalar
 
-from tellapart.metrics.paired import paired_difference, tango
+from tellapart.metrics.paired import paired_difference, tango_interval
 
 
-def answers(random, count, accuracy_a, accuracy_b, correlation):
-    """Which of `count` pictures A and B get right, (N,) each, with a correlation of their mistakes."""
+def simulate(random, count, accuracy_a, accuracy_b, correlation):
+    """Return which of `count` images A and B predict correctly, (N,) each, with correlated errors."""
     both = accuracy_a * accuracy_b + correlation * np.sqrt(
         accuracy_a * (1 - accuracy_a) * accuracy_b * (1 - accuracy_b)
     )
@@ -18,47 +18,47 @@ def answers(random, count, accuracy_a, accuracy_b, correlation):
     return kind < 2, (kind == 0) | (kind == 2)
 
 
-def share_told_apart(count, accuracy_a, accuracy_b, correlation, better):
+def share_of_results(count, accuracy_a, accuracy_b, correlation, better):
     random = np.random.default_rng(0)
-    found = [paired_difference(*answers(random, count, accuracy_a, accuracy_b, correlation)) for _ in range(200)]
-    return np.mean([one.better == better for one in found])
+    results = [paired_difference(*simulate(random, count, accuracy_a, accuracy_b, correlation)) for _ in range(200)]
+    return np.mean([result.better == better for result in results])
 
 
 @pytest.mark.parametrize(("count", "accuracy", "correlation"), [(140, 0.9, 0), (1000, 0.93, 0), (1000, 0.8, 0.5)])
-def test_equal_skill_is_called_indistinguishable(count, accuracy, correlation):
-    assert share_told_apart(count, accuracy, accuracy, correlation, None) >= 0.93
+def test_equal_accuracies_are_not_significantly_different(count, accuracy, correlation):
+    assert share_of_results(count, accuracy, accuracy, correlation, None) >= 0.93
 
 
 @pytest.mark.parametrize(
     ("accuracy_a", "accuracy_b", "correlation"), [(0.90, 0.95, 0), (0.90, 0.95, 0.4), (0.75, 0.80, 0.5)]
 )
-def test_five_points_on_1000_pictures_are_found(accuracy_a, accuracy_b, correlation):
-    assert share_told_apart(1000, accuracy_a, accuracy_b, correlation, "b") >= 0.90
-    assert share_told_apart(1000, accuracy_b, accuracy_a, correlation, "a") >= 0.90
+def test_five_points_on_1000_images_are_significant(accuracy_a, accuracy_b, correlation):
+    assert share_of_results(1000, accuracy_a, accuracy_b, correlation, "b") >= 0.90
+    assert share_of_results(1000, accuracy_b, accuracy_a, correlation, "a") >= 0.90
 
 
 @pytest.mark.parametrize(("count", "accuracy_a", "accuracy_b"), [(30, 0.9, 0.9), (140, 0.95, 0.9), (1000, 0.99, 0.98)])
-def test_the_interval_holds_the_truth_as_often_as_it_says(count, accuracy_a, accuracy_b):
+def test_interval_has_its_nominal_coverage(count, accuracy_a, accuracy_b):
     random = np.random.default_rng(1)
-    held = []
+    covered = []
     for _ in range(1000):
-        difference = paired_difference(*answers(random, count, accuracy_a, accuracy_b, 0.3)).difference
-        held.append(difference.low <= accuracy_b - accuracy_a <= difference.high)
-    assert np.mean(held) >= 0.93
+        difference = paired_difference(*simulate(random, count, accuracy_a, accuracy_b, 0.3)).difference
+        covered.append(difference.low <= accuracy_b - accuracy_a <= difference.high)
+    assert np.mean(covered) >= 0.93
 
 
 @pytest.mark.parametrize(
     ("gained", "lost", "pairs", "low", "high"),
-    [(1, 7, 21, -0.517, -0.026), (9, 3, 32, -0.027, 0.390)],  # as the R package ratesci publishes them in its tests
+    [(1, 7, 21, -0.517, -0.026), (9, 3, 32, -0.027, 0.390)],  # from the tests of the R package ratesci
 )
-def test_tango_is_as_published(gained, lost, pairs, low, high):
-    found = tango(gained, lost, pairs)
-    assert (round(found.low, 3), round(found.high, 3)) == (low, high)
+def test_tango_interval_equals_published_values(gained, lost, pairs, low, high):
+    interval = tango_interval(gained, lost, pairs)
+    assert (round(interval.low, 3), round(interval.high, 3)) == (low, high)
 
 
 @pytest.mark.parametrize(("gained", "lost", "pairs"), [(1, 7, 21), (3, 12, 140), (40, 20, 160), (5, 0, 30), (0, 0, 9)])
-def test_the_bounds_of_tango_are_where_the_score_is_the_quantile(gained, lost, pairs):
-    """The score from a likelihood maximised by brute force, not by Tango's formula."""
+def test_score_at_the_bounds_of_tango_is_the_normal_quantile(gained, lost, pairs):
+    """The score is from a numerically maximized likelihood, not from Tango's formula."""
 
     def score(difference):
         def cost(share_lost):
@@ -71,31 +71,55 @@ def test_the_bounds_of_tango_are_where_the_score_is_the_quantile(gained, lost, p
         share = minimize_scalar(cost, bounds=(lowest, highest), method="bounded", options={"xatol": 1e-12}).x
         return (gained - lost - pairs * difference) / np.sqrt(pairs * (2 * share + difference * (1 - difference)))
 
-    found = tango(gained, lost, pairs)
-    assert score(found.low) == pytest.approx(1.959964, abs=1e-3)
-    assert score(found.high) == pytest.approx(-1.959964, abs=1e-3)
+    interval = tango_interval(gained, lost, pairs)
+    assert score(interval.low) == pytest.approx(1.959964, abs=1e-3)
+    assert score(interval.high) == pytest.approx(-1.959964, abs=1e-3)
 
 
-def test_tango_at_the_ends():
-    assert tango(5, 0, 5).high == 1
-    assert tango(0, 5, 5).low == -1
-    assert tango(5, 0, 5).low == pytest.approx(-tango(0, 5, 5).high)
-    assert tango(1, 0, 1).low < 0
+def test_tango_interval_ends_at_1():
+    assert tango_interval(5, 0, 5).high == 1
+    assert tango_interval(0, 5, 5).low == -1
+    assert tango_interval(5, 0, 5).low == pytest.approx(-tango_interval(0, 5, 5).high)
+    assert tango_interval(1, 0, 1).low < 0
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 1), (3, 12), (30, 30), (8, 21)])
-def test_the_exact_test_is_mlxtends(gained, lost):
+def test_exact_test_equals_mlxtend(gained, lost):
     right_a = np.array([True] * lost + [False] * gained + [True] * 20)
     right_b = np.array([False] * lost + [True] * gained + [True] * 20)
     expected = mcnemar(np.array([[20, lost], [gained, 0]]), exact=True)[1]
     assert paired_difference(right_a, right_b).p_value == pytest.approx(min(1, expected))
 
 
-def test_the_verdict_says_who_and_by_how_much():
+def test_better_classifier_and_its_difference():
     right = np.arange(140) < 120
-    same = paired_difference(right, right)
-    assert same.verdict() == "Indistinguishable on 140 pictures: B minus A is +0.0 points (-2.7 to +2.7)."
+    equal = paired_difference(right, right)
+    assert (equal.better, equal.difference.value) == (None, 0)
+    assert (100 * equal.difference.low, 100 * equal.difference.high) == pytest.approx((-2.7, 2.7), abs=0.05)
     worse = right & (np.arange(140) >= 20)
-    assert paired_difference(right, worse).verdict() == "A is better by 14.3 points (9.4 to 21.0) on 140 pictures."
-    assert paired_difference(worse, right).verdict() == "B is better by 14.3 points (9.4 to 21.0) on 140 pictures."
-    assert "more careful here than the interval" in paired_difference(right, right & (np.arange(140) >= 5)).verdict()
+    a_better, b_better = paired_difference(right, worse), paired_difference(worse, right)
+    assert (a_better.better, a_better.only_a, a_better.only_b) == ("a", 20, 0)
+    assert (b_better.better, b_better.only_a, b_better.only_b) == ("b", 0, 20)
+    assert 100 * b_better.difference.value == pytest.approx(14.3, abs=0.05)
+    assert (100 * b_better.difference.low, 100 * b_better.difference.high) == pytest.approx((9.4, 21.0), abs=0.05)
+    assert a_better.difference.low == -b_better.difference.high
+
+
+def test_verdict_states_the_difference_in_points():
+    right = np.arange(140) < 120
+    worse = right & (np.arange(140) >= 20)
+    for result in (paired_difference(right, worse), paired_difference(worse, right)):
+        for number in ("140", "14.3", "9.4", "21.0"):
+            assert number in result.verdict()
+    for number in ("140", "+0.0", "-2.7", "+2.7"):
+        assert number in paired_difference(right, right).verdict()
+
+
+def test_interval_without_0_is_not_significant_if_the_exact_test_disagrees():
+    right = np.arange(140) < 120
+    result = paired_difference(right, right & (np.arange(140) >= 5))
+    assert result.difference.high < 0
+    assert result.better is None
+    without_note = paired_difference(right, right & (np.arange(140) >= 1))
+    assert without_note.difference.low < 0 < without_note.difference.high
+    assert len(result.verdict()) > len(without_note.verdict())

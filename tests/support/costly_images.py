@@ -1,4 +1,4 @@
-"""Image files of little size that would cost a decoder seconds, or a gigabyte."""
+"""Small image files that would take a decoder seconds or a gigabyte of memory."""
 
 import struct
 import zlib
@@ -11,11 +11,12 @@ GREY = Image.new("L", (8, 8))
 
 
 def jpeg_segment(code, body):
+    """Return a segment of a JPEG."""
     return struct.pack(">BBH", 0xFF, code, len(body) + 2) + body
 
 
-def progressive(side, scans):
-    """A grey JPEG whose scans say in a few bytes that all coefficients are 0."""
+def progressive_jpeg(side, scans):
+    """Return a grey JPEG whose scans encode in a few bytes that all coefficients are 0."""
     blocks = ((side + 7) // 8) ** 2
     scan = jpeg_segment(0xDA, bytes([1, 1, 0x00, 1, 63, 0]))
     runs = b"\x3f\xff" * (blocks // 2**15 + 1)  # an end of band for 2^15 - 1 blocks each
@@ -33,7 +34,7 @@ def progressive(side, scans):
 
 
 def tiff(tags, order="<", big=False):
-    """The head of a TIFF: tags as {number: (type, count)}, whose values lie beyond its end."""
+    """Return the header of a TIFF with tags {number: (type, count)}, whose values are beyond its end."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
     head += struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "I", 8)
     form = "HHQQ" if big else "HHII"
@@ -42,40 +43,46 @@ def tiff(tags, order="<", big=False):
 
 
 def png(*chunks):
+    """Return a PNG with further chunks (kind, data) after its header."""
     content = encode(GREY, "png")
-    made = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
-    return content[:33] + b"".join(made) + content[33:]
+    encoded = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return content[:33] + b"".join(encoded) + content[33:]
 
 
 def webp(exif):
+    """Return a WebP with EXIF data."""
     content = encode(Image.new("RGB", (8, 8)), "webp", lossless=True) + b"EXIF" + struct.pack("<I", len(exif)) + exif
     return b"RIFF" + struct.pack("<I", len(content) - 8) + content[8:]
 
 
 COSTLY = {
-    "progressive JPEG": progressive(7000, 10_000),
-    "progressive JPEG of few pixels": progressive(64, 101),
-    "progressive JPEG of 49 megapixels": progressive(7000, 30),
+    "progressive JPEG": progressive_jpeg(7000, 10_000),
+    "progressive JPEG of few pixels": progressive_jpeg(64, 101),
+    "progressive JPEG of 49 megapixels": progressive_jpeg(7000, 30),
     "JPEG segments": b"\xff\xd8" + b"\xff\xfe\x00\x02" * 200_000,
     "JPEG fill bytes": b"\xff\xd8" + b"\xff" * 1_000_000,
     "JPEG padding": b"\xff\xd8" + b"\xff\x00" * 500_000,
-    "JPEG fill bytes in many places": b"\xff\xd8"
+    "JPEG fill bytes between many segments": b"\xff\xd8"
     + (b"\xff" * 50_000 + b"\xfe\x00\x02") * 20
     + encode(GREY, "jpeg")[2:],
-    "JPEG that ends before it begins": b"\xff\xd8\xff\xd9" + b"\xff\xfe\x00\x02" * 200_000 + encode(GREY, "jpeg")[2:],
+    "JPEG with an end marker before its segments": b"\xff\xd8\xff\xd9"
+    + b"\xff\xfe\x00\x02" * 200_000
+    + encode(GREY, "jpeg")[2:],
     "JPEG with EXIF of many bytes": b"\xff\xd8" + jpeg_segment(0xE1, b"Exif\0\0" + tiff({700: (7, 4_000_000)})),
     "PNG chunks": png(*[(b"prVt", b"")] * 20_000),
     "PNG with EXIF of many values": png((b"eXIf", tiff({0x0112: (3, 4_000_000)}))),
     "WebP with EXIF of many values": webp(b"Exif\0\0" + tiff({0x0112: (3, 4_000_000)})),
     "GIF of skipped bytes": encode(GREY, "gif")[:13].replace(b"\x87", b"\x07") + b"\x00" * 20_000 + b"\x3b",
-    "GIF comment behind a skipped byte": b"GIF89a\x08\0\x08\0\0\0\0\0" + b"\x21\xfe\x01a\0" * 20_000 + b"\x3b",
+    "GIF comment after a skipped byte": b"GIF89a\x08\0\x08\0\0\0\0\0" + b"\x21\xfe\x01a\0" * 20_000 + b"\x3b",
     "GIF comment": b"GIF89a\x08\0\x08\0\0\0\0" + b"\x21\xfe" + b"\x01a" * 20_000 + b"\x00\x3b",
     "TIFF tiles": tiff({256: (4, 1), 324: (4, 100_001)}),
     "TIFF strips, big-endian": tiff({256: (4, 1), 273: (4, 8_000_000)}, ">"),
     "TIFF of one large tile": tiff({256: (4, 1), 322: (4, 1), 323: (4, 1)}).replace(
         struct.pack("<II", 1, 8), struct.pack("<II", 1, 19_008)
     ),
-    "TIFF tags with bytes in common": tiff({700 + k: (7, 400_000) for k in range(50)}),
+    "TIFF tags that share bytes": tiff({700 + k: (7, 400_000) for k in range(50)}),
     "BigTIFF values": tiff({700: (12, 600_000)}, big=True),
     "PNM header": b"P6\n#" + b"a" * 70_000 + b"\n8 8 255\n" + bytes(192),
     "PNM with a comment inside a number": b"P6\n1#\n0 8 #" + b"x" * 70_000 + b"\n255\n" + bytes(240),

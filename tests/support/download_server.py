@@ -1,4 +1,4 @@
-"""A server of files that breaks off, ignores ranges or answers with errors, as told."""
+"""A file server that can close connections early, ignore ranges and respond with errors."""
 
 import hashlib
 import http.server
@@ -9,7 +9,10 @@ from tellapart.io.download import RemoteFile
 
 
 class DownloadServer(http.server.ThreadingHTTPServer):
-    """Serves `files`; breaks off after `cuts` bytes and answers with `statuses`, one a request; may ignore ranges."""
+    """Serves `files`.
+
+    cuts: number of bytes after which each response ends. statuses: of each response. ranges: those requested.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -20,6 +23,7 @@ class DownloadServer(http.server.ThreadingHTTPServer):
         self.ignores_ranges = False
 
     def remote(self, name: str, content: bytes) -> RemoteFile:
+        """Serve a file and return its URL and checksum."""
         self.files[name] = content
         address = f"http://127.0.0.1:{self.server_port}/sub/{name}?x=1"
         return RemoteFile(address, hashlib.sha256(content).hexdigest(), len(content))
@@ -30,14 +34,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        wanted = self.headers["Range"]
-        self.server.ranges.append(wanted)
+        requested = self.headers["Range"]
+        self.server.ranges.append(requested)
         content = self.server.files.get(self.path.partition("?")[0].rpartition("/")[2])
         status = self.server.statuses.pop(0) if self.server.statuses else 200 if content is not None else 404
-        start = int(wanted[6:-1]) if wanted and not self.server.ignores_ranges else 0
+        start = int(requested[6:-1]) if requested and not self.server.ignores_ranges else 0
         if status == 200 and start:
             status = 206 if start < len(content) else 416
-        body = content[start:] if status in (200, 206) else b"sorry"
+        body = content[start:] if status in (200, 206) else b"error"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -47,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def running_server():
-    """Yield a server that answers until the block ends."""
+    """Yield a running server."""
     with DownloadServer() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

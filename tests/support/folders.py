@@ -1,4 +1,4 @@
-"""Folders of real pictures for the tests, made from data that installed packages carry."""
+"""Folders of real images for tests, from the data of installed packages."""
 
 import hashlib
 import importlib.util
@@ -13,8 +13,8 @@ from PIL import Image
 from tellapart.cli import main
 from tellapart.data.builtin import load_digits
 
-# As small as training can be while every part of it runs.
-QUICK = {"epochs": 2, "preprocess__size": 16, "training__batch_size": 32}
+# The smallest training that runs every stage.
+QUICK = {"epochs": 2, "size": 16, "batch_size": 32}
 
 
 def package(name: str) -> Path:
@@ -25,19 +25,19 @@ def package(name: str) -> Path:
 
 
 def digit_folder(root: Path, classes: int = 3, each: int = 12) -> Path:
-    """Write real handwritten digits as PNG files, one folder a class."""
-    samples = load_digits()
+    """Write handwritten digits as PNG files, `each` per class, in one folder per class."""
+    dataset = load_digits()
     for label in range(classes):
         folder = root / f"digit {label}"
         folder.mkdir(parents=True)
-        rows = [row for row in range(len(samples)) if samples.labels[row] == label][:each]
+        rows = [row for row in range(len(dataset)) if dataset.labels[row] == label][:each]
         for row in rows:
-            Image.fromarray(samples.pictures.picture(row)).save(folder / f"{row:04d}.png")
+            Image.fromarray(dataset.images.read(row)).save(folder / f"{row:04d}.png")
     return root
 
 
-def in_many_forms(folder: Path, count: int) -> list[Path]:
-    """Write real pictures of many sizes, formats, colours and orientations."""
+def write_varied_images(folder: Path, count: int) -> list[Path]:
+    """Write photographs in many sizes, formats, colour modes and orientations."""
     folder.mkdir()
     photos = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
     small = sorted(package("foolbox").glob("data/*_*.png"))
@@ -45,48 +45,48 @@ def in_many_forms(folder: Path, count: int) -> list[Path]:
     files = []
     for number in range(count):
         source = photos[number % len(photos)] if number % 3 else small[number % len(small)]
-        picture = Image.open(source).convert("RGB")
+        image = Image.open(source).convert("RGB")
         if number % 3:
-            picture = picture.resize(tuple(random.integers(20, 700, 2).tolist()))
+            image = image.resize(tuple(random.integers(20, 700, 2).tolist()))
         kind = ("png", "jpg", "webp", "bmp", "gif", "tiff")[number % 6]
         exif, options = Image.Exif(), {}
         exif[0x0112] = number % 8 + 1
         if kind in ("png", "jpg", "webp"):
             options["exif"] = exif
         if kind == "png" and number % 4 == 0:
-            picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
         if kind == "jpg" and number % 4 == 1:
-            picture = picture.convert(("L", "CMYK")[number % 8 // 4])
+            image = image.convert(("L", "CMYK")[number % 8 // 4])
         path = folder / f"{number}.{kind}"
-        picture.save(path, **options)
+        image.save(path, **options)
         files.append(path)
     return files
 
 
 def checksums(root: Path) -> dict[str, str]:
-    """Return the SHA-256 and mode of every file below a folder; unreadable ones by name alone."""
-    found = {}
+    """Return the SHA-256, mode and size of every file below a folder."""
+    states = {}
     for folder, _, files in os.walk(root):
         for name in files:
             path = Path(folder, name)
-            state = path.lstat()
+            status = path.lstat()
             content = path.read_bytes() if path.is_file() else b""
-            found[str(path.relative_to(root))] = (
-                f"{hashlib.sha256(content).hexdigest()} {state.st_mode:o} {state.st_size}"
+            states[str(path.relative_to(root))] = (
+                f"{hashlib.sha256(content).hexdigest()} {status.st_mode:o} {status.st_size}"
             )
-    return found
+    return states
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run the command line in this process; return exit code, stdout and stderr."""
-    old = sys.argv
-    sys.argv = ["tellapart", *(str(a) for a in arguments)]
+    """Run the command line in this process; return the exit code, stdout and stderr."""
+    previous = sys.argv
+    sys.argv = ["tellapart", *map(str, arguments)]
     code = 0
     try:
         main()
     except SystemExit as error:
         code = int(error.code or 0)
     finally:
-        sys.argv = old
+        sys.argv = previous
     out, err = capsys.readouterr()
     return code, out, err

@@ -1,4 +1,4 @@
-"""A stand-in for a model hub on this machine: repositories of files, LFS, tokens, as huggingface_hub speaks to them."""
+"""A local replacement of the Hugging Face Hub: repositories of files, LFS and tokens, as huggingface_hub uses them."""
 
 import base64
 import hashlib
@@ -7,11 +7,15 @@ import json
 import re
 
 TOKEN = "hf_" + "a" * 34
-LARGE = 10_000  # bytes: from here on a file goes by LFS
+LFS_SIZE = 10_000  # bytes: files from this size on are uploaded with LFS
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """repositories: the files of each, by name. objects: what was sent by LFS, by its SHA-256."""
+    """A server of model repositories.
+
+    repositories: the files of each, by name. private: names of repositories. objects: LFS uploads, by SHA-256.
+    commits: (repository, summary, paths).
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -31,7 +35,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def answer(self, status, content=b"", **headers):
+    def respond(self, status, content=b"", **headers):
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -44,48 +48,52 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     @property
-    def known(self):
+    def is_authorized(self):
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def do_POST(self):
         content, path = self.body(), self.path.partition("?")[0]
         if path == "/api/validate-yaml":
-            return self.answer(200, {"errors": [], "warnings": []})
-        if not self.known:
-            return self.answer(401, {"error": "Invalid username or password."})
+            return self.respond(200, {"errors": [], "warnings": []})
+        if not self.is_authorized:
+            return self.respond(401, {"error": "Invalid username or password."})
         if path == "/api/repos/create":
             return self.create(json.loads(content))
         if match := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
             files = json.loads(content)["files"]
             modes = [
-                {"path": f["path"], "uploadMode": "lfs" if f["size"] >= LARGE else "regular", "shouldIgnore": False}
-                for f in files
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] >= LFS_SIZE else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in files
             ]
-            return self.answer(200, {"files": modes})
+            return self.respond(200, {"files": modes})
         if re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):
             objects = [
-                {**each, "actions": {"upload": {"href": f"{self.server.address}/lfs/{each['oid']}"}}}
-                for each in json.loads(content)["objects"]
+                {**item, "actions": {"upload": {"href": f"{self.server.address}/lfs/{item['oid']}"}}}
+                for item in json.loads(content)["objects"]
             ]
-            return self.answer(200, {"transfer": "basic", "objects": objects})
+            return self.respond(200, {"transfer": "basic", "objects": objects})
         if match := re.fullmatch(r"/api/models/(.+)/commit/main", path):
             return self.commit(match[1], [json.loads(line) for line in content.splitlines()])
-        return self.answer(404, {"error": "not found"})
+        return self.respond(404, {"error": "not found"})
 
-    def create(self, asked):
-        name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+    def create(self, request):
+        name = f"{request.get('organization') or 'me'}/{request['name']}"
         if name.startswith("strangers/"):
-            return self.answer(403, {"error": "Forbidden"})
+            return self.respond(403, {"error": "Forbidden"})
         address = f"{self.server.address}/{name}"
         if name in self.server.repositories:
-            return self.answer(409, {"url": address, "error": "You already created this model repo"})
+            return self.respond(409, {"url": address, "error": "You already created this model repo"})
         self.server.repositories[name] = {}
-        if asked.get("private") or asked.get("visibility") == "private":
+        if request.get("private") or request.get("visibility") == "private":
             self.server.private.add(name)
-        return self.answer(200, {"url": address, "name": name, "id": name})
+        return self.respond(200, {"url": address, "name": name, "id": name})
 
     def commit(self, name, lines):
-        files, sent = self.server.repositories[name], []
+        files, paths = self.server.repositories[name], []
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -93,32 +101,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
             if line["key"] != "header":
-                sent.append(value["path"])
-        self.server.commits.append((name, lines[0]["value"]["summary"], sorted(sent)))
+                paths.append(value["path"])
+        self.server.commits.append((name, lines[0]["value"]["summary"], sorted(paths)))
         oid = f"{len(self.server.commits):040d}"
         address = f"{self.server.address}/{name}/commit/{oid}"
-        return self.answer(200, {"success": True, "commitOid": oid, "commitUrl": address, "hookOutput": ""})
+        return self.respond(200, {"success": True, "commitOid": oid, "commitUrl": address, "hookOutput": ""})
 
     def do_PUT(self):
         content = self.body()
         oid = self.path.rpartition("/")[2]
         if hashlib.sha256(content).hexdigest() != oid:
-            return self.answer(400)
+            return self.respond(400)
         self.server.objects[oid] = content
-        return self.answer(200)
+        return self.respond(200)
 
     def do_GET(self):
         if (match := re.fullmatch(r"/api/models/(.+)", self.path)) and match[1] in self.server.repositories:
-            return self.answer(200, {"id": match[1], "private": match[1] in self.server.private})
+            return self.respond(200, {"id": match[1], "private": match[1] in self.server.private})
         match = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", self.path.partition("?")[0])
         if match is None or match[1] not in self.server.repositories:
-            return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-        if match[1] in self.server.private and not self.known:
-            return self.answer(401, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+            return self.respond(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+        if match[1] in self.server.private and not self.is_authorized:
+            return self.respond(401, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         content = self.server.repositories[match[1]].get(match[3])
         if content is None:
-            return self.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
+            return self.respond(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
         tag = f'"{hashlib.sha256(content).hexdigest()}"'
-        return self.answer(200, content, ETag=tag, X_Repo_Commit=f"{len(self.server.commits):040d}")
+        return self.respond(200, content, ETag=tag, X_Repo_Commit=f"{len(self.server.commits):040d}")
 
     do_HEAD = do_GET  # noqa: N815

@@ -1,4 +1,4 @@
-"""The networks that tests go through: of each make the smallest, and in the slow run the others of the same code."""
+"""The networks for parametrized tests: the smallest of each family, and the others for the slow run."""
 
 from collections.abc import Iterable
 
@@ -17,5 +17,5 @@ LARGE = {
 
 
 def networks(names: Iterable[str] = MODELS, slow: Iterable[str] = ()) -> list:
-    """Return names for `parametrize`; slow: further ones for the slow run."""
+    """Return names for `parametrize`; those in `LARGE` and in `slow` are marked as slow."""
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE or name in slow)) for name in names]

@@ -1,10 +1,10 @@
-"""A progress that keeps what is reported, and one that stops a run at an event."""
+"""A progress that records events, and one that stops a run at an event."""
 
 from tellapart.progress import Progress
 
 
 class RecordingProgress(Progress):
-    """Keeps (event, message, values) of all that is reported, and the labels of bars."""
+    """Records (event, message, values) of each report."""
 
     def __init__(self):
         self.records = []
@@ -31,7 +31,7 @@ class StoppedError(Exception):
 
 
 class StopAt(Progress):
-    """Raises `error` at an event whose values hold those given."""
+    """Raises `error` at an event that has the given values."""
 
     def __init__(self, event, error=StoppedError, **values):
         self.event, self.error, self.expected = event, error, values

@@ -1,7 +1,7 @@
-"""Checkpoints to save, and a process that saves them on request, each in a forked child, to be traced and killed.
+"""Small checkpoints, and a process that saves them on request, each in a forked child, to be traced and killed.
 
-Forked children start at once, as torch is imported already: thousands of faults can be tried. Requests and answers are
-lines of JSON on stdin and stdout; only `Saver` speaks them.
+Forked children start at once, because torch is imported already, so that thousands of faults can be tested. Requests
+and responses are lines of JSON on stdin and stdout; `Saver` writes and reads them.
 """
 
 import json
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from tellapart.errors import CannotSave
+from tellapart.errors import SaveError
 from tellapart.training.checkpointing.store import load_checkpoint, save_checkpoint
 
 SAVED, REFUSED, FAILED = 0, 3, 4
 
-# The calls of a save, all that touch a file or a folder; a name with ? may be unknown to this machine's kernel.
+# The system calls of a save that access files or folders; a name with ? may not exist on this kernel.
 CALLS = (
     "openat,write,read,close,fsync,lseek,ioctl,fcntl,getdents64,?open,?rename,?renameat,?renameat2,?mkdir,mkdirat,"
     "?rmdir,?unlink,unlinkat,?stat,?lstat,fstat,?newfstatat,?statx,?access,?faccessat,?faccessat2,?ftruncate,?fstatat64"
@@ -29,38 +29,40 @@ CALLS = (
 
 
 def state(content):
-    """Return the (parts, document) of a small checkpoint, different for each number."""
+    """Return the (tensors, document) of a small checkpoint, different for each number."""
     generator = torch.Generator().manual_seed(content)
     weight = torch.randn(5, 3, generator=generator)
-    parts = {
+    tensors = {
         "network": {"weight": weight, "count": torch.tensor(content)},
         "average": {"weight": weight.bfloat16()},
         "best": {"weight": weight[1:]},
         "optimizer": {},
     }
-    return parts, {"content": content, "history": [{"loss": 0.1 * content}]}
+    return tensors, {"content": content, "history": [{"loss": 0.1 * content}]}
 
 
-def same(one, other):
-    """Say whether two tensors have the same type, shape and bits."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
+def same_bits(first, second):
+    """Return whether two tensors have the same type, shape and bits."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    return torch.equal(*(value.contiguous().reshape(-1).view(torch.uint8) for value in (one, other)))
+    return torch.equal(*(value.contiguous().reshape(-1).view(torch.uint8) for value in (first, second)))
 
 
-def same_parts(one, other):
-    return {name: part.keys() for name, part in one.items()} == {
-        name: part.keys() for name, part in other.items()
-    } and all(same(value, other[name][key]) for name, part in one.items() for key, value in part.items())
+def same_tensors(first, second):
+    """Return whether two checkpoints have the same groups of tensors, to the last bit."""
+    names = [{group: tensors.keys() for group, tensors in groups.items()} for groups in (first, second)]
+    return names[0] == names[1] and all(
+        same_bits(value, second[group][name]) for group, tensors in first.items() for name, value in tensors.items()
+    )
 
 
-def loaded(folder):
-    """Return (content number, damaged) of what loads, having checked it to the last bit."""
-    saved = load_checkpoint(folder)
-    parts, document = state(saved.document["content"])
-    assert saved.document == document
-    assert same_parts(saved.parts, parts)
-    return document["content"], saved.damaged
+def load_content(folder):
+    """Return (content number, damaged) of the checkpoint that loads, after comparing it to the last bit."""
+    checkpoint = load_checkpoint(folder)
+    tensors, document = state(checkpoint.document["content"])
+    assert checkpoint.document == document
+    assert same_tensors(checkpoint.tensors, tensors)
+    return document["content"], checkpoint.damaged
 
 
 def names(folder):
@@ -68,7 +70,7 @@ def names(folder):
 
 
 class Saver:
-    """The process that saves; a context manager."""
+    """The saving process; a context manager."""
 
     def __enter__(self):
         command = [sys.executable, __file__]
@@ -81,10 +83,10 @@ class Saver:
         self.process.stdout.close()
 
     def start(self, folder, step, content, **options):
-        """Begin a save in a child and return the child's number.
+        """Start a save in a child process and return its number.
 
-        options: stopped, the child waits for SIGCONT first; limit, no file may grow past so many bytes; endless, it
-        goes on with the next step and content until it is killed.
+        options: stopped, the child waits for SIGCONT first; limit, the maximum size of a file in bytes; endless, the
+        child continues with the next step and content until it is killed.
         """
         request = {"folder": str(folder), "step": step, "content": content, **options}
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -105,17 +107,17 @@ class Saver:
         with tempfile.NamedTemporaryFile("r") as log:
             command = ["strace", "-y", "-s0", "-o", log.name, "-e", f"trace={CALLS}", *options, "-p", str(child)]
             strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            said = strace.stderr.readline()
+            first_line = strace.stderr.readline()
             os.kill(child, signal.SIGCONT)
             code = self.result()
-            rest = strace.communicate()[1]
-            assert "attached" in said, said + rest
+            output = strace.communicate()[1]
+            assert "attached" in first_line, first_line + output
             return code, [line for line in log.read().splitlines() if not line.startswith(("---", "+++"))]
 
 
 def _serve():
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:  # what is imported or cached at the first use is so before the forks
+    with tempfile.TemporaryDirectory() as folder:  # so that imports and caches exist before the forks
         for step in (1, 2, 3):
             save_checkpoint(Path(folder), step, *state(step))
     for line in sys.stdin:
@@ -132,17 +134,17 @@ def _serve():
 def _child(folder, step, content, stopped=False, limit=None, endless=False):
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    parts, document = state(content)
+    tensors, document = state(content)
     if stopped:
         os.kill(os.getpid(), signal.SIGSTOP)
     code = FAILED
     try:
-        save_checkpoint(Path(folder), step, parts, document)
+        save_checkpoint(Path(folder), step, tensors, document)
         while endless:
             step, content = step + 1, content + 1
             save_checkpoint(Path(folder), step, *state(content))
         code = SAVED
-    except CannotSave:
+    except SaveError:
         code = REFUSED
     except BaseException:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Muon against torch's own and against the singular values it promises; every optimiser resumed bit for bit."""
+"""Muon and AdamW compared with PyTorch; the singular values of Muon; every optimizer resumed bit for bit."""
 
 import copy
 import subprocess
@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from tellapart.models import create
-from tellapart.recipe import TrainingRecipe
+from tellapart.recipe.recipe import Recipe
 from tellapart.training.adamw import AdamW
 from tellapart.training.checkpointing.store import optimizer_tensors, restore_optimizer
-from tellapart.training.muon import Muon, hidden_matrices, orthogonalised
+from tellapart.training.muon import Muon, hidden_matrices, orthogonalize
 from tellapart.training.optimizers import OPTIMIZERS, make_optimizer
-from tellapart.training.schedules import set_rate
+from tellapart.training.schedules import set_learning_rate
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 PIXELS = torch.from_numpy(IMAGES / 8 - 1).float().view(-1, 1, 8, 8)
@@ -33,8 +33,8 @@ def network():
 def train(net, optimizer, first, end, batch=64):
     losses = []
     for number in range(first, end):
-        places = slice(number * batch % 1600, number * batch % 1600 + batch)
-        loss = F.cross_entropy(net(PIXELS[places].to(memory_format=torch.channels_last)), TARGETS[places])
+        rows = slice(number * batch % 1600, number * batch % 1600 + batch)
+        loss = F.cross_entropy(net(PIXELS[rows].to(memory_format=torch.channels_last)), TARGETS[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -44,7 +44,7 @@ def train(net, optimizer, first, end, batch=64):
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (32, 32), (1, 9), (16, 8, 3, 3)])
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_updates_are_those_of_torchs_muon(shape, bfloat16):
+def test_updates_equal_those_of_torch_muon(shape, bfloat16):
     generator = torch.Generator().manual_seed(2)
     start = torch.randn(shape, generator=generator)
     ours = nn.Parameter(start.clone())
@@ -59,14 +59,14 @@ def test_updates_are_those_of_torchs_muon(shape, bfloat16):
         for optimizer in optimizers:
             optimizer.step()
         step = (theirs.detach() - before).norm()
-        # torch multiplies in bfloat16, which has 8 bits; where we do too, the results are nearly equal.
+        # PyTorch multiplies in bfloat16, with 8 bits; with bfloat16 here too, the results are nearly equal.
         assert (ours.detach().flatten(1) - theirs.detach()).norm() < (2e-3 if bfloat16 else 5e-2) * step
         ours.data = theirs.detach().clone().view(shape)
 
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_updates_are_those_of_torchs_adamw(fused, decay):
+def test_updates_equal_those_of_torch_adamw(fused, decay):
     net = network()
     twin = copy.deepcopy(net)
     ours = AdamW([{"params": list(net.parameters()), "lr": 0.01, "weight_decay": decay}], fused=fused)
@@ -74,15 +74,15 @@ def test_updates_are_those_of_torchs_adamw(fused, decay):
     assert train(net, ours, 0, 5) == train(twin, theirs, 0, 5)
 
 
-def test_no_optimizer_but_sgd_imports_the_compiler_of_torch():
+def test_only_sgd_imports_the_compiler_of_torch():
     script = """
 import sys, torch
 from tellapart.models import create
-from tellapart.recipe import TrainingRecipe
+from tellapart.recipe.recipe import Recipe
 from tellapart.training.optimizers import make_optimizer
 for name in ("adam", "adamw", "muon"):
     network = create("lenet5", 10, 1)
-    optimizer = make_optimizer(network, TrainingRecipe(optimizer=name), fine_tuning=False)
+    optimizer = make_optimizer(network, Recipe().with_settings(optimizer=name), fine_tuning=False)
     optimizer.zero_grad()
     network(torch.zeros(2, 1, 32, 32)).sum().backward()
     optimizer.step()
@@ -93,38 +93,38 @@ assert "torch._dynamo" not in sys.modules
 
 
 @pytest.mark.parametrize("shape", [(24, 90), (90, 24), (40, 40)])
-def test_singular_values_come_near_one_and_directions_stay(shape):
+def test_singular_values_become_close_to_one_and_singular_vectors_stay(shape):
     torch.manual_seed(3)
     matrix = torch.randn(shape)
-    found = orthogonalised(matrix)
-    values = torch.linalg.svdvals(found)
+    result = orthogonalize(matrix)
+    values = torch.linalg.svdvals(result)
     assert values[:-1].min() > 0.6
     assert values.max() < 1.25
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    diagonal = u.T @ found @ v.T
+    diagonal = u.T @ result @ v.T
     assert (diagonal - torch.diag(diagonal.diagonal())).abs().max() < 1e-3
-    assert torch.equal(orthogonalised(torch.zeros(shape)), torch.zeros(shape))
+    assert torch.equal(orthogonalize(torch.zeros(shape)), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(64, 576), (64, 32, 3, 3), (128, 64)])
-def test_updates_are_as_large_as_those_of_adamw(shape):
+def test_updates_have_the_scale_of_adamw(shape):
     torch.manual_seed(4)
     parameter = nn.Parameter(torch.zeros(shape))
     parameter.grad = torch.randn(shape)
     Muon([{"params": [parameter], "lr": 1.0, "orthogonal": True}]).step()
-    assert 0.1 < parameter.detach().square().mean().sqrt() < 0.3  # 0.2 to 0.4 is usual of AdamW (Liu et al.)
+    assert 0.1 < parameter.detach().square().mean().sqrt() < 0.3  # 0.2 to 0.4 is usual for AdamW (Liu et al.)
 
 
-def test_everything_that_is_no_hidden_matrix_is_trained_as_by_adamw():
+def test_other_parameters_are_trained_by_adamw():
     net = network()
     twin = copy.deepcopy(net)
     settings = {"learning_rate": 0.01, "weight_decay": 0.05}
-    recipes = TrainingRecipe(optimizer="muon", **settings), TrainingRecipe(**settings)
+    recipes = Recipe().with_settings(optimizer="muon", **settings), Recipe().with_settings(**settings)
     hidden = {id(p) for p in hidden_matrices(net)}
-    for each, recipe in zip((net, twin), recipes, strict=True):
-        optimizer = make_optimizer(each, recipe, fine_tuning=False)
-        set_rate(optimizer, "cosine", 0.3)
-        train(each, optimizer, 0, 1)
+    for trained, recipe in zip((net, twin), recipes, strict=True):
+        optimizer = make_optimizer(trained, recipe, fine_tuning=False)
+        set_learning_rate(optimizer, "cosine", 0.3)
+        train(trained, optimizer, 0, 1)
     for (name, ours), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
         assert torch.equal(ours, theirs) == (id(ours) not in hidden), name
 
@@ -133,52 +133,52 @@ def test_everything_that_is_no_hidden_matrix_is_trained_as_by_adamw():
     ("model", "arguments"),
     [("small_resnet", {}), ("efficientnet_lite0", {}), ("googlenet", {"aux": True}), ("googlenet", {"aux": False})],
 )
-def test_hidden_matrices_are_neither_first_nor_heads_nor_depthwise(model, arguments):
+def test_hidden_matrices_exclude_the_first_layer_heads_and_depthwise_filters(model, arguments):
     net = create(model, 10, 3, **arguments)
     hidden = {id(p) for p in hidden_matrices(net)}
     weights = [m.weight for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    left_out = [weight for weight in weights if id(weight) not in hidden]
+    excluded = [weight for weight in weights if id(weight) not in hidden]
     heads = [m for m in (net.head, *(getattr(net, name) for name in net.auxiliary)) if m is not None]
     expected = [weights[0], *(p for m in heads for p in m.parameters() if p.ndim > 1)]
     expected += [m.weight for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1]
-    assert {id(w) for w in left_out} == {id(w) for w in expected}
+    assert {id(w) for w in excluded} == {id(w) for w in expected}
     assert all(p.ndim > 1 for p in net.parameters() if id(p) in hidden)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_resumed_from_a_checkpoints_tensors_training_goes_on_bit_for_bit(optimizer, precision):
-    recipe = TrainingRecipe(optimizer=optimizer, precision=precision)
+def test_training_resumed_from_saved_tensors_is_equal_bit_for_bit(optimizer, precision):
+    recipe = Recipe().with_settings(optimizer=optimizer, precision=precision)
     net = network()
     whole = make_optimizer(net, recipe, fine_tuning=False)
     train(net, whole, 0, 3)
-    kept = copy.deepcopy(net)
+    copied = copy.deepcopy(net)
     saved = safetensors.torch.save({name: value.contiguous() for name, value in optimizer_tensors(whole).items()})
     train(net, whole, 3, 6)
-    resumed = make_optimizer(kept, recipe, fine_tuning=False)
+    resumed = make_optimizer(copied, recipe, fine_tuning=False)
     restore_optimizer(resumed, safetensors.torch.load(saved))
-    train(kept, resumed, 3, 6)
-    for (name, value), other in zip(net.state_dict().items(), kept.state_dict().values(), strict=True):
+    train(copied, resumed, 3, 6)
+    for (name, value), other in zip(net.state_dict().items(), copied.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_one_kernel_gives_the_numbers_of_many(optimizer, monkeypatch):
+def test_fused_and_unfused_updates_are_close(optimizer, monkeypatch):
     weights = []
     for devices in (("cpu",), ()):
         monkeypatch.setattr("tellapart.training.optimizers._FUSED_ON", devices)
         net = network()
-        train(net, make_optimizer(net, TrainingRecipe(optimizer=optimizer), fine_tuning=False), 0, 1)
+        train(net, make_optimizer(net, Recipe().with_settings(optimizer=optimizer), fine_tuning=False), 0, 1)
         weights.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_gradients_may_lie_in_memory_in_another_order_than_weights(optimizer):
+def test_gradients_may_have_another_memory_layout_than_weights(optimizer):
     weights = []
     for contiguous in (False, True):
         net = network()
-        updater = make_optimizer(net, TrainingRecipe(optimizer=optimizer), fine_tuning=False)
+        updater = make_optimizer(net, Recipe().with_settings(optimizer=optimizer), fine_tuning=False)
         F.cross_entropy(net(PIXELS[:64]), TARGETS[:64]).backward()
         for parameter in net.parameters() if contiguous else ():
             parameter.grad = parameter.grad.contiguous()
@@ -187,9 +187,9 @@ def test_gradients_may_lie_in_memory_in_another_order_than_weights(optimizer):
     assert torch.equal(*weights)
 
 
-def test_muon_learns_digits_with_the_rate_of_adamw():
+def test_muon_learns_digits_with_the_learning_rate_of_adamw():
     net = network()
-    optimizer = make_optimizer(net, TrainingRecipe(optimizer="muon"), fine_tuning=False)
+    optimizer = make_optimizer(net, Recipe().with_settings(optimizer="muon"), fine_tuning=False)
     losses = train(net, optimizer, 0, 50)
     assert np.mean(losses[-5:]) < 0.3 < losses[0]
     net.eval()
@@ -197,9 +197,9 @@ def test_muon_learns_digits_with_the_rate_of_adamw():
         assert (net(PIXELS[1600:]).argmax(dim=1) == TARGETS[1600:]).float().mean() > 0.85
 
 
-def test_fine_tuning_shares_the_rate_between_head_and_backbone():
+def test_fine_tuning_has_a_lower_learning_rate_for_the_backbone():
     net = network()
-    recipe = TrainingRecipe(optimizer="muon", learning_rate=0.01, backbone_rate=0.1)
+    recipe = Recipe().with_settings(optimizer="muon", learning_rate=0.01, backbone_lr_mult=0.1)
     optimizer = make_optimizer(net, recipe, fine_tuning=True)
     peaks = {id(p): group["peak"] for group in optimizer.param_groups for p in group["params"]}
     head = {id(p) for p in net.head.parameters()}

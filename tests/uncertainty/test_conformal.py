@@ -1,84 +1,98 @@
-"""Prediction sets: they hold the right class as often as promised, and never more classes than it takes."""
+"""Prediction sets: their coverage, and which classes they contain."""
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tellapart.uncertainty.conformal import SetRule, fit_sets, scores
+from tellapart.uncertainty.conformal import ConformalPredictor, conformal_scores, fit_conformal
 
 
-def doubtful(rows, seed, classes=10, sharpness=1.2):
-    """Honest probabilities (N, K) of a classifier that is often wrong, and labels that follow them."""
+def simulate(rows, seed, classes=10, sharpness=1.2):
+    """Return calibrated probabilities (N, K) of a classifier with a low accuracy, and labels."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(rows, classes)) * sharpness
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return probabilities, (probabilities.cumsum(axis=1) > random.random((rows, 1))).argmax(axis=1)
 
 
-def covered(rule, probabilities, labels):
-    return rule.members(probabilities)[np.arange(len(labels)), labels]
+def is_covered(predictor, probabilities, labels):
+    return predictor.prediction_sets(probabilities)[np.arange(len(labels)), labels]
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
-@pytest.mark.parametrize("boast", [1.0, 3.0])
-def test_coverage_is_as_promised_even_for_boasting_probabilities(coverage, boast):
-    found = []
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+def test_coverage_is_nominal_even_for_overconfident_probabilities(coverage, sharpness):
+    coverages = []
     for seed in range(60):
-        probabilities, labels = doubtful(1200, seed)
-        told = probabilities**boast / (probabilities**boast).sum(axis=1, keepdims=True)
-        rule = fit_sets(told[:400], labels[:400], coverage)
-        found.append(covered(rule, told[400:], labels[400:]).mean())
-    assert np.mean(found) == pytest.approx(coverage, abs=0.01)
+        probabilities, labels = simulate(1200, seed)
+        sharp = probabilities**sharpness / (probabilities**sharpness).sum(axis=1, keepdims=True)
+        predictor = fit_conformal(sharp[:400], labels[:400], coverage)
+        coverages.append(is_covered(predictor, sharp[400:], labels[400:]).mean())
+    assert np.mean(coverages) == pytest.approx(coverage, abs=0.01)
 
 
-def test_too_few_validation_pictures_are_told():
-    probabilities, labels = doubtful(40, 0, classes=3)
-    assert fit_sets(probabilities[:19], labels[:19], 0.95).advice(by_class=False) == ""
-    told = fit_sets(probabilities[:18], labels[:18], 0.95).advice(by_class=False)
-    assert told.startswith("3 of 3 classes are in every prediction set")
-    assert "at least 19 validation pictures;" in told
-    by_class = fit_sets(probabilities, labels, 0.95, by_class=True)
-    assert "of each class" in by_class.advice(by_class=True)
+def test_advice_names_the_required_number_of_validation_images():
+    probabilities, labels = simulate(40, 0, classes=3)
+    assert fit_conformal(probabilities[:19], labels[:19], 0.95).advice(class_conditional=False) == ""
+    advice = fit_conformal(probabilities[:18], labels[:18], 0.95).advice(class_conditional=False)
+    assert re.findall(r"\d+", advice)[:4] == ["3", "3", "95", "19"]  # classes in every set, all, coverage, images
+    predictor = fit_conformal(probabilities, labels, 0.95, class_conditional=True)
+    assert predictor.advice(class_conditional=True) != predictor.advice(class_conditional=False)
 
 
-def test_coverage_by_class_holds_for_the_hard_class_too():
-    easy, labels = doubtful(6000, 0, classes=4, sharpness=3)
+def test_class_conditional_coverage_holds_for_a_hard_class():
+    probabilities, labels = simulate(6000, 0, classes=4, sharpness=3)
     labels = np.where((labels == 3) & (np.random.default_rng(1).random(6000) < 0.5), 0, labels)
-    hard = labels == 0  # half of what looks like class 3 is class 0
-    whole, each = (fit_sets(easy[:3000], labels[:3000], 0.9, by_class) for by_class in (False, True))
-    later = hard[3000:]
-    assert covered(whole, easy[3000:], labels[3000:])[later].mean() < 0.85
-    assert covered(each, easy[3000:], labels[3000:])[later].mean() == pytest.approx(0.9, abs=0.03)
+    hard = labels[3000:] == 0  # half of the images that look like class 3 are of class 0
+    marginal, conditional = (
+        fit_conformal(probabilities[:3000], labels[:3000], 0.9, class_conditional)
+        for class_conditional in (False, True)
+    )
+    assert is_covered(marginal, probabilities[3000:], labels[3000:])[hard].mean() < 0.85
+    assert is_covered(conditional, probabilities[3000:], labels[3000:])[hard].mean() == pytest.approx(0.9, abs=0.03)
 
 
-def test_a_classifier_that_is_better_than_the_coverage_has_sets_of_one_class():
+def test_sets_have_one_class_if_the_accuracy_exceeds_the_coverage():
     random = np.random.default_rng(0)
     labels = random.integers(0, 5, 500)
-    answers = np.where(random.random(500) < 0.02, (labels + 1) % 5, labels)
-    probabilities = np.full((500, 5), 0.01) + 0.95 * np.eye(5)[answers]
-    assert (fit_sets(probabilities, labels, 0.95).members(probabilities).sum(axis=1) == 1).all()
+    predicted = np.where(random.random(500) < 0.02, (labels + 1) % 5, labels)
+    probabilities = np.full((500, 5), 0.01) + 0.95 * np.eye(5)[predicted]
+    assert (fit_conformal(probabilities, labels, 0.95).prediction_sets(probabilities).sum(axis=1) == 1).all()
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.integers(2, 12), st.integers(1, 40), st.integers(0, 1000), st.floats(0.5, 0.99))
-def test_sets_hold_the_most_probable_classes_first(classes, rows, seed, coverage):
-    probabilities, labels = doubtful(rows, seed, classes)
-    inside = fit_sets(probabilities, labels, coverage).members(probabilities)
-    assert inside[np.arange(rows), probabilities.argmax(axis=1)].all()
-    for row, members in zip(probabilities, inside, strict=True):
+def test_sets_contain_the_most_probable_classes_and_grow_with_the_coverage(classes, rows, seed, coverage):
+    probabilities, labels = simulate(rows, seed, classes)
+    sets = fit_conformal(probabilities, labels, coverage).prediction_sets(probabilities)
+    assert sets[np.arange(rows), probabilities.argmax(axis=1)].all()
+    for row, members in zip(probabilities, sets, strict=True):
         if not members.all():
             assert row[members].min() >= row[~members].max()
-    wider = fit_sets(probabilities, labels, min(0.999, coverage + 0.2)).members(probabilities)
-    assert (inside <= wider).all()
+    larger = fit_conformal(probabilities, labels, min(0.999, coverage + 0.2)).prediction_sets(probabilities)
+    assert (sets <= larger).all()
     order = np.random.default_rng(seed).permutation(classes)
-    np.testing.assert_allclose(scores(probabilities)[:, order], scores(probabilities[:, order]), atol=1e-12)
+    scores = conformal_scores(probabilities)
+    np.testing.assert_allclose(scores[:, order], conformal_scores(probabilities[:, order]), atol=1e-12)
 
 
-def test_too_few_pictures_put_every_class_into_the_set():
-    probabilities, labels = doubtful(10, 0, classes=3)
-    rule = fit_sets(probabilities, labels, 0.95)
-    assert rule.members(probabilities).all()
-    assert SetRule.from_json(json.loads(json.dumps(rule.to_json(), allow_nan=False))) == rule
+def test_with_too_few_images_every_class_is_in_every_set():
+    probabilities, labels = simulate(10, 0, classes=3)
+    predictor = fit_conformal(probabilities, labels, 0.95)
+    assert predictor.prediction_sets(probabilities).all()
+    document = json.dumps(predictor.to_json(), allow_nan=False)
+    assert ConformalPredictor.from_json(json.loads(document)) == predictor
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("penalty", -1), ("penalty", math.nan), ("free_ranks", -1), ("free_ranks", 1.5)]
+)
+def test_invalid_constants_in_a_file_raise_an_error(key, value):
+    document = ConformalPredictor(0.9, (0.5, 0.5)).to_json()
+    with pytest.raises(ValueError, match=str(value)):
+        ConformalPredictor.from_json(document | {key: value})

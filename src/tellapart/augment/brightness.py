@@ -1,13 +1,13 @@
-"""Brightness and contrast of whole pictures."""
+"""Brightness and contrast."""
 
 import torch
 from torch import Tensor
 
-from tellapart.recipe import AugmentRecipe
+from tellapart.recipe.sections import AugmentRecipe
 
 
-def change_light(images: Tensor, settings: AugmentRecipe, noise: Tensor) -> Tensor:
-    """Stretch images (N, C, S, S) about their mean and shift them, by numbers in 0..1, `noise` (N, 9)."""
+def adjust_brightness_and_contrast(images: Tensor, settings: AugmentRecipe, noise: Tensor) -> Tensor:
+    """Scale images (N, C, S, S) about their mean and shift them, by random numbers `noise` (N, 9) in 0 to 1."""
     brightness, contrast = settings.brightness or 0.0, settings.contrast or 0.0
     if not (brightness or contrast):
         return images
@@ -16,6 +16,6 @@ def change_light(images: Tensor, settings: AugmentRecipe, noise: Tensor) -> Tens
     shift = (signed[:, 8] * brightness).view(-1, 1, 1, 1)
     if not contrast:
         return images + shift
-    middle = images.mean(dim=(1, 2, 3), keepdim=True)
-    # (images - middle) * gain + middle + shift, in one pass over the pixels
-    return torch.addcmul(middle + shift - middle * gain, images, gain)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    # (images - mean) * gain + mean + shift, in one pass over the pixels
+    return torch.addcmul(mean + shift - mean * gain, images, gain)

@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment: each sample draws its operations, from a list without settings of their own."""
+"""RandAugment and TrivialAugment: each sample draws operations from a fixed list."""
 
 from dataclasses import dataclass
 
@@ -7,84 +7,84 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tellapart.augment.color import COLOURS
-from tellapart.recipe import AugmentRecipe
+from tellapart.augment.color import COLOR_OPERATIONS
+from tellapart.recipe.sections import AugmentRecipe
 
-# Amounts at full strength, of RandAugment and of TrivialAugment; each goes either way where there are two ways.
-# RandAugment's are AutoAugment's (Cubuk et al. 2019, table 6), but its factors of brightness, color, contrast and
-# sharpness count either way from 1, no change, where that table counts from 0.1 up. TrivialAugment's are of its "wide"
-# space, but its shift of 32 pixels is taken as one of 224: it would empty a picture of 32.
-AMOUNTS: dict[str, tuple[float, float]] = {
+# Amounts at full magnitude, for RandAugment and for TrivialAugment; the sign is random if an operation has two
+# directions. RandAugment's are AutoAugment's (Cubuk et al. 2019, table 6), except that the factors of brightness,
+# color, contrast and sharpness are centered at 1 (no change) instead of starting at 0.1. TrivialAugment's are its
+# "wide" space, except that its translation of 32 pixels is relative to 224: it would empty an image of 32 pixels.
+MAX_AMOUNTS: dict[str, tuple[float, float]] = {
     "identity": (0.0, 0.0),
     "shear_x": (0.3, 0.99),  # tangent
     "shear_y": (0.3, 0.99),
     "translate_x": (150 / 331, 32 / 224),  # share of the side
     "translate_y": (150 / 331, 32 / 224),
     "rotate": (30.0, 135.0),  # degrees
-    "brightness": (0.9, 0.99),  # the factor less 1
+    "brightness": (0.9, 0.99),  # factor minus 1
     "color": (0.9, 0.99),
     "contrast": (0.9, 0.99),
     "sharpness": (0.9, 0.99),
-    "posterize": (4.0, 6.0),  # bits dropped
-    "solarize": (1.0, 1.0),  # share of the levels that is inverted
+    "posterize": (4.0, 6.0),  # bits cleared
+    "solarize": (1.0, 1.0),  # share of the levels
     "autocontrast": (0.0, 0.0),
     "equalize": (0.0, 0.0),
 }
-_NAMES = list(AMOUNTS)
+_NAMES = list(MAX_AMOUNTS)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The operations of N samples, k each in their order: numbers in `AMOUNTS` (N, k), and amounts with sign (N, k)."""
+class DrawnOperations:
+    """The operations of N samples, k each in order: indices in `MAX_AMOUNTS` (N, k), and signed amounts (N, k)."""
 
     operations: NDArray[np.int64]
     amounts: NDArray[np.float64]
 
 
-def draw(settings: AugmentRecipe, numbers: NDArray[np.float64]) -> Drawn | None:
-    """Choose each sample's operations by numbers in 0..1, (N, 3 k or more); None where there is no policy.
+def draw_operations(settings: AugmentRecipe, numbers: NDArray[np.float64]) -> DrawnOperations | None:
+    """Draw the operations of each sample from random numbers (N, 3 k or more) in 0 to 1; None without a policy.
 
-    RandAugment takes `policy_ops` at one strength (Cubuk et al. 2020, "RandAugment: practical automated data
-    augmentation with a reduced search space", section 3); TrivialAugment takes one, at a strength of its own (Müller
-    and Hutter 2021, "TrivialAugment: tuning-free yet state-of-the-art data augmentation", section 3).
+    RandAugment draws `num_ops` operations at one magnitude (Cubuk et al. 2020, "RandAugment: practical automated data
+    augmentation with a reduced search space", section 3). TrivialAugment draws one operation at a random magnitude
+    (Müller and Hutter 2021, "TrivialAugment: tuning-free yet state-of-the-art data augmentation", section 3).
     """
     if settings.policy == "none":
         return None
     trivial = settings.policy == "trivialaugment"
-    count = 1 if trivial else settings.policy_ops
-    which, strength, sign = (numbers[:, start : 3 * count : 3] for start in range(3))  # each N k
-    operations = np.floor(which * len(AMOUNTS)).astype(np.int64)
-    widest = np.array(list(AMOUNTS.values()))[operations, int(trivial)]
-    amounts = widest * (strength if trivial else settings.policy_strength) * np.where(sign < 0.5, -1, 1)
-    return Drawn(operations, amounts)
+    count = 1 if trivial else settings.num_ops
+    choice, magnitude, sign = (numbers[:, start : 3 * count : 3] for start in range(3))  # N k each
+    operations = np.floor(choice * len(MAX_AMOUNTS)).astype(np.int64)
+    max_amounts = np.array(list(MAX_AMOUNTS.values()))[operations, int(trivial)]
+    amounts = max_amounts * (magnitude if trivial else settings.magnitude) * np.where(sign < 0.5, -1, 1)
+    return DrawnOperations(operations, amounts)
 
 
-def compose(theta: Tensor | None, drawn: Drawn) -> Tensor:
-    """Return the matrices (N, 2, 3) of `theta`, or of no change, with the drawn geometric operations after it.
+def compose_matrices(theta: Tensor | None, drawn: DrawnOperations) -> Tensor:
+    """Return the matrices (N, 2, 3) of `theta` (identity if None) followed by the drawn geometric operations.
 
-    So they come before all drawn changes of colour, and the picture is still resampled but once.
+    All geometric operations thus precede all color operations, and the image is resampled once.
     """
-    whole = np.tile(np.eye(3), (len(drawn.operations), 1, 1))  # N 3 3
+    matrices = np.tile(np.eye(3), (len(drawn.operations), 1, 1))  # N 3 3
     if theta is not None:
-        whole[:, :2] = theta.numpy()
+        matrices[:, :2] = theta.numpy()
     for operations, amounts in zip(drawn.operations.T, drawn.amounts.T, strict=True):
-        whole = whole @ _matrices(operations, amounts)
-    return torch.from_numpy(whole[:, :2]).float()
+        matrices = matrices @ _operation_matrices(operations, amounts)
+    return torch.from_numpy(matrices[:, :2]).float()
 
 
-def change_colours(images: Tensor, drawn: Drawn) -> None:
-    """Apply the drawn operations on colours to images (N, C, S, S) in 0..1, in place, all of one kind at a time."""
+def apply_color_operations(images: Tensor, drawn: DrawnOperations) -> None:
+    """Apply the drawn color operations to images (N, C, S, S) in 0 to 1, in place."""
     for operations, amounts in zip(drawn.operations.T, drawn.amounts.T, strict=True):
-        for name, change in COLOURS.items():
-            chosen = np.flatnonzero(operations == _NAMES.index(name))
-            if len(chosen):
-                places = torch.from_numpy(chosen).to(images.device)
-                amount = torch.from_numpy(amounts[chosen]).to(images.dtype).to(images.device).view(-1, 1, 1, 1)
-                images[places] = change(images[places], amount)
+        for name, operation in COLOR_OPERATIONS.items():
+            selected = np.flatnonzero(operations == _NAMES.index(name))
+            if len(selected):
+                index = torch.from_numpy(selected).to(images.device)
+                amount = torch.from_numpy(amounts[selected]).to(images.dtype).to(images.device).view(-1, 1, 1, 1)
+                images[index] = operation(images[index], amount)
 
 
-def _matrices(operations: NDArray[np.int64], amounts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (N, 3, 3), each of the one operation (N,), and of no change where that is of colour."""
+def _operation_matrices(operations: NDArray[np.int64], amounts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrix of each operation (N, 3, 3), the identity for a color operation."""
 
     def amount(name: str) -> NDArray[np.float64]:
         return np.where(operations == _NAMES.index(name), amounts, 0.0)

@@ -1,1 +1,1 @@
-"""A trained network with all that its answers need, in one file; this side needs torch."""
+"""The trained classifier: network, preprocessing and calibration in one file. Requires torch."""

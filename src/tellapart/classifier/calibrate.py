@@ -1,4 +1,4 @@
-"""A trained classifier learns from validation pictures what to say of its own answers."""
+"""Calibration of a trained classifier on validation images: temperature, conformal predictor and OOD detector."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,46 +8,64 @@ from numpy.typing import NDArray
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.forward import features_and_logits
-from tellapart.data.batching import Part, rows_of
+from tellapart.data.batching import PixelDataset, select_rows
 from tellapart.preprocess.torch_resize import Preprocess
-from tellapart.recipe import Recipe
-from tellapart.uncertainty.conformal import fit_sets
-from tellapart.uncertainty.ood import fit_familiarity
+from tellapart.recipe.recipe import Recipe
+from tellapart.uncertainty.conformal import fit_conformal
+from tellapart.uncertainty.ood import fit_ood_detector
 from tellapart.uncertainty.softmax import softmax
 from tellapart.uncertainty.temperature import fit_temperature
 
-_PICTURES = 5000  # of training, at most, that say what is familiar
+_MAX_IMAGES = 5000  # training images that the OOD detector is fitted on
 
 
 @dataclass(frozen=True)
-class Known:
-    """Training pictures that new ones are likened to: their rows (n,) in the data, and features (n, F)."""
+class TrainingFeatures:
+    """Training images to find nearest neighbours among: their rows (n,) in the dataset, and features (n, F)."""
 
     rows: NDArray[np.int64]
     features: NDArray[np.float32]
 
 
-def with_confidence(classifier: Classifier, train: Part, validation: Part, recipe: Recipe) -> tuple[Classifier, Known]:
-    """Return the classifier with its temperature, prediction sets and what is familiar, and the pictures that are."""
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated classifier, its probabilities on the validation images (M, K), and the training features."""
+
+    classifier: Classifier
+    validation_probabilities: NDArray[np.float32]
+    training_features: TrainingFeatures
+
+
+def calibrate(classifier: Classifier, train: PixelDataset, validation: PixelDataset, recipe: Recipe) -> Calibration:
+    """Fit the temperature, the conformal predictor and the OOD detector, with one pass over the validation images."""
     network, settings = classifier.network, recipe.evaluation
     preprocess = Preprocess(classifier.preprocess).to(next(network.parameters()).device)
-    unseen, logits = features_and_logits(network, preprocess, validation.pixels)
+    validation_features, logits = features_and_logits(network, preprocess, validation.pixels)
     temperature = fit_temperature(logits, validation.labels)
     probabilities = softmax(logits, temperature)
-    sets = fit_sets(probabilities, validation.labels, settings.coverage, settings.class_conditional)
-    places = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:_PICTURES])
-    features, _ = features_and_logits(network, preprocess, rows_of(train.pixels, places))
-    familiarity = fit_familiarity(features, train.labels[places], unseen, settings.unfamiliar_share)
-    facts = classifier.facts | {"expected": _expected(probabilities, familiarity.distances(unseen))}
-    sure = replace(classifier, temperature=temperature, sets=sets, familiarity=familiarity, facts=facts)
-    return sure, Known(train.rows[places], features)
+    conformal = fit_conformal(probabilities, validation.labels, settings.coverage, settings.class_conditional)
+    sample = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:_MAX_IMAGES])
+    features, _ = features_and_logits(network, preprocess, select_rows(train.pixels, sample))
+    ood_detector = fit_ood_detector(
+        features, train.labels[sample], validation_features, settings.ood_false_positive_rate
+    )
+    reference = _reference_statistics(probabilities, ood_detector.distances(validation_features))
+    calibrated = replace(
+        classifier,
+        temperature=temperature,
+        conformal=conformal,
+        ood_detector=ood_detector,
+        metadata=classifier.metadata | {"expected": reference},
+    )
+    return Calibration(calibrated, probabilities, TrainingFeatures(train.rows[sample], features))
 
 
-def _expected(probabilities: NDArray[np.float32], distances: NDArray[np.float64]) -> dict[str, Any]:
-    """Return what is to be seen of pictures such as those of validation, for a server to tell when they change.
+def _reference_statistics(probabilities: NDArray[np.float32], distances: NDArray[np.float64]) -> dict[str, Any]:
+    """Return statistics of the validation images, for a server to detect drift.
 
-    How often each class is predicted, and the distances from the training pictures that lie beyond each tenth of them.
+    probabilities: (M, K). distances: (M,) of the OOD detector. The result has the number of images, the count of
+    predictions per class (K,), and the deciles of the distances (9,).
     """
-    classes = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+    counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     deciles = np.quantile(distances, np.arange(1, 10) / 10)
-    return {"pictures": len(distances), "classes": classes.tolist(), "deciles": deciles.tolist()}
+    return {"images": len(distances), "classes": counts.tolist(), "deciles": deciles.tolist()}

@@ -1,8 +1,6 @@
-"""The command line: it parses, calls and prints; what a command needs is imported when it runs, so help is quick.
+"""The command line: it parses, calls and prints. What a command needs is imported when it runs, so help is quick."""
 
-One module for each part of a classifier's life.
-"""
-
+import json
 import os
 import sys
 from typing import Annotated
@@ -11,11 +9,11 @@ import typer
 
 import tellapart
 from tellapart.cli import data, evaluate, models, serving, ship, training
-from tellapart.errors import Interrupted, TellapartError
+from tellapart.errors import InterruptedTrainingError, TellapartError
 from tellapart.io.atomic import cache_folder
 
 app = typer.Typer(
-    help="Teach a computer to tell your pictures apart.",
+    help="Teach a computer to tell your images apart.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -26,25 +24,32 @@ for part in (data, training, evaluate, ship, serving, models):  # the order in t
 
 
 def main() -> None:
-    """Run the command; a fault of the input ends with one sentence and exit code 1."""
-    # What matplotlib keeps goes where we keep ours: the process is ours alone.
+    """Run the command; an error of the user's input is one sentence and exit code 1."""
+    # What matplotlib caches goes where we cache: the process is ours alone.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     try:
         app()
-    except Interrupted as error:
-        print(f"{error} Go on with --resume.", file=sys.stderr)
-        sys.exit(128 + error.number)
     except TellapartError as error:
-        rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        print(f"{rank}Error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_report(error))
     except SystemExit as error:
         if error.code == 130:  # what typer makes of Ctrl-C, without a word
-            print("Interrupted. A training run goes on where it stopped with --resume.", file=sys.stderr)
+            print("Interrupted. Resume a training run with --resume.", file=sys.stderr)
         raise
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _report(error: TellapartError) -> int:
+    """Print an error, on stdout too where the result was to be JSON; return the exit code."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"code": error.code, "message": str(error)}}))
+    if isinstance(error, InterruptedTrainingError):
+        print(f"{error} Resume with --resume.", file=sys.stderr)
+        return 128 + error.number
+    rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    print(f"{rank}Error: {error}", file=sys.stderr)
+    return 1
 
 
 def _version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
-"""What several results have in common on a terminal: the console, lists that are cut, the table of figures."""
+"""What several commands print: JSON, lists that are cut, tables of metrics and of runs."""
 
+import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tellapart.evaluation.compare import Comparison
     from tellapart.evaluation.evaluate import Evaluation
-    from tellapart.pipeline.ensemble_runs import Combined
-    from tellapart.runs.index import Listed
+    from tellapart.pipeline.ensemble_runs import EnsembleResult
+    from tellapart.runs.index import RunSummary
 
 SHOWN = 10  # items of a list on the terminal; --json has all
 
@@ -30,6 +31,11 @@ def plain(text: str) -> Text:
     return Text(text)
 
 
+def print_json(value: Any) -> None:
+    """Print a result as indented JSON."""
+    print(json.dumps(value, indent=2))
+
+
 def print_list(title: str, lines: list[str]) -> None:
     """Print a title and the first lines under it; nothing if there are none."""
     if not lines:
@@ -42,41 +48,46 @@ def print_list(title: str, lines: list[str]) -> None:
         console.print(f"  … and {len(lines) - SHOWN} more (--json lists all)", markup=False)
 
 
-def figures_table(metrics: dict[str, Any], title: str) -> Table:
-    """Return the headline figures of one part as a table."""
-    from tellapart.html import headlines
+def print_warnings(warnings: "Iterable[str]") -> None:
+    """Print warnings that belong to a result."""
+    for warning in warnings:
+        terminal().print(f"Warning: {warning}", markup=False)
+
+
+def metrics_table(metrics: dict[str, Any], title: str) -> Table:
+    """Return the headline metrics of one split as a table."""
+    from tellapart.html import headline_metrics
 
     table = Table(box=None, pad_edge=False)
-    for column in (f"{title} ({metrics['pictures']} pictures)", "", "95 % interval"):
+    for column in (f"{title} ({metrics['images']} images)", "", "95 % interval"):
         table.add_column(column)
-    for row in headlines(metrics):
+    for row in headline_metrics(metrics):
         table.add_row(*row)
     return table
 
 
-def print_left_out(found: "Evaluation | Comparison") -> None:
-    """Print the files that were left out, and what else there is to know of a judgement."""
-    print_list("Left out", [f"{left['path']}: {left['reason']}" for left in found.excluded])
-    for warning in found.warnings:
-        terminal().print("Note: " + warning, markup=False)
+def print_excluded(result: "Evaluation | Comparison") -> None:
+    """Print the files that were excluded, and the warnings of an evaluation."""
+    print_list("Excluded files", [f"{each['path']}: {each['reason']}" for each in result.excluded])
+    print_warnings(result.warnings)
 
 
-def runs_table(found: "Sequence[Listed]") -> Table:
+def runs_table(runs: "Sequence[RunSummary]") -> Table:
     """Return a table of runs."""
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "ended", "network", "data"):
-        table.add_column(name, overflow="fold", no_wrap=name == "ended")  # a name that is cut cannot be copied
+    for name in ("run", "finished", "model", "data"):
+        table.add_column(name, overflow="fold", no_wrap=name == "finished")  # a name that is cut cannot be copied
     for name in ("accuracy", "macro F1", "log loss", "epochs", "time"):
         table.add_column(name, justify="right")
-    for run in found:
+    for run in runs:
         values = run.values
-        ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.when)) if run.finished else "unfinished"
+        finished = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.when)) if run.finished else "unfinished"
         seconds = values["seconds"]
-        network = str(values.get("model", "")) + (f" ({values['combined']})" if "combined" in values else "")
+        model = str(values.get("model.name", "")) + (f" ({values['ensemble']})" if "ensemble" in values else "")
         table.add_row(
             plain(str(run.directory)),
-            ended,
-            plain(network),
+            finished,
+            plain(model),
             (values["data"] or "")[:8],
             *(_share(values.get(f"test.{name}")) for name in ("accuracy", "macro_f1")),
             "" if (loss := values.get("test.log_loss")) is None else f"{loss:.3f}",
@@ -86,14 +97,14 @@ def runs_table(found: "Sequence[Listed]") -> Table:
     return table
 
 
-def combined_table(found: "Combined") -> Table:
-    """Return a table of classifiers and of what they are together, on validation pictures."""
+def ensemble_table(result: "EnsembleResult") -> Table:
+    """Return a table of the members of an ensemble and of the ensemble itself, on the validation images."""
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"validation ({found.gain.pictures} pictures)", overflow="fold")
-    for column in ("accuracy", "log loss", "ms a picture"):
+    table.add_column(f"validation ({result.gain.images} images)", overflow="fold")
+    for column in ("accuracy", "log loss", "ms per image"):
         table.add_column(column, justify="right")
-    for seen in (*found.members, found.whole):
-        table.add_row(plain(seen.name), _share(seen.accuracy), f"{seen.log_loss:.3f}", f"{1000 * seen.seconds:.2f}")
+    for row in (*result.members, result.ensemble):
+        table.add_row(plain(row.name), _share(row.accuracy), f"{row.log_loss:.3f}", f"{1000 * row.seconds:.2f}")
     return table
 
 

@@ -1,6 +1,5 @@
-"""Commands that look at pictures and labels: audit, labels, curve."""
+"""Commands about images and labels, before a model exists: audit, label-issues, learning-curve."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,14 +7,14 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import SHOWN, plain, print_list, terminal
-from tellapart.cli.options import Json, SeedOption, SourceArgument, end_badly_if
+from tellapart.cli.console import SHOWN, plain, print_json, print_list, print_warnings, terminal
+from tellapart.cli.options import Json, SeedOption, SourceArgument, exit_if_unreadable
 from tellapart.errors import printable
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
-    from tellapart.curation.data_forecast import MorePictures
-    from tellapart.curation.label_audit import LabelAudit
+    from tellapart.curation.data_forecast import DataForecast
+    from tellapart.curation.label_issues import LabelIssues
     from tellapart.data.audit import Audit
 
 app = typer.Typer()
@@ -23,134 +22,134 @@ app = typer.Typer()
 
 @app.command()
 def audit(source: SourceArgument, json_output: Json = False) -> None:
-    """Look at every picture: damage, duplicates, double labels.
+    """Check every image: unreadable files, duplicates, label conflicts.
 
-    Also the balance of the classes and the sizes.
+    Also reports class balance and image sizes.
     """
-    from tellapart.data.split import obstacle
+    from tellapart.data.split import training_obstacle
 
     progress = TerminalProgress()
-    found = tellapart.audit(tellapart.load_source(source, progress), progress)
-    in_the_way = obstacle(found)
+    result = tellapart.audit_dataset(tellapart.load_dataset(source, progress), progress)
+    error = training_obstacle(result)
     if json_output:
-        print(json.dumps(found.to_json() | {"obstacle": in_the_way or None}, indent=2))
+        print_json(result.to_json() | {"obstacle": {"code": error.code, "message": str(error)} if error else None})
         return
-    print_audit(found)
-    if in_the_way:
-        terminal().print(f"Training would stop here: {in_the_way}", markup=False)
+    print_audit(result)
+    if error:
+        terminal().print(f"Training would fail: {error}", markup=False)
 
 
-@app.command()
-def labels(
+@app.command("label-issues")
+def label_issues(
     source: SourceArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Write all rows, suspects first, as a manifest (.csv) to mend and to train on.")
+        Path | None,
+        typer.Option(help="Write all rows to this manifest (.csv), likely errors first, to correct and train with."),
     ] = None,
     seed: SeedOption = None,
     json_output: Json = False,
 ) -> None:
-    """Find labels that are probably wrong.
+    """Find likely label errors.
 
-    Also classes that are hard to tell apart, and pictures unlike all others.
+    Also finds classes that are hard to tell apart, and outliers.
     """
-    progress = TerminalProgress()
-    found = tellapart.audit_labels(source, out=out, seed=seed or 0, progress=progress)
+    issues = tellapart.find_label_issues(source, out=out, seed=seed or 0, progress=TerminalProgress())
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(issues.to_json())
     else:
-        print_labels(found, out)
-    end_badly_if(found.unreadable)
+        print_label_issues(issues, out)
+    exit_if_unreadable(issues.unreadable)
 
 
-@app.command()
-def curve(source: SourceArgument, seed: SeedOption = None, json_output: Json = False) -> None:
-    """Tell whether more pictures would help.
+@app.command("learning-curve")
+def learning_curve(source: SourceArgument, seed: SeedOption = None, json_output: Json = False) -> None:
+    """Forecast whether more images would help.
 
-    From the accuracy by their number, on features that need no training.
+    Measures accuracy against training set size, on features that need no training.
     """
-    found = tellapart.more_pictures(source, seed or 0, TerminalProgress())
+    forecast = tellapart.learning_curve(source, seed or 0, TerminalProgress())
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(forecast.to_json())
     else:
-        print_curve(found)
+        print_learning_curve(forecast)
 
 
-def print_audit(found: "Audit") -> None:
-    """Print what an audit found, long lists cut."""
-    facts = found.to_json()
+def print_audit(result: "Audit") -> None:
+    """Print an audit, long lists cut."""
+    values = result.to_json()
     console = terminal()
-    console.print(f"{facts['source']}: {facts['pictures']} pictures of {len(facts['classes'])} classes", markup=False)
+    console.print(f"{values['source']}: {values['images']} images, {len(values['classes'])} classes", markup=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
-    table.add_column("readable pictures", justify="right")
-    for name, count in facts["classes"].items():
+    table.add_column("readable images", justify="right")
+    for name, count in values["classes"].items():
         table.add_row(plain(name), f"{count:,}")
     console.print(table)
-    for kind, label in (("width", "wide"), ("height", "high")):
-        spread = facts["sizes"][kind]
-        console.print(f"{spread['min']} to {spread['max']} pixels {label}, {spread['median']} in the middle")
-    console.print(f"{facts['grey']} of them grey")
-    print_list("Not pictures", [f"{s['path']}: {s['reason']}" for s in facts["skipped"]])
-    print_list("Unreadable", [f"{s['path']}: {s['reason']}" for s in facts["unreadable"]])
-    print_list("Exact duplicates", [" = ".join(group) for group in facts["duplicates"]])
-    print_list("Near duplicates", [" ~ ".join(pair["paths"]) for pair in facts["near_duplicates"]])
-    print_list("One picture under two labels", [" / ".join(group) for group in facts["label_conflicts"]])
-    for warning in facts["warnings"]:
-        console.print("Note: " + warning, markup=False)
+    for side in ("width", "height"):
+        spread = values["sizes"][side]
+        console.print(f"{side}: {spread['min']} to {spread['max']} pixels, median {spread['median']}")
+    console.print(f"greyscale images: {values['grey']}")
+    print_list("Files that are not images", [f"{s['path']}: {s['reason']}" for s in values["skipped"]])
+    print_list("Unreadable images", [f"{s['path']}: {s['reason']}" for s in values["unreadable"]])
+    print_list("Exact duplicates", [" = ".join(group) for group in values["exact_duplicates"]])
+    print_list("Near duplicates", [" ~ ".join(pair["paths"]) for pair in values["near_duplicates"]])
+    print_list("Label conflicts: the same image with two labels", [" / ".join(g) for g in values["label_conflicts"]])
+    print_warnings(values["warnings"])
 
 
-def print_labels(found: "LabelAudit", out: "Path | None") -> None:
-    """Print the most suspicious labels first, then hard pairs of classes and outliers; and where all rows stand."""
-    console, facts = terminal(), found.to_json()
-    suspects = facts["errors"]
+def print_label_issues(issues: "LabelIssues", out: "Path | None") -> None:
+    """Print the likely label errors first, then confusable classes and outliers, and where all rows are."""
+    console, values = terminal(), issues.to_json()
+    errors = values["errors"]
     console.print(
-        f"{facts['source']}: {len(suspects)} of {facts['judged']:,} labels are probably wrong "
-        f"(judged by {facts['features']})",
+        f"{values['source']}: {len(errors)} of {values['scored']:,} labels are likely wrong (by {values['features']})",
         markup=False,
     )
-    if suspects:
+    if errors:
         table = Table("path", "label", "suggested", box=None, pad_edge=False)
         table.add_column("probability", justify="right")
-        for entry in suspects[:SHOWN]:
+        for entry in errors[:SHOWN]:
             names = (plain(printable(entry[key])) for key in ("path", "label", "suggested"))
             table.add_row(*names, f"{entry['probability']:.1%}")
         console.print(table)
-    if len(suspects) > SHOWN:
-        rest = f"{printable(str(out))} and --json have" if out else "--json has"
-        console.print(f"These are the {SHOWN} most suspicious ({rest} all).", markup=False)
+    if len(errors) > SHOWN:
+        rest = f"{printable(str(out))} and --json list" if out else "--json lists"
+        console.print(f"The {SHOWN} most likely are shown; {rest} all.", markup=False)
     print_list(
-        "One picture under two labels", [f"{e['path']}: {printable(e['label'])}" for e in facts["contradictions"]]
+        "Label conflicts: the same image with two labels",
+        [f"{e['path']}: {printable(e['label'])}" for e in values["label_conflicts"]],
     )
     print_list(
         "Classes that are hard to tell apart",
         [
-            f"{' / '.join(map(printable, p['classes']))}: {p['undecided']} of {p['pictures']} lie between"
-            for p in facts["ambiguous"]
+            f"{' / '.join(map(printable, p['classes']))}: {p['ambiguous']} of {p['images']} are ambiguous"
+            for p in values["ambiguous"]
         ],
     )
-    print_list("Unlike all other pictures", [f"{e['path']} ({printable(e['label'])})" for e in facts["outliers"]])
-    print_list("Not judged, alone in their class", [f"{e['path']} ({printable(e['label'])})" for e in facts["alone"]])
-    print_list("Unreadable", [f"{e['path']}: {e['reason']}" for e in facts["unreadable"]])
+    print_list("Outliers", [f"{e['path']} ({printable(e['label'])})" for e in values["outliers"]])
+    print_list("Not scored, alone in their class", [f"{e['path']} ({printable(e['label'])})" for e in values["alone"]])
+    print_list("Unreadable images", [f"{e['path']}: {e['reason']}" for e in values["unreadable"]])
     if out:
         console.print(
-            f"All rows are in {printable(str(out))}: mend its labels, then `tellapart train` takes it.", markup=False
+            f"All rows are in {printable(str(out))}: correct its labels, then pass it to `tellapart train`.",
+            markup=False,
         )
 
 
-def print_curve(found: "MorePictures") -> None:
-    """Print accuracy by the number of training pictures, measured and forecast, and what it means."""
-    curve, console = found.curve, terminal()
-    console.print(f"{found.source}: a linear classifier on {found.features}", markup=False)
+def print_learning_curve(forecast: "DataForecast") -> None:
+    """Print measured and forecast accuracy by training set size, and the verdict."""
+    curve, console = forecast.curve, terminal()
+    console.print(f"{forecast.source}: linear classifier on {forecast.features}", markup=False)
     table = Table(box=None, pad_edge=False)
-    table.add_column("training pictures", justify="right")
+    table.add_column("training images", justify="right")
     table.add_column("accuracy", justify="right")
     table.add_column("95 % interval")
     table.add_column("")
     for size, accuracy in zip(curve.sizes, curve.accuracies, strict=True):
         table.add_row(f"{size:,}", f"{accuracy:.1%}", "", "measured")
-    for forecast in (curve.twice, curve.four_times):
-        expected = forecast.accuracy
+    for point in (curve.twice, curve.four_times):
+        expected = point.accuracy
         span = f"{expected.low:.1%} to {expected.high:.1%}"
-        table.add_row(f"{forecast.pictures:,}", f"{expected.value:.1%}", span, "forecast")
+        table.add_row(f"{point.images:,}", f"{expected.value:.1%}", span, "forecast")
     console.print(table)
     console.print(curve.verdict, markup=False)

@@ -1,6 +1,5 @@
-"""Commands that judge classifiers: evaluate, compare."""
+"""Commands that evaluate classifiers on labelled images: evaluate, compare."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,8 +7,8 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import SHOWN, figures_table, plain, print_left_out, print_list, terminal
-from tellapart.cli.options import Json, ModelArgument, SourceArgument, end_badly_if
+from tellapart.cli.console import SHOWN, metrics_table, plain, print_excluded, print_json, print_list, terminal
+from tellapart.cli.options import Json, ModelArgument, SourceArgument, exit_if_unreadable
 from tellapart.errors import printable
 from tellapart.progress import TerminalProgress
 
@@ -26,22 +25,22 @@ def evaluate(
     source: SourceArgument,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page that tells of it, as in report.html; takes longer."),
+        typer.Option(metavar="FILE", help="Write a report (.html) with an error analysis; takes longer."),
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Judge a classifier on new labelled pictures.
+    """Evaluate a classifier on labelled images.
 
     Classes are matched by name.
     """
-    found = tellapart.evaluate_on(model, source, TerminalProgress(), report=report)
+    result = tellapart.evaluate(model, source, TerminalProgress(), report=report)
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(result.to_json())
     else:
-        print_evaluation(found)
+        print_evaluation(result)
         if report:
             print(f"Report: {report}")
-    end_badly_if(found.unreadable)
+    exit_if_unreadable(result.unreadable)
 
 
 @app.command()
@@ -50,71 +49,71 @@ def compare(
     model_b: ModelArgument,
     on: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Labelled pictures; the test part that two runs share if not given."),
+        typer.Option(metavar="SOURCE", help="Labelled images; by default the test split that two runs share."),
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Tell whether one of two classifiers is better.
+    """Test whether one of two classifiers is better.
 
-    And where they differ; both are judged on the same pictures.
+    Both are evaluated on the same images, and the differences are listed.
     """
-    found = tellapart.compare(model_a, model_b, on, TerminalProgress())
+    result = tellapart.compare(model_a, model_b, on, TerminalProgress())
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(result.to_json())
     else:
-        print_comparison(found)
-    end_badly_if(found.unreadable)
+        print_comparison(result)
+    exit_if_unreadable(result.unreadable)
 
 
-def print_evaluation(found: "Evaluation") -> None:
-    """Print the figures of a classifier on new pictures: headline, the weakest classes, and what to know of them."""
+def print_evaluation(result: "Evaluation") -> None:
+    """Print the metrics of a classifier on new images, its weakest classes, excluded files and warnings."""
     console = terminal()
-    console.print(f"{found.model} on {found.source}", markup=False)
-    console.print(figures_table(found.metrics, found.part))
-    shown = {name: figures for name, figures in found.metrics["classes"].items() if figures["pictures"]}
+    console.print(f"{result.model} on {result.source}", markup=False)
+    console.print(metrics_table(result.metrics, result.split))
+    classes = {name: metrics for name, metrics in result.metrics["classes"].items() if metrics["images"]}
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
-    for column in ("pictures", "recall", "precision"):
+    for column in ("images", "recall", "precision"):
         table.add_column(column, justify="right")
-    weakest = sorted(shown.items(), key=lambda item: item[1]["recall"]["value"])
-    for name, figures in weakest[:SHOWN]:
-        shares = (f"{figures[kind]['value']:.1%}" for kind in ("recall", "precision"))
-        table.add_row(plain(printable(name)), f"{figures['pictures']:,}", *shares)
+    weakest = sorted(classes.items(), key=lambda item: item[1]["recall"]["value"])
+    for name, metrics in weakest[:SHOWN]:
+        shares = (f"{metrics[kind]['value']:.1%}" for kind in ("recall", "precision"))
+        table.add_row(plain(printable(name)), f"{metrics['images']:,}", *shares)
     console.print(table)
-    if len(shown) > SHOWN:
-        console.print(f"These are the weakest {SHOWN} of {len(shown)} classes (--json has all).", markup=False)
-    print_list("Classes without a picture here", [printable(name) for name in found.lacking])
-    print_left_out(found)
+    if len(classes) > SHOWN:
+        console.print(f"The {SHOWN} weakest of {len(classes)} classes are shown; --json lists all.", markup=False)
+    print_list("Classes without images here", [printable(name) for name in result.missing_classes])
+    print_excluded(result)
 
 
-def print_comparison(found: "Comparison") -> None:
-    """Print what tells two classifiers apart: accuracies, verdict, changed classes, flipped pictures."""
+def print_comparison(result: "Comparison") -> None:
+    """Print the accuracies of two classifiers, the verdict, changed classes, and images classified differently."""
     console = terminal()
     table = Table(box=None, pad_edge=False)
-    for column in (f"{found.part} ({found.paired.pictures} pictures of {found.source})", "accuracy", "95 % interval"):
+    for column in (f"{result.split} ({result.paired.images} images of {result.source})", "accuracy", "95 % interval"):
         table.add_column(plain(column), overflow="fold")
-    rows = (("A", found.model_a, found.accuracy_a), ("B", found.model_b, found.accuracy_b))
+    rows = (("A", result.model_a, result.accuracy_a), ("B", result.model_b, result.accuracy_b))
     for letter, name, share in rows:
         table.add_row(plain(f"{letter}: {name}"), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")
     console.print(table)
-    console.print(found.verdict, markup=False)
+    console.print(result.verdict, markup=False)
     console.print(
-        f"Only A is right on {found.paired.only_a}, only B on {found.paired.only_b} "
-        f"(McNemar's exact test: p = {found.paired.p_value:.2g}).",
+        f"Only A is correct on {result.paired.only_a}, only B on {result.paired.only_b} "
+        f"(McNemar's exact test: p = {result.paired.p_value:.2g}).",
         markup=False,
     )
-    changed = [change for change in found.classes if change.changed]
+    changed = [change for change in result.classes if change.changed]
     print_list("Classes that changed", [f"{printable(c.name)}: {_change(c)}" for c in changed])
     print_list(
-        "Pictures that A and B name differently",
-        [f"{f.path} ({printable(f.label)}): A {printable(f.a)}, B {printable(f.b)}" for f in found.flips],
+        "Images classified differently",
+        [f"{d.path} ({printable(d.label)}): A {printable(d.a)}, B {printable(d.b)}" for d in result.disagreements],
     )
-    print_left_out(found)
+    print_excluded(result)
 
 
 def _change(change: "ClassChange") -> str:
     difference = change.paired.difference
     return (
         f"recall {change.recall_a.value:.1%} to {change.recall_b.value:.1%}, {100 * difference.value:+.1f} points "
-        f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {change.paired.pictures} pictures"
+        f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {change.paired.images} images"
     )

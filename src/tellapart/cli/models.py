@@ -1,17 +1,16 @@
-"""Commands that tell of networks and of this machine: models, summary, doctor."""
+"""Commands about networks and this machine: models, doctor, summary."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import plain, terminal
+from tellapart.cli.console import plain, print_json, terminal
 from tellapart.cli.options import Json
 
 if TYPE_CHECKING:
-    from tellapart.models.published import Facts
+    from tellapart.models.published import PublishedResult
     from tellapart.models.summary import Summary
 
 app = typer.Typer()
@@ -21,100 +20,99 @@ app = typer.Typer()
 def models(json_output: Json = False) -> None:
     """List the networks: size, cost, weights, published accuracy."""
     from tellapart.models import MODELS
-    from tellapart.models.published import FACTS
+    from tellapart.models.published import PUBLISHED
 
-    published = {name: entry.pretrained for name, entry in MODELS.items() if entry.pretrained}
-    weights = {name: "here" if found.is_here else "to fetch" for name, found in published.items()}
+    pretrained = {name: entry.pretrained for name, entry in MODELS.items() if entry.pretrained}
+    weights = {name: "available" if each.is_available else "download" for name, each in pretrained.items()}
     sizes = {name: entry.size for name, entry in MODELS.items()}
     if json_output:
-        rows = [
-            {"name": name, "size": sizes[name], "flops": 2 * fact.macs, "weights": weights.get(name)} | vars(fact)
-            for name, fact in FACTS.items()
-        ]
-        print(json.dumps(rows, indent=2))
+        print_json(
+            [
+                {"name": name, "size": sizes[name], "flops": 2 * result.macs, "weights": weights.get(name)}
+                | vars(result)
+                for name, result in PUBLISHED.items()
+            ]
+        )
     else:
-        print_models(FACTS, sizes, weights)
+        print_models(PUBLISHED, sizes, weights)
 
 
 @app.command()
 def doctor(json_output: Json = False) -> None:
-    """Tell what it runs on here, what is slow, and what to do."""
+    """Report the environment, what slows it down, and what to do."""
     from tellapart.doctor import diagnose
 
-    found = diagnose()
+    diagnosis = diagnose()
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(diagnosis.to_json())
         return
     console = terminal()
-    for section, facts in found.facts.items():
+    for section, values in diagnosis.environment.items():
         console.print(section.capitalize(), style="bold")
-        for name, value in facts.items():
+        for name, value in values.items():
             console.print(f"  {name:<14} {value}", markup=False, soft_wrap=True)
-    for sentence in found.advice or ["Nothing here needs to be mended."]:
+    for sentence in diagnosis.advice or ["No problems found."]:
         console.print(f"* {sentence}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="Network, file of layers (.toml), classifier file or run folder.")],
+    model: Annotated[str, typer.Argument(help="Network, file of layers (.toml), classifier file or run directory.")],
     size: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Side of the pictures; the network's own if not given.")
+        int | None, typer.Option(min=1, max=4096, help="Side of the images in pixels; the network's own by default.")
     ] = None,
-    batch: Annotated[
-        int, typer.Option(min=1, max=65_536, help="Pictures in a batch, for the memory that training takes.")
-    ] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size, for the memory of training.")] = 32,
     classes: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of classes.")] = None,
-    channels: Annotated[int | None, typer.Option(help="1 for grey pictures, 3 for colour.")] = None,
-    checkpoint_activations: Annotated[
-        bool, typer.Option("--checkpoint-activations", help="As in training: less memory, more time.")
+    channels: Annotated[int | None, typer.Option(help="1 for greyscale images, 3 for colour.")] = None,
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="As in training: less memory, more time.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Show a network's layers, and the memory to train it."""
-    found = tellapart.describe(
+    """Show a network's layers and the memory to train it."""
+    result = tellapart.summary(
         model,
         size=size,
         batch=batch,
         classes=classes,
         channels=channels,
-        checkpoint_activations=checkpoint_activations,
+        activation_checkpointing=activation_checkpointing,
     )
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(result.to_json())
     else:
-        print_summary(found)
+        print_summary(result)
 
 
-def print_models(facts: "dict[str, Facts]", sizes: dict[str, int], weights: dict[str, str]) -> None:
-    """Print the networks with their facts."""
+def print_models(published: "dict[str, PublishedResult]", sizes: dict[str, int], weights: dict[str, str]) -> None:
+    """Print the networks with their published results."""
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in ("year", "size", "parameters", "GFLOPs", "weights", "top-1"):
         table.add_column(column, justify="right")
-    table.add_column("on")
-    for name, fact in facts.items():
-        published = "" if fact.top1 is None else f"{fact.top1:.1f} %"
+    table.add_column("dataset")
+    for name, result in published.items():
         table.add_row(
             name,
-            str(fact.year),
+            str(result.year),
             str(sizes[name]),
-            f"{fact.parameters / 1e6:.2f} M",
-            f"{2 * fact.macs / 1e9:.3g}",
+            f"{result.parameters / 1e6:.2f} M",
+            f"{2 * result.macs / 1e9:.3g}",
             weights.get(name, ""),
-            published,
-            fact.dataset,
+            "" if result.top1 is None else f"{result.top1:.1f} %",
+            result.dataset,
         )
     console = terminal()
     console.print(table)
     console.print(
-        "GFLOPs: of one picture at that size, two for each multiplication and addition. Weights: published ones, here "
-        "or to be fetched. Top-1: as published (--json has the sources).",
+        "GFLOPs: for one image of that size; a multiply-add counts as two. Weights: available here, or downloaded on "
+        "first use. Top-1: as published; --json has the sources.",
         markup=False,
     )
 
 
 def print_summary(summary: "Summary") -> None:
-    """Print a network's layers, and what it takes to train it."""
+    """Print a network's layers and the memory to train it."""
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("kind")
@@ -128,13 +126,13 @@ def print_summary(summary: "Summary") -> None:
     console.print(table)
     console.print(
         f"{summary.model}: {summary.parameters:,} parameters, {summary.macs / 1e9:.3g} GMACs "
-        f"({2 * summary.macs / 1e9:.3g} GFLOPs) for a picture of {summary.channels} x {summary.size} x {summary.size}, "
+        f"({2 * summary.macs / 1e9:.3g} GFLOPs) for an image of {summary.channels} x {summary.size} x {summary.size}, "
         f"{summary.classes} classes",
         markup=False,
     )
-    serving = sum(row.parameters for row in summary.layers if row.training_only)
-    if serving:
-        console.print(f"{serving:,} of the parameters are in heads that serve training alone", markup=False)
+    auxiliary = sum(row.parameters for row in summary.layers if row.training_only)
+    if auxiliary:
+        console.print(f"{auxiliary:,} of the parameters are in auxiliary heads, for training only", markup=False)
     parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in summary.memory.items() if name != "total")
     total = summary.memory["total"] / 2**20
-    console.print(f"Memory to train {summary.batch} pictures at a time: {total:,.0f} MiB ({parts})", markup=False)
+    console.print(f"Memory to train with batches of {summary.batch}: {total:,.0f} MiB ({parts})", markup=False)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and how a command ends after files that cannot be read."""
+"""Arguments and options that several commands share, and the exit code after unreadable files."""
 
 import sys
 from collections.abc import Callable
@@ -10,25 +10,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder, manifest (.csv, .parquet), .npz, IDX or CIFAR folder, hf://datasets/..., or a name as digits."
+        help="Folder, manifest (.csv, .parquet), .npz file, IDX or CIFAR folder, hf://datasets/..., or a built-in "
+        "dataset such as digits."
     ),
 ]
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        help="Classifier file, run folder, hf://OWNER/NAME, or a pretrained network such as efficientnet_lite0."
+        help="Classifier file, run directory, exported file, hf://OWNER/NAME, or a pretrained network such as "
+        "efficientnet_lite0."
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of all that is drawn, as the split.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Random seed, of the split among others; default 0.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")]
 
 
-def words(*known: str) -> Callable[[str], list[str]]:
-    """Return what a shell completes an option's value from."""
+def complete_from(*known: str) -> Callable[[str], list[str]]:
+    """Return a function that completes the value of an option in the shell."""
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
 
-def end_badly_if(unreadable: int) -> None:
-    """End with code 1, after the results, if there were files that could not be read."""
-    if unreadable:
-        print(f"{unreadable} of the files cannot be read.", file=sys.stderr)
+def exit_if_unreadable(count: int) -> None:
+    """Exit with code 1, after the results, if some files could not be read."""
+    if count:
+        print(f"{count} of the files could not be read.", file=sys.stderr)
         raise typer.Exit(1)

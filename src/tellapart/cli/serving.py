@@ -1,4 +1,4 @@
-"""The commands that answer others, and take back what was learnt from it: serve, collected."""
+"""Commands of the HTTP server: serve, export-labels."""
 
 import tempfile
 from pathlib import Path
@@ -18,62 +18,56 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Exported files, classifier files or run folders; NAME=MODEL names one."
+            metavar="MODEL...", help="Exported files, classifier files or run directories; NAME=MODEL names one."
         ),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone if not given.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; local only by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with the token that clients have to show.")
+        Path | None, typer.Option(metavar="FILE", help="File with the bearer token that clients must send.")
     ] = None,
-    origin: Annotated[
-        list[str] | None, typer.Option(help="Origin of pages in browsers that may ask, as https://example.org.")
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin allowed by CORS, as in https://example.org; repeatable.")
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="For classifier files: pictures to compare their export on."),
+        typer.Option(metavar="SOURCE", help="For classifier files: images for the parity check of their export."),
     ] = None,
-    collect: Annotated[
+    capture: Annotated[
         str | None,
         typer.Option(
             metavar="WHERE",
-            help="Keep pictures that are unfamiliar or uncertain, to label them: a folder, or postgresql://...",
+            help="Store images that are out of distribution or uncertain, for labelling: a folder or postgresql://...",
         ),
     ] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Requests inside at once; more are told to come again.")] = 128,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds in which a request is answered, or never.")] = 10,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that compute; more than one for many cores.")] = 1,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Requests in progress at once; further ones get 503 and Retry-After.")
+    ] = 128,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request times out.")] = 10,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; more than one for many cores.")] = 1,
 ) -> None:
-    """Answer by HTTP what pictures show, until told to end."""
-    server, prepare = (
-        require("tellapart.serving.server", "serve"),
-        require("tellapart.serving.model_repository", "serve"),
+    """Serve classifiers over HTTP, with a web page."""
+    server = require("tellapart.serving.server", "serve")
+    repository = require("tellapart.serving.model_repository", "serve")
+    progress = TerminalProgress()
+    settings = server.ServerSettings(
+        host=host,
+        port=port,
+        token=server.read_token(token_file) if token_file else None,
+        cors_origins=tuple(cors_origin or ()),
+        limits=Limits(images=max_requests, timeout_seconds=timeout),
+        workers=workers,
+        capture=capture,
     )
-    progress, limits = TerminalProgress(), Limits(pictures=queue, deadline=deadline)
-    token = server.read_token(token_file) if token_file else None
     with tempfile.TemporaryDirectory() as folder:
-        files = prepare.prepared(models, check, Path(folder), progress)
-        server.serve(
-            files,
-            host=host,
-            port=port,
-            token=token,
-            origins=tuple(origin or ()),
-            limits=limits,
-            processes=processes,
-            collect=collect,
-            progress=progress,
-        )
+        server.serve(repository.prepare_models(models, check, Path(folder), progress), settings, progress)
 
 
-@app.command()
-def collected(
-    where: Annotated[str, typer.Argument(metavar="WHERE", help="What `serve --collect` was given.")],
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The new folder to write.")],
+@app.command("export-labels")
+def export_labels(
+    where: Annotated[str, typer.Argument(metavar="WHERE", help="The store given to `serve --capture`.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder to write.")],
 ) -> None:
-    """Write the pictures that people labelled on the server's page.
-
-    With a manifest to train with.
-    """
-    manifest = require("tellapart.serving.capture.export_labelled", "serve").collected(where, out)
+    """Write the captured images that people have labelled, with a manifest for training."""
+    manifest = require("tellapart.serving.capture.export_labelled", "serve").export_labelled(where, out)
     print(manifest)

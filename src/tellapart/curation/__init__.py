@@ -1,1 +1,1 @@
-"""What can be said of labelled images before a model exists: label issues, learning curves."""
+"""Analysis of labelled images before a model is trained: label issues and learning curves."""

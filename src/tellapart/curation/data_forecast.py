@@ -1,54 +1,54 @@
-"""`more_pictures(source) -> MorePictures`: whether collecting more would help, before anything is trained."""
+"""`learning_curve(source) -> DataForecast`: a forecast of how much more training images would help."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from tellapart.curation.features import feature_sets
-from tellapart.curation.learning_curve import LearningCurve, learning_curve
-from tellapart.data.audit import audit
-from tellapart.data.sources import Source, load_source
+from tellapart.curation.features import candidate_features
+from tellapart.curation.learning_curve import LearningCurve, fit_learning_curve
+from tellapart.data.audit import audit_dataset
+from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import make_splits
-from tellapart.errors import CannotSplit
+from tellapart.errors import SplitError
 from tellapart.progress import Progress, progress_for_viewers
-from tellapart.recipe import DataRecipe
+from tellapart.recipe.sections import DataRecipe
 
 
 @dataclass(frozen=True)
-class MorePictures:
-    """The learning curve of a source, by the features under which a linear classifier does best on it."""
+class DataForecast:
+    """The learning curve of a source, on the features with which a linear classifier is most accurate."""
 
     source: str
     features: str
     curve: LearningCurve
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `curve --json` prints."""
+        """Return the object that `learning-curve --json` prints."""
         return {"source": self.source, "features": self.features, **self.curve.to_json()}
 
 
-def more_pictures(source: Source, seed: int = 0, progress: Progress | None = None) -> MorePictures:
-    """Return how accuracy rises with the number of training pictures, and what more of them would bring.
+def learning_curve(source: Source, seed: int = 0, progress: Progress | None = None) -> DataForecast:
+    """Return the accuracy by number of training images, and a forecast for more of them.
 
-    Nothing is trained but linear classifiers on frozen features, on growing parts of the training pictures of the
-    split that `train` makes; they are judged on its validation pictures, and the test pictures are not touched. A
-    network that is trained to the end does better, and usually gains a little more.
+    Only linear classifiers on frozen features are trained, on subsets of the training split that `train` makes. They
+    are evaluated on its validation split; the test split is not used. A fully trained network is more accurate, and
+    usually gains a little more from further images.
 
-    Raises `CannotSplit` where the pictures are too few for a curve, or what `load_source` and `audit` raise.
+    Raises `SplitError` if there are too few images for a curve, and what `load_dataset` and `audit_dataset` raise.
     """
-    said = progress or progress_for_viewers()
-    found = audit(load_source(source, said), said)
-    splits, labels = make_splits(found, DataRecipe(), seed), found.samples.labels
+    progress = progress or progress_for_viewers()
+    audit = audit_dataset(load_dataset(source, progress), progress)
+    splits, labels = make_splits(audit, DataRecipe(), seed), audit.dataset.labels
     train, validation = splits.train, splits.validation
-    best: MorePictures | None = None
-    for features in feature_sets(found, said):
-        curve = learning_curve(
-            features.of_rows(train), labels[train], features.of_rows(validation), labels[validation], seed
+    best: DataForecast | None = None
+    for extractor in candidate_features(audit, progress):
+        curve = fit_learning_curve(
+            extractor.extract(train), labels[train], extractor.extract(validation), labels[validation], seed
         )
         if curve is not None and (best is None or curve.accuracies[-1] > best.curve.accuracies[-1]):
-            best = MorePictures(found.samples.title, features.name, curve)
+            best = DataForecast(audit.dataset.title, extractor.name, curve)
     if best is None:
-        raise CannotSplit(
-            f"{found.samples.title} has {len(train)} training and {len(validation)} validation pictures, too few for a "
-            "learning curve: collect more in any case."
+        raise SplitError(
+            f"{audit.dataset.title} has {len(train)} training and {len(validation)} validation images, too few for a "
+            "learning curve: collect more images."
         )
     return best

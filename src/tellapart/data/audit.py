@@ -1,42 +1,58 @@
-"""What is in the data, before anything is learned from it: damaged files, copies, contradictions, imbalance."""
+"""The audit of a dataset before training: unreadable files, duplicates, label conflicts, class imbalance."""
 
 import hashlib
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.dataset import Samples, Skipped
-from tellapart.data.image import Picture
-from tellapart.data.near_duplicates import Pair, clusters, near_duplicates, thumbnail, uniform
-from tellapart.data.sources import Source, load_source
+from tellapart.data.dataset import ImageDataset, SkippedFile
+from tellapart.data.image_summary import DIGEST_BYTES, ImageSummary, summarize_image
+from tellapart.data.near_duplicates import Pair, connected_components, find_near_duplicates
+from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.errors import TooManyUnreadable, UnreadableImage
+from tellapart.data.thumbnails import SIDE, is_uniform
+from tellapart.errors import TooManyUnreadableError, UnreadableImageError
 from tellapart.progress import Progress
 
-_DIM = 32  # a picture whose brightest pixel is below this uses an eighth of the range
-_IMBALANCED = 10  # times as many pictures in the largest class as in the smallest
+_IMBALANCED = 10  # ratio of the largest class to the smallest
+
+
+class AuditWarning(StrEnum):
+    """What a warning of the audit is about. Programs look at these names; the wording may change."""
+
+    FILES_SKIPPED = "files_skipped"
+    UNREADABLE = "unreadable"
+    LABEL_CONFLICTS = "label_conflicts"
+    NEAR_LABEL_CONFLICTS = "near_label_conflicts"
+    LEAKAGE = "leakage"
+    DUPLICATES = "duplicates"
+    SIMILAR_CLASS_NAMES = "similar_class_names"
+    IMBALANCE = "imbalance"
+    DIM_IMAGES = "dim_images"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What the audit found; rows are those of the `Samples` it looked at.
+    """The result of an audit; rows are those of its `ImageDataset`, with N images of K classes.
 
-    heights, widths: (N,) pixels, 0 where unreadable. copies: groups of rows with the same decoded pixels. near: pairs
-    that show the same picture, changed. possible: pairs that may, which nothing tells from other look-alikes. uniform:
-    (N,) whether a picture shows next to nothing. digests: (N, 16) hash of each row's pixels.
-    fingerprint: SHA-256 over the pixels and labels of the readable rows. began: when the audit did, in seconds
-    since 1970.
+    unreadable: (row, reason) of each image that cannot be decoded. exact_duplicates: groups of rows with the same
+    decoded pixels. near_duplicates: pairs that show the same image, changed. possible_duplicates: pairs that may, but
+    differ no less than other images of the dataset. uniform: (N,) whether an image has almost no contrast. heights,
+    widths: (N,) pixels, 0 if unreadable. grey: (N,) whether all channels are equal. dim: (N,) whether an image uses
+    less than an eighth of the brightness range. digests: (N, 16) hash of the pixels. fingerprint: SHA-256 of the pixels
+    and labels of the readable rows. started_at: start of the audit, in seconds since 1970.
     """
 
-    samples: Samples
+    dataset: ImageDataset
     unreadable: tuple[tuple[int, str], ...]
-    copies: tuple[tuple[int, ...], ...]
-    near: tuple[Pair, ...]
-    possible: tuple[Pair, ...]
+    exact_duplicates: tuple[tuple[int, ...], ...]
+    near_duplicates: tuple[Pair, ...]
+    possible_duplicates: tuple[Pair, ...]
     uniform: NDArray[np.bool_]
     heights: NDArray[np.int32]
     widths: NDArray[np.int32]
@@ -44,218 +60,217 @@ class Audit:
     dim: NDArray[np.bool_]
     digests: NDArray[np.uint8]
     fingerprint: str
-    began: float = 0.0
+    started_at: float = 0.0
 
     def __repr__(self) -> str:
-        told = f"{_several(len(self.samples), 'picture')} of {len(self.samples.classes)} classes"
-        return f"<Audit of {self.samples.title}: {told}; {_several(len(self.warnings()), 'warning')}>"
+        content = f"{_count(len(self.dataset), 'image')}, {_count(len(self.dataset.classes), 'class', 'classes')}"
+        return f"<Audit of {self.dataset.title}: {content}, {_count(len(self.warnings()), 'warning')}>"
 
     @property
-    def readable(self) -> NDArray[np.int64]:
+    def readable_rows(self) -> NDArray[np.int64]:
         """The rows that can be decoded."""
         return np.flatnonzero(self.heights > 0)
 
     @property
-    def conflicts(self) -> tuple[tuple[int, ...], ...]:
+    def label_conflicts(self) -> tuple[tuple[int, ...], ...]:
         """Groups of rows with the same pixels and different labels."""
-        labels = self.samples.labels
-        return tuple(group for group in self.copies if len({int(labels[row]) for row in group}) > 1)
+        labels = self.dataset.labels
+        return tuple(group for group in self.exact_duplicates if len({int(labels[row]) for row in group}) > 1)
 
     @property
-    def near_conflicts(self) -> tuple[Pair, ...]:
+    def near_label_conflicts(self) -> tuple[Pair, ...]:
         """Near duplicates with different labels."""
-        labels = self.samples.labels
-        return tuple(pair for pair in self.near if labels[pair.first] != labels[pair.second])
+        labels = self.dataset.labels
+        return tuple(pair for pair in self.near_duplicates if labels[pair.first] != labels[pair.second])
 
-    def same_picture(self) -> NDArray[np.int64]:
-        """Return for each row (N,) the smallest row that shows the same picture, copies and near duplicates alike."""
-        pairs = [(group[0], row) for group in self.copies for row in group[1:]]
-        pairs += [(pair.first, pair.second) for pair in self.near]
-        return clusters(len(self.samples), pairs)
+    def duplicate_clusters(self) -> NDArray[np.int64]:
+        """Return for each row (N,) the smallest row that shows the same image, by exact and near duplicates."""
+        pairs = [(group[0], row) for group in self.exact_duplicates for row in group[1:]]
+        pairs += [(pair.first, pair.second) for pair in self.near_duplicates]
+        return connected_components(len(self.dataset), pairs)
 
-    def leaks(self) -> int:
-        """Return how many groups of duplicates stand in more than one part of a given split."""
-        same, preset = self.same_picture()[self.readable], self.samples.preset[self.readable]
-        parts_of = np.unique(np.stack([same, preset.astype(np.int64)]), axis=1)[0]
-        return int((np.unique(parts_of, return_counts=True)[1] > 1).sum())
+    def count_leaks(self) -> int:
+        """Return the number of clusters of duplicates that are in more than one split of a given split."""
+        clusters = self.duplicate_clusters()[self.readable_rows]
+        splits = self.dataset.given_split[self.readable_rows].astype(np.int64)
+        cluster_of_pair = np.unique(np.stack([clusters, splits]), axis=1)[0]
+        return int((np.unique(cluster_of_pair, return_counts=True)[1] > 1).sum())
 
-    def counts(self) -> NDArray[np.int64]:
-        """Return the readable pictures of each class (K,)."""
-        return np.bincount(self.samples.labels[self.readable], minlength=len(self.samples.classes))
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return the number of readable images per class (K,)."""
+        return np.bincount(self.dataset.labels[self.readable_rows], minlength=len(self.dataset.classes))
 
-    def excluded(self) -> list[Skipped]:
-        """Return all that training leaves out, with reasons: no picture, unreadable, contradictory."""
-        left_out = list(self.samples.skipped)
-        left_out += [Skipped(self.samples.pictures.name(row), reason) for row, reason in self.unreadable]
-        for group in self.conflicts:
-            names = sorted({self.samples.label_name(row) for row in group})
-            reason = f"the same picture is labelled {' and '.join(repr(n) for n in names)}"
-            left_out += [Skipped(self.samples.pictures.name(row), reason) for row in group]
-        return left_out
+    def exclusions(self) -> list[SkippedFile]:
+        """Return all files that training does not use, with reasons: no image, unreadable, label conflict."""
+        name = self.dataset.images.name
+        exclusions = list(self.dataset.skipped)
+        exclusions += [SkippedFile(name(row), reason) for row, reason in self.unreadable]
+        for group in self.label_conflicts:
+            labels = sorted({self.dataset.label_name(row) for row in group})
+            reason = f"the same image is labelled {' and '.join(map(repr, labels))}"
+            exclusions += [SkippedFile(name(row), reason) for row in group]
+        return exclusions
 
-    def usable(self) -> NDArray[np.int64]:
-        """Return the rows that training may use: readable, and not labelled in two ways."""
-        contradictory = [row for group in self.conflicts for row in group]
-        return np.setdiff1d(self.readable, np.array(contradictory, np.int64))
+    def usable_rows(self) -> NDArray[np.int64]:
+        """Return the rows that training may use: readable, and without a label conflict."""
+        conflicting = [row for group in self.label_conflicts for row in group]
+        return np.setdiff1d(self.readable_rows, np.array(conflicting, np.int64))
 
     def warnings(self) -> list[str]:
-        """Return one sentence for each thing that a person should look at."""
-        samples, counts = self.samples, self.counts()
-        found = []
-        if samples.skipped:
-            found.append(f"{_several(len(samples.skipped), 'file')} left out: not pictures in class folders.")
-        if self.unreadable:
-            found.append(f"{_several(len(self.unreadable), 'picture')} left out: unreadable.")
-        if self.conflicts:
-            found.append(f"{_several(sum(map(len, self.conflicts)), 'picture')} left out: under two labels.")
-        if self.near_conflicts:
-            found.append(f"{_several(len(self.near_conflicts), 'pair')} of near duplicates with different labels.")
-        if samples.has_preset and (leaks := self.leaks()):
-            found.append(f"{leaks} groups of duplicates stand in more than one part of the given split.")
-        elif self.copies or self.near:
-            found.append("The duplicates that were found are kept in the same part of the split.")
-        folded = {name.casefold() for name in samples.classes}
-        if len(folded) < len(samples.classes):
-            found.append("Some class names differ only in capital letters.")
+        """Return one sentence for each finding that a person should look at."""
+        return list(self.warnings_by_kind().values())
+
+    def warnings_by_kind(self) -> dict[AuditWarning, str]:
+        """Return the sentences of `warnings` by what they are about."""
+        return self._exclusion_warnings() | self._duplicate_warnings() | self._content_warnings()
+
+    def _exclusion_warnings(self) -> dict[AuditWarning, str]:
+        counts = {
+            AuditWarning.FILES_SKIPPED: (len(self.dataset.skipped), "file", "not an image in a class folder"),
+            AuditWarning.UNREADABLE: (len(self.unreadable), "image", "unreadable"),
+            AuditWarning.LABEL_CONFLICTS: (sum(map(len, self.label_conflicts)), "image", "label conflict"),
+        }
+        return {
+            kind: f"{_count(count, noun)} excluded: {reason}."
+            for kind, (count, noun, reason) in counts.items()
+            if count
+        }
+
+    def _duplicate_warnings(self) -> dict[AuditWarning, str]:
+        warnings = {}
+        if self.near_label_conflicts:
+            warnings[AuditWarning.NEAR_LABEL_CONFLICTS] = (
+                f"{_count(len(self.near_label_conflicts), 'pair')} of near duplicates with different labels."
+            )
+        if self.dataset.has_given_split and (leaks := self.count_leaks()):
+            warnings[AuditWarning.LEAKAGE] = (
+                f"Leakage: {_count(leaks, 'group')} of duplicates in more than one split of the given split."
+            )
+        elif self.exact_duplicates or self.near_duplicates:
+            warnings[AuditWarning.DUPLICATES] = "Duplicates are assigned to the same split."
+        return warnings
+
+    def _content_warnings(self) -> dict[AuditWarning, str]:
+        warnings, classes, counts = {}, self.dataset.classes, self.class_counts()
+        if len({name.casefold() for name in classes}) < len(classes):
+            warnings[AuditWarning.SIMILAR_CLASS_NAMES] = "Some class names differ only in upper and lower case."
         if counts.min() * _IMBALANCED < counts.max():
-            small, large = samples.classes[int(counts.argmin())], samples.classes[int(counts.argmax())]
-            found.append(
-                f"The classes are unbalanced: {counts.max()} pictures of '{large}' and {counts.min()} of '{small}'."
+            smallest, largest = classes[int(counts.argmin())], classes[int(counts.argmax())]
+            warnings[AuditWarning.IMBALANCE] = (
+                f"The classes are imbalanced: {counts.max()} images of '{largest}', {counts.min()} of '{smallest}'."
             )
         if self.dim.any():
-            found.append(
-                f"{int(self.dim.sum())} pictures use less than an eighth of the range of brightness, as 12-bit scans "
-                "saved in 16 bits do: stretch them first."
+            warnings[AuditWarning.DIM_IMAGES] = (
+                f"{_count(int(self.dim.sum()), 'image')} with less than an eighth of the brightness range, as in "
+                "12-bit scans saved with 16 bits: rescale their brightness first."
             )
-        return found
+        return warnings
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything that was found, for programs."""
-        name, readable = self.samples.pictures.name, self.readable
+        """Return all findings, for programs."""
+        name, rows = self.dataset.images.name, self.readable_rows
         return {
-            "source": self.samples.title,
-            "pictures": len(self.samples),
-            "classes": dict(zip(self.samples.classes, self.counts().tolist(), strict=True)),
-            "skipped": [{"path": s.name, "reason": s.reason} for s in self.samples.skipped],
+            "source": self.dataset.title,
+            "images": len(self.dataset),
+            "classes": dict(zip(self.dataset.classes, self.class_counts().tolist(), strict=True)),
+            "skipped": [{"path": file.name, "reason": file.reason} for file in self.dataset.skipped],
             "unreadable": [{"path": name(row), "reason": reason} for row, reason in self.unreadable],
-            "duplicates": [[name(row) for row in group] for group in self.copies],
+            "exact_duplicates": [[name(row) for row in group] for group in self.exact_duplicates],
             "near_duplicates": [
-                {"paths": [name(p.first), name(p.second)], "residual": round(p.residual, 5)} for p in self.near
+                {"paths": [name(p.first), name(p.second)], "residual": round(p.residual, 5)}
+                for p in self.near_duplicates
             ],
-            "label_conflicts": [[name(row) for row in group] for group in self.conflicts]
-            + [[name(p.first), name(p.second)] for p in self.near_conflicts],
-            "sizes": {
-                "width": _spread(self.widths[readable]),
-                "height": _spread(self.heights[readable]),
-            },
+            "label_conflicts": [[name(row) for row in group] for group in self.label_conflicts]
+            + [[name(pair.first), name(pair.second)] for pair in self.near_label_conflicts],
+            "sizes": {"width": _summarize(self.widths[rows]), "height": _summarize(self.heights[rows])},
             "grey": int(self.grey.sum()),
             "fingerprint": self.fingerprint,
             "warnings": self.warnings(),
         }
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one decoded picture leaves behind."""
-
-    height: int
-    width: int
-    digest: bytes
-    thumb: NDArray[np.uint8]
-    grey: bool
-    dim: bool
-
-
-def audit(source: Source, progress: Progress | None = None) -> Audit:
-    """Decode every picture once and return what was found; source: as for `load_source`, whose errors it raises."""
-    samples = load_source(source, progress)
-    count, began = len(samples), time.time()
+def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
+    """Decode every image once and return the findings; source: as for `load_dataset`, whose errors it raises."""
+    dataset = load_dataset(source, progress)
+    count, started_at = len(dataset), time.time()
     heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
     grey, dim = np.zeros(count, bool), np.zeros(count, bool)
-    thumbs, digests = np.zeros((count, 32, 32), np.uint8), np.zeros((count, 16), np.uint8)
+    thumbnails, digests = np.zeros((count, SIDE, SIDE), np.uint8), np.zeros((count, DIGEST_BYTES), np.uint8)
     unreadable: list[tuple[int, str]] = []
-    same: dict[bytes, list[int]] = defaultdict(list)
-    with (progress or Progress()).bar("Looking at every picture", count) as advance:
-        for row, look in enumerate(map_in_order(lambda r: _look(samples, r), range(count))):
-            if isinstance(look, str):
-                unreadable.append((row, look))
+    rows_by_digest: dict[bytes, list[int]] = defaultdict(list)
+    with (progress or Progress()).bar("Auditing images", count) as advance:
+        for row, image in enumerate(map_in_order(lambda row: _summarize_image(dataset, row), range(count))):
+            if isinstance(image, str):
+                unreadable.append((row, image))
             else:
-                heights[row], widths[row], grey[row], dim[row] = look.height, look.width, look.grey, look.dim
-                thumbs[row], digests[row] = look.thumb, np.frombuffer(look.digest, np.uint8)
-                same[look.digest].append(row)
+                heights[row], widths[row], grey[row], dim[row] = image.height, image.width, image.is_grey, image.is_dim
+                thumbnails[row], digests[row] = image.thumbnail, np.frombuffer(image.digest, np.uint8)
+                rows_by_digest[image.digest].append(row)
             advance(1, "")
-    copies = tuple(tuple(rows) for rows in same.values() if len(rows) > 1)
-    # Of exact copies one stands for all, so that they do not crowd out other look-alikes.
-    first = np.array(sorted(rows[0] for rows in same.values()), np.int64)
-    alike = near_duplicates(thumbs[first])
-    near, possible = (
-        tuple(Pair(int(first[p.first]), int(first[p.second]), p.residual) for p in pairs)
-        for pairs in (alike.copies, alike.possible)
-    )
+    near, possible = _near_and_possible(thumbnails, rows_by_digest)
     return Audit(
-        samples=samples,
+        dataset=dataset,
         unreadable=tuple(unreadable),
-        copies=copies,
-        near=near,
-        possible=possible,
-        uniform=uniform(thumbs) & (heights > 0),
+        exact_duplicates=tuple(tuple(rows) for rows in rows_by_digest.values() if len(rows) > 1),
+        near_duplicates=near,
+        possible_duplicates=possible,
+        uniform=is_uniform(thumbnails) & (heights > 0),
         heights=heights,
         widths=widths,
         grey=grey,
         dim=dim,
         digests=digests,
-        fingerprint=_fingerprint(samples, same),
-        began=began,
+        fingerprint=_fingerprint(dataset, rows_by_digest),
+        started_at=started_at,
     )
 
 
-def check_readable(found: Audit, allowed: float) -> None:
-    """Raise `TooManyUnreadable` if the share of unreadable pictures is above `allowed`; one is no share, but for 0."""
-    share = len(found.unreadable) / max(1, len(found.samples))
-    if share > allowed and (len(found.unreadable) > 1 or allowed == 0):
-        row, reason = found.unreadable[0]
-        raise TooManyUnreadable(
-            f"{len(found.unreadable)} of {len(found.samples)} pictures ({share:.1%}) cannot be read, more than the "
-            f"{allowed:.1%} allowed; the first is {found.samples.pictures.name(row)} ({reason}). Mend or remove them, "
-            f"or allow more with --set data.max_unreadable={min(1.0, round(share + 0.005, 2)):g}."
+def check_readable(audit: Audit, max_fraction: float) -> None:
+    """Raise `TooManyUnreadableError` if more than this fraction is unreadable; one image may be, unless it is 0."""
+    count, total = len(audit.unreadable), len(audit.dataset)
+    fraction = count / max(1, total)
+    if fraction > max_fraction and (count > 1 or max_fraction == 0):
+        row, reason = audit.unreadable[0]
+        raise TooManyUnreadableError(
+            f"{count} of {total} images ({fraction:.1%}) cannot be read, more than the allowed {max_fraction:.1%}; the "
+            f"first is {audit.dataset.images.name(row)} ({reason}). Repair or remove them, or allow more with "
+            f"--set data.max_unreadable_fraction={min(1.0, round(fraction + 0.005, 2)):g}."
         )
 
 
-def _look(samples: Samples, row: int) -> _Look | str:
+def _summarize_image(dataset: ImageDataset, row: int) -> ImageSummary | str:
+    """Return the summary of an image, or why it cannot be read."""
     try:
-        picture = samples.pictures.picture(row)
-    except UnreadableImage as error:
+        return summarize_image(dataset.images.read(row))
+    except UnreadableImageError as error:
         return error.reason
-    return _Look(
-        picture.shape[0],
-        picture.shape[1],
-        pixel_digest(picture),
-        thumbnail(picture),
-        _is_grey(picture),
-        picture.max() < _DIM,
+
+
+def _near_and_possible(
+    thumbnails: NDArray[np.uint8], rows_by_digest: dict[bytes, list[int]]
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return the near and the possible duplicates among the rows, of exact duplicates only the first."""
+    rows = np.array(sorted(rows[0] for rows in rows_by_digest.values()), np.int64)
+    duplicates = find_near_duplicates(thumbnails[rows])
+    near, possible = (
+        tuple(Pair(int(rows[pair.first]), int(rows[pair.second]), pair.residual) for pair in pairs)
+        for pairs in (duplicates.near, duplicates.possible)
     )
+    return near, possible
 
 
-def pixel_digest(picture: Picture) -> bytes:
-    """Return the hash (16 bytes) of a picture's size and pixels."""
-    return hashlib.blake2b(picture.tobytes(), digest_size=16, salt=f"{picture.shape[0]}x".encode()[:16]).digest()
-
-
-def _is_grey(picture: Picture) -> bool:
-    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
-    return bool((red == green).all() and (green == blue).all())
-
-
-def _fingerprint(samples: Samples, same: dict[bytes, list[int]]) -> str:
-    lines = sorted(d.hex() + " " + samples.label_name(row) for d, rows in same.items() for row in rows)
+def _fingerprint(dataset: ImageDataset, rows_by_digest: dict[bytes, list[int]]) -> str:
+    lines = sorted(
+        f"{digest.hex()} {dataset.label_name(row)}" for digest, rows in rows_by_digest.items() for row in rows
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _several(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+def _count(count: int, singular: str, plural: str = "") -> str:
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
-def _spread(values: NDArray[np.int32]) -> dict[str, int]:
+def _summarize(values: NDArray[np.int32]) -> dict[str, int]:
     if not len(values):
         return {"min": 0, "median": 0, "max": 0}
     return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}

@@ -1,4 +1,4 @@
-"""Resized images with their labels, and their batches, fetched in the background while the last one is used."""
+"""Resized images with their labels, and batches of them, prefetched by a background thread."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,58 +10,60 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.pixel_cache import Pixels, Places
+from tellapart.data.pixel_cache import Indices, LazyPixels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Block = TypeVar("Block", bound=Places)
-PixelTable = Pixels | NDArray[np.uint8]
-BATCH = 64  # pictures answered at once
+BatchIndices = TypeVar("BatchIndices", bound=Indices)
+PixelArray = LazyPixels | NDArray[np.uint8]
+BATCH_SIZE = 64  # images per batch in inference
 
 
 @dataclass(frozen=True)
-class Part:
-    """Resized pixels (n, S, S, 3), labels (n,), and the rows' numbers in the data (n,)."""
+class PixelDataset:
+    """Resized pixels (n, S, S, 3), labels (n,), and the rows (n,) of the `ImageDataset` that they come from."""
 
-    pixels: PixelTable
+    pixels: PixelArray
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
 
 
-def prefetched(fetch: Callable[[Item], Result], items: Iterable[Item], depth: int = 2) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, fetch(item)) for each item, in order; a thread fetches the `depth` after it meanwhile.
+def prefetch(fetch: Callable[[Item], Result], items: Iterable[Item], depth: int = 2) -> Iterator[tuple[Item, Result]]:
+    """Yield (item, fetch(item)) for each item, in order, while a thread fetches the next `depth` items.
 
-    What `fetch` raises for an item is raised when its turn comes. The thread ends with the iterator: at its end, at an
-    error, or when it is closed or dropped early.
+    An exception that `fetch` raises for an item is raised when it is the item's turn. The thread ends with the
+    iterator: when it is exhausted, raises, or is closed or dropped early.
     """
     upcoming = iter(items)
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(1, "tellapart-prefetch") as thread:
         try:
             while True:
-                for item in islice(upcoming, depth + 1 - len(waiting)):
-                    waiting.append((item, thread.submit(fetch, item)))
-                if not waiting:
+                for item in islice(upcoming, depth + 1 - len(pending)):
+                    pending.append((item, thread.submit(fetch, item)))
+                if not pending:
                     return
-                item, future = waiting.popleft()
+                item, future = pending.popleft()
                 yield item, future.result()
         finally:
-            for _, future in waiting:
+            for _, future in pending:
                 future.cancel()
 
 
-def pixel_batches(pixels: PixelTable, places: Iterable[Block]) -> Iterator[tuple[Block, NDArray[np.uint8]]]:
-    """Yield each block of places with its pictures (n, S, S, 3), in a fresh array; `Pixels` are decoded ahead."""
-    if isinstance(pixels, Pixels):
-        return prefetched(pixels.__getitem__, places)
-    return ((block, np.array(pixels[block])) for block in places)
+def pixel_batches(
+    pixels: PixelArray, batches: Iterable[BatchIndices]
+) -> Iterator[tuple[BatchIndices, NDArray[np.uint8]]]:
+    """Yield the indices of each batch with its images (n, S, S, 3), in a new array; `LazyPixels` are prefetched."""
+    if isinstance(pixels, LazyPixels):
+        return prefetch(pixels.__getitem__, batches)
+    return ((indices, np.array(pixels[indices])) for indices in batches)
 
 
-def blocks(count: int, size: int) -> list[slice]:
-    """Return slices of `size` places that cover `count`, in order."""
+def batch_slices(count: int, size: int) -> list[slice]:
+    """Return slices of `size` indices that cover range(count), in order."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def rows_of(pixels: PixelTable, places: NDArray[np.int64]) -> PixelTable:
-    """Return the pictures at some places, as a view where pixels are `Pixels`."""
-    return pixels.rows(places) if isinstance(pixels, Pixels) else pixels[places]
+def select_rows(pixels: PixelArray, indices: NDArray[np.int64]) -> PixelArray:
+    """Return the images at some indices, as a view if pixels are `LazyPixels`."""
+    return pixels.rows(indices) if isinstance(pixels, LazyPixels) else pixels[indices]

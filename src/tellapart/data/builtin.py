@@ -1,4 +1,4 @@
-"""Data sets known by name: `digits`, inside scikit-learn, and the classics that are fetched on first use."""
+"""Built-in datasets: `digits`, which is part of scikit-learn, and common ones that are downloaded on first use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from tellapart.data.arrays import from_arrays, idx_files, load_cifar, load_idx
-from tellapart.data.dataset import Samples
+from tellapart.data.dataset import ImageDataset
 from tellapart.data.folder import load_folder
 from tellapart.io.atomic import cache_folder
 from tellapart.io.download import RemoteFile, extract, fetch
 from tellapart.optional import package_file
 from tellapart.progress import Progress
 
+_DIGITS = "digits"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
@@ -33,60 +34,60 @@ _IMAGENETTE_CLASSES = {
 
 
 @dataclass(frozen=True)
-class NamedSet:
-    """What to fetch for a name, and how to read the folder that it comes to."""
+class BuiltinDataset:
+    """The files to download, and a function that reads the folder that they are in: (folder, title) -> dataset."""
 
     files: tuple[RemoteFile, ...]
-    load: Callable[[Path, str], Samples]
+    load: Callable[[Path, str], ImageDataset]
 
 
-def load_digits() -> Samples:
-    """The 1,797 handwritten digits of 8 x 8 pixels inside scikit-learn (Alpaydin and Kaynak 1998, UCI)."""
+def load_digits() -> ImageDataset:
+    """Return the 1,797 handwritten digits of scikit-learn, 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI)."""
     path = package_file("sklearn", "datasets", "data", "digits.csv.gz", extra="train")
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
-    # Levels 0 to 16, as the data set counts ink in 4 x 4 cells.
+    # Levels 0 to 16: the dataset counts the ink in cells of 4 x 4.
     images = np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return from_arrays(images, table[:, 64], "digits")
 
 
-def load_named(name: str, progress: Progress) -> Samples:
-    """Return a named set, fetching it first where needed; raises `DownloadFailed`."""
-    if name == "digits":
+def load_builtin(name: str, progress: Progress) -> ImageDataset:
+    """Return a built-in dataset, downloading it first if needed; raises `DownloadError`."""
+    if name == _DIGITS:
         return load_digits()
-    named = NAMED_SETS[name]
+    dataset = BUILTIN_DATASETS[name]
     folder = cache_folder() / "sets" / name
-    for remote in named.files:
+    for remote in dataset.files:
         fetch(remote, folder, progress)
-    return named.load(folder, name)
+    return dataset.load(folder, name)
 
 
-def _load_mnist(folder: Path, title: str) -> Samples:
+def _load_mnist(folder: Path, title: str) -> ImageDataset:
     return load_idx(idx_files(folder), title)
 
 
-def _load_fashion_mnist(folder: Path, title: str) -> Samples:
+def _load_fashion_mnist(folder: Path, title: str) -> ImageDataset:
     return load_idx(idx_files(folder), title, _FASHION_CLASSES)
 
 
-def _load_cifar_archive(folder: Path, title: str) -> Samples:
+def _load_cifar_archive(folder: Path, title: str) -> ImageDataset:
     extracted = extract(next(folder.glob("*.tar.gz")), folder / "extracted")
     return load_cifar(next(path.parent for path in extracted.rglob("*.bin")), title)
 
 
-def _load_cats_vs_dogs(folder: Path, title: str) -> Samples:
+def _load_cats_vs_dogs(folder: Path, title: str) -> ImageDataset:
     extracted = extract(next(folder.glob("*.zip")), folder / "extracted")
     return replace(load_folder(extracted / "PetImages"), title=title)
 
 
-def _load_imagenette(folder: Path, title: str) -> Samples:
+def _load_imagenette(folder: Path, title: str) -> ImageDataset:
     extracted = extract(next(folder.glob("*.tgz")), folder / "extracted")
-    samples = load_folder(next(path.parent for path in extracted.rglob("train")))
-    return replace(samples, title=title).rename_classes(_IMAGENETTE_CLASSES)
+    dataset = load_folder(next(path.parent for path in extracted.rglob("train")))
+    return replace(dataset, title=title).rename_classes(_IMAGENETTE_CLASSES)
 
 
-NAMED_SETS: dict[str, NamedSet] = {
-    "mnist": NamedSet(
-        (
+BUILTIN_DATASETS: dict[str, BuiltinDataset] = {
+    "mnist": BuiltinDataset(
+        files=(
             RemoteFile(
                 _MNIST + "train-images-idx3-ubyte.gz",
                 "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -108,10 +109,10 @@ NAMED_SETS: dict[str, NamedSet] = {
                 4542,
             ),
         ),
-        _load_mnist,
+        load=_load_mnist,
     ),
-    "fashion-mnist": NamedSet(
-        (
+    "fashion-mnist": BuiltinDataset(
+        files=(
             RemoteFile(
                 _FASHION + "train-images-idx3-ubyte.gz",
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
@@ -133,30 +134,30 @@ NAMED_SETS: dict[str, NamedSet] = {
                 5148,
             ),
         ),
-        _load_fashion_mnist,
+        load=_load_fashion_mnist,
     ),
-    "cifar10": NamedSet(
-        (
+    "cifar10": BuiltinDataset(
+        files=(
             RemoteFile(
                 _CIFAR + "cifar-10-binary.tar.gz",
                 "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
                 170052171,
             ),
         ),
-        _load_cifar_archive,
+        load=_load_cifar_archive,
     ),
-    "cifar100": NamedSet(
-        (
+    "cifar100": BuiltinDataset(
+        files=(
             RemoteFile(
                 _CIFAR + "cifar-100-binary.tar.gz",
                 "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
                 168513733,
             ),
         ),
-        _load_cifar_archive,
+        load=_load_cifar_archive,
     ),
-    "cats-vs-dogs": NamedSet(
-        (
+    "cats-vs-dogs": BuiltinDataset(
+        files=(
             RemoteFile(
                 "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
                 "kagglecatsanddogs_5340.zip",
@@ -164,16 +165,17 @@ NAMED_SETS: dict[str, NamedSet] = {
                 824887076,
             ),
         ),
-        _load_cats_vs_dogs,
+        load=_load_cats_vs_dogs,
     ),
-    "imagenette": NamedSet(
-        (
+    "imagenette": BuiltinDataset(
+        files=(
             RemoteFile(
                 "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",
                 "88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863",
                 98948031,
             ),
         ),
-        _load_imagenette,
+        load=_load_imagenette,
     ),
 }
+BUILTIN_NAMES = (_DIGITS, *BUILTIN_DATASETS)

@@ -1,9 +1,9 @@
-"""`Samples`: an immutable table of labelled pictures, and where their pixels come from."""
+"""`ImageDataset`: an immutable table of labelled images, with a source for their pixels."""
 
 import math
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,14 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.image import Picture, from_array, read_picture
-from tellapart.errors import BadSource, UnreadableImage, did_you_mean, printable
+from tellapart.data.image import ImageArray, from_array, read_image
+from tellapart.errors import SourceError, UnreadableImageError, did_you_mean, printable
 from tellapart.html import contact_sheet
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-PARTS = ("train", "validation", "test")
-NO_PRESET = -1
-_SHOWN = 40  # pictures on a sheet
+SPLITS = ("train", "validation", "test")
+NO_SPLIT = -1
+_SHEET_IMAGES = 40
 _SPLIT_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
@@ -30,21 +30,21 @@ _SPLIT_NAMES = {
 }
 
 
-class PictureStore(Protocol):
-    """Rows of pictures, read on demand."""
+class ImageSource(Protocol):
+    """Rows of images, read on demand."""
 
     def __len__(self) -> int: ...
 
-    def picture(self, row: int) -> Picture:
-        """Decode one picture (H, W, 3); raises `UnreadableImage`."""
+    def read(self, row: int) -> ImageArray:
+        """Decode one image (H, W, 3); raises `UnreadableImageError`."""
 
     def name(self, row: int) -> str:
-        """Return the picture's name for people: its path, or its place in an array."""
+        """Return the name of an image to display: its path, or its index in an array."""
 
 
 @dataclass(frozen=True)
-class Files:
-    """Pictures in files under a folder; names are relative to it (or absolute)."""
+class FileImages:
+    """Images in files; names are paths relative to `root`, or absolute."""
 
     root: Path
     names: tuple[str, ...]
@@ -53,23 +53,23 @@ class Files:
         return len(self.names)
 
     def __repr__(self) -> str:
-        return f"<Files: {len(self.names):,} in {self.root}>"
+        return f"<FileImages: {len(self.names):,} in {self.root}>"
 
     def path(self, row: int) -> Path:
-        """Return the path of one picture."""
+        """Return the path of one image."""
         return self.root / self.names[row]
 
-    def picture(self, row: int) -> Picture:
-        """Read and decode one picture (H, W, 3); raises `UnreadableImage`."""
-        return read_picture(self.path(row))
+    def read(self, row: int) -> ImageArray:
+        """Read and decode one image (H, W, 3); raises `UnreadableImageError`."""
+        return read_image(self.path(row))
 
     def changed_at(self, row: int) -> float:
-        """Return when the file, or its name or rights, last changed, in seconds since 1970; infinite if it is gone."""
+        """Return when the file or its metadata last changed, in seconds since 1970; infinity if it does not exist."""
         try:
             status = os.stat(self.path(row))
         except OSError:
             return math.inf
-        # A copy may carry an old time of change; the other time is the system's own (on Windows, of creation).
+        # A copy may keep an old modification time; the system sets the other time (on Windows, of creation).
         return max(status.st_mtime, status.st_ctime)
 
     def name(self, row: int) -> str:
@@ -78,8 +78,8 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Pictures in one array (N, H, W), (N, H, W, 3) or (N, H, W, 4), uint8."""
+class ArrayImages:
+    """Images in one array (N, H, W), (N, H, W, 3) or (N, H, W, 4), uint8."""
 
     pixels: NDArray[np.uint8]
     title: str
@@ -87,8 +87,8 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def picture(self, row: int) -> Picture:
-        """Return one picture (H, W, 3); raises `UnreadableImage`."""
+    def read(self, row: int) -> ImageArray:
+        """Return one image (H, W, 3); raises `UnreadableImageError`."""
         return from_array(self.pixels[row], self.name(row))
 
     def name(self, row: int) -> str:
@@ -97,155 +97,161 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file that was found and is not used, and why."""
+class SkippedFile:
+    """A file that is not used, and the reason."""
 
     name: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N labelled pictures of K classes.
+class ImageDataset:
+    """N labelled images of K classes.
 
-    labels: (N,) index into `classes`, which are unique and sorted. groups: (N,) number of the group that a picture
-    belongs to (a patient, a burst), or None. preset: (N,) index into `PARTS`, or `NO_PRESET`. columns: what else is
-    known of each picture, by name: N texts, "" where it is not known.
+    labels: (N,) index into `classes`, which are unique and sorted. given_split: (N,) index into `SPLITS`, or
+    `NO_SPLIT`. groups: (N,) index into `group_names` (a patient, a burst), or None. skipped: files of the source that
+    are not in the dataset. columns: further columns by name, N texts each, "" where a value is missing.
     """
 
     title: str
-    pictures: PictureStore
+    images: ImageSource
     labels: NDArray[np.int32]
     classes: tuple[str, ...]
-    preset: NDArray[np.int8]
+    given_split: NDArray[np.int8]
     groups: NDArray[np.int32] | None = None
     group_names: tuple[str, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"<Samples {self.title}: {len(self):,} pictures of {len(self.classes):,} classes>"
+        return f"<ImageDataset {self.title}: {len(self):,} images, {len(self.classes):,} classes>"
 
     def _repr_html_(self) -> str:
-        """Return some pictures of each class, for notebooks."""
-        return contact_sheet(repr(self)[1:-1], ((self.label_name(row), self._shown(row)) for row in self._some()))
+        """Return some images of each class, for notebooks."""
+        tiles = ((self.label_name(row), self._read_or_none(row)) for row in self._sheet_rows())
+        return contact_sheet(repr(self)[1:-1], tiles)
 
-    def _some(self) -> list[int]:
-        """Return rows of all classes in turn, as many as fit on a sheet."""
-        ranks, seen = np.zeros(len(self), np.int64), np.zeros(len(self.classes), np.int64)
+    def _sheet_rows(self) -> list[int]:
+        """Return the rows on a contact sheet, by class: the first of each class, then the second, until it is full."""
+        ranks, counts = np.zeros(len(self), np.int64), np.zeros(len(self.classes), np.int64)
         for row, label in enumerate(self.labels.tolist()):
-            ranks[row] = seen[label]
-            seen[label] += 1
-        return sorted(np.lexsort((self.labels, ranks))[:_SHOWN].tolist(), key=lambda row: int(self.labels[row]))
+            ranks[row] = counts[label]
+            counts[label] += 1
+        rows = np.lexsort((self.labels, ranks))[:_SHEET_IMAGES].tolist()
+        return sorted(rows, key=lambda row: int(self.labels[row]))
 
-    def _shown(self, row: int) -> Picture | None:
+    def _read_or_none(self, row: int) -> ImageArray | None:
         try:
-            return self.pictures.picture(row)
-        except UnreadableImage:
+            return self.images.read(row)
+        except UnreadableImageError:
             return None
 
     @property
-    def has_preset(self) -> bool:
-        """Whether the source itself says which rows are for training and which for testing."""
-        return len(self) > 0 and bool(self.preset[0] != NO_PRESET)
+    def has_given_split(self) -> bool:
+        """Whether the source divides its rows into training, validation and test splits."""
+        return len(self) > 0 and bool(self.given_split[0] != NO_SPLIT)
 
     def label_name(self, row: int) -> str:
         """Return the class name of one row."""
         return self.classes[int(self.labels[row])]
 
-    def counts(self) -> NDArray[np.int64]:
-        """Return the pictures of each class (K,)."""
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return the number of images per class (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
     def groups_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32] | None:
-        """Return the groups (n,) of rows (n,), or None where no two of them share one."""
+        """Return the groups (n,) of rows (n,); None if no two of them are in the same group."""
         if self.groups is None:
             return None
         groups: NDArray[np.int32] = self.groups[rows]
         return groups if len(np.unique(groups)) < len(rows) else None
 
-    def rename_classes(self, names: dict[str, str]) -> "Samples":
-        """Return the same rows under other class names, sorted anew; names not given stay."""
-        renamed = [names.get(name, name) for name in self.classes]
-        classes = _sorted_classes(set(renamed))
-        index = np.array([classes.index(name) for name in renamed], np.int32)
+    def rename_classes(self, names: dict[str, str]) -> "ImageDataset":
+        """Return the same rows with other class names, sorted again; names: new by old, for those that change."""
+        new_names = [names.get(name, name) for name in self.classes]
+        classes = _sort_classes(set(new_names))
+        index = np.array([classes.index(name) for name in new_names], np.int32)
         return replace(self, labels=index[self.labels], classes=classes)
 
 
-def build_samples(
+def build_dataset(
     title: str,
-    pictures: PictureStore,
+    images: ImageSource,
     label_names: Sequence[str],
     splits: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
-) -> Samples:
-    """Make `Samples` from one class name, and perhaps one split and one group name, for each picture.
+) -> ImageDataset:
+    """Build an `ImageDataset` from the class name of each image and, optionally, its split and its group.
 
-    Raises `BadSource` when there is no picture, only one class, or the splits do not hold the same classes.
+    Raises `SourceError` if there are no images, if there is only one class, or if the validation or test split has a
+    class that the training split lacks.
     """
-    if not len(pictures):
-        raise BadSource(f"{title} holds no pictures: expected a folder of pictures for each class.")
-    names = np.array([class_name(n) for n in label_names], dtype=object)
-    classes = _sorted_classes(set(names.tolist()))
-    index = {name: i for i, name in enumerate(classes)}
-    labels = np.fromiter((index[n] for n in names), np.int32, len(names))
-    preset = np.full(len(labels), NO_PRESET, np.int8)
+    if not len(images):
+        raise SourceError(f"{title} contains no images: expected one folder of images per class.")
+    names = np.array([class_name(name) for name in label_names], dtype=object)
+    classes = _sort_classes(set(names.tolist()))
+    index = {name: label for label, name in enumerate(classes)}
+    labels = np.fromiter((index[name] for name in names), np.int32, len(names))
+    given_split = np.full(len(labels), NO_SPLIT, np.int8)
     if splits is not None:
-        preset = np.fromiter((split_index(s) for s in splits), np.int8, len(labels))
-    samples = Samples(title, pictures, labels, classes, preset)
+        given_split = np.fromiter((split_index(name) for name in splits), np.int8, len(labels))
+    dataset = ImageDataset(title=title, images=images, labels=labels, classes=classes, given_split=given_split)
     if groups is not None:
         group_names, codes = np.unique(np.array(groups, dtype=str), return_inverse=True)
-        samples = replace(samples, groups=codes.astype(np.int32), group_names=tuple(group_names.tolist()))
-    _check_classes(samples)
-    return samples
+        dataset = replace(dataset, groups=codes.astype(np.int32), group_names=tuple(group_names.tolist()))
+    _check_classes(dataset)
+    return dataset
 
 
 def class_name(name: str) -> str:
-    """Return a class name in Unicode's composed form, so that names from macOS and Linux match."""
+    """Return a class name in Unicode's composed form (NFC), so that names from macOS and Linux match."""
     return unicodedata.normalize("NFC", printable(name.strip()))
 
 
 def is_split_name(name: str) -> bool:
-    """Return whether `name` is a usual name of a training, validation or test part."""
+    """Return whether `name` is a usual name of a training, validation or test split."""
     return name.strip().lower() in _SPLIT_NAMES
 
 
 def split_index(name: str) -> int:
-    """Return the index into `PARTS`; raises `BadSource` for a name that is none."""
-    found = _SPLIT_NAMES.get(name.strip().lower())
-    if found is None:
+    """Return the index into `SPLITS`; raises `SourceError` for an unknown name."""
+    index = _SPLIT_NAMES.get(name.strip().lower())
+    if index is None:
         hint = did_you_mean(name, _SPLIT_NAMES)
-        raise BadSource(f"Unknown split '{printable(name)}': expected train, validation or test.{hint}")
-    return found
+        raise SourceError(f"Unknown split '{printable(name)}': expected train, validation or test.{hint}")
+    return index
 
 
-def _sorted_classes(names: set[str]) -> tuple[str, ...]:
-    """Sort by name; as numbers where all are numbers, so that 10 follows 9."""
-    if all(n.isascii() and n.isdigit() for n in names):
-        return tuple(sorted(names, key=lambda n: (int(n), n)))
+def _sort_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort by name; by number if all names are numbers, so that 10 follows 9."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def _check_classes(samples: Samples) -> None:
-    if len(samples.classes) < 2:
-        raise BadSource(
-            f"{samples.title} holds only one class, '{samples.classes[0]}': "
-            "expected at least two, each in a folder of its own."
+def _check_classes(dataset: ImageDataset) -> None:
+    if len(dataset.classes) < 2:
+        raise SourceError(
+            f"{dataset.title} contains only one class, '{dataset.classes[0]}': "
+            "expected at least two, each in its own folder."
         )
-    if not samples.has_preset:
-        return
-    in_part = [set(samples.labels[samples.preset == part].tolist()) for part in range(3)]
-    if not in_part[TRAIN]:
-        raise BadSource(f"{samples.title} has no training part: expected a folder or split named 'train'.")
-    for part in (VALIDATION, TEST):
-        unknown = sorted(in_part[part] - in_part[TRAIN])
+    if dataset.has_given_split:
+        _check_splits(dataset)
+
+
+def _check_splits(dataset: ImageDataset) -> None:
+    labels = [set(dataset.labels[dataset.given_split == split].tolist()) for split in range(len(SPLITS))]
+    if not labels[TRAIN]:
+        raise SourceError(f"{dataset.title} has no training split: expected a folder or split named 'train'.")
+    for split in (VALIDATION, TEST):
+        unknown = sorted(labels[split] - labels[TRAIN])
         if unknown:
-            wrong = samples.classes[unknown[0]]
-            hint = did_you_mean(wrong, (samples.classes[k] for k in in_part[TRAIN]))
-            raise BadSource(
-                f"Class '{wrong}' is in the {PARTS[part]} part of {samples.title} and not in its training part: "
-                f"the parts must hold the same classes by name.{hint}"
+            name = dataset.classes[unknown[0]]
+            hint = did_you_mean(name, (dataset.classes[label] for label in labels[TRAIN]))
+            raise SourceError(
+                f"Class '{name}' is in the {SPLITS[split]} split of {dataset.title} but not in the training split: "
+                f"expected the same class names in all splits.{hint}"
             )

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face `datasets` library -> `Samples`, and back.
+"""Datasets of the Hugging Face library `datasets` -> `ImageDataset`, and back.
 
-Pictures are taken as the bytes that they are kept as, and decoded as all others are.
+Images are taken as the encoded bytes that the library stores, and decoded like all others.
 """
 
 import io
@@ -14,9 +14,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tellapart.data.dataset import NO_PRESET, PARTS, Files, Samples, Skipped, build_samples, is_split_name
-from tellapart.data.image import Picture, decode, read_picture
-from tellapart.errors import BadSource, UnreadableImage, printable
+from tellapart.data.dataset import (
+    NO_SPLIT,
+    SPLITS,
+    TRAIN,
+    FileImages,
+    ImageDataset,
+    SkippedFile,
+    build_dataset,
+    is_split_name,
+)
+from tellapart.data.image import ImageArray, decode, read_image
+from tellapart.errors import SourceError, UnreadableImageError, printable
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
 
@@ -25,8 +34,8 @@ _OPTIONS = ("config", "image", "label", "revision")
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Pictures in tables, each with the name of its part; rows: (table, row) of each picture."""
+class _TableImages:
+    """Images in tables, one per split; names: those of the splits; rows: (table, row in the table) of each image."""
 
     tables: tuple[Any, ...]
     names: tuple[str, ...]
@@ -36,134 +45,141 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def picture(self, row: int) -> Picture:
-        """Decode one picture (H, W, 3); raises `UnreadableImage`."""
-        table, place = self.rows[row]
-        found = self.tables[table][place][self.column]
-        if not found:
-            raise UnreadableImage(self.name(row), "there is no picture in this row")
-        if found["bytes"] is not None:
-            return decode(found["bytes"], self.name(row))
-        return read_picture(found["path"])
+    def read(self, row: int) -> ImageArray:
+        """Decode one image (H, W, 3); raises `UnreadableImageError`."""
+        table, table_row = self.rows[row]
+        image = self.tables[table][table_row][self.column]
+        if not image:
+            raise UnreadableImageError(self.name(row), "the row has no image")
+        if image["bytes"] is not None:
+            return decode(image["bytes"], self.name(row))
+        return read_image(image["path"])
 
     def name(self, row: int) -> str:
-        """Return the part and the row, as in train[12]."""
-        table, place = self.rows[row]
-        return f"{self.names[table]}[{place}]"
+        """Return the split and the row in it, as in train[12]."""
+        table, table_row = self.rows[row]
+        return f"{self.names[table]}[{table_row}]"
 
 
-def is_dataset(source: object) -> bool:
-    """Whether a value is of the `datasets` library; does not import it."""
+def is_huggingface_dataset(source: object) -> bool:
+    """Return whether a value is a dataset of the library `datasets`; does not import the library."""
     library = sys.modules.get("datasets")
-    return library is not None and isinstance(source, (library.Dataset, library.DatasetDict, *_streamed(library)))
+    return library is not None and isinstance(
+        source, (library.Dataset, library.DatasetDict, *_streaming_classes(library))
+    )
 
 
-def _streamed(library: Any) -> tuple[type, type]:
-    return library.IterableDataset, library.IterableDatasetDict
+def load_from_hub(address: str, progress: Progress) -> ImageDataset:
+    """Load `hf://datasets/OWNER/NAME`, downloading it first if it is not on this machine.
 
-
-def load_from_hub(address: str, progress: Progress) -> Samples:
-    """Read `hf://datasets/OWNER/NAME`, fetched first where it is not on this machine.
-
-    `?label=fine_label&image=img` says which columns, where there are several; `config` and `revision` which version.
-    Raises `BadSource`, or `MissingExtra`.
+    `?label=fine_label&image=img` selects the columns if there are several; `config` and `revision` the version.
+    Raises `SourceError`, or `MissingExtraError`.
     """
     library = require("datasets", "hub")
     name, _, query = address.removeprefix(PREFIX).partition("?")
     options = dict(urllib.parse.parse_qsl(query))
     if unknown := set(options) - set(_OPTIONS):
-        raise BadSource(f"'{printable(min(unknown))}' is none of {', '.join(_OPTIONS)}, which may follow the '?'.")
-    progress.report(
-        Event.DOWNLOAD_START, f"Taking {name} from the Hugging Face Hub, or from this machine if it was fetched before."
-    )
+        raise SourceError(
+            f"Unknown option '{printable(min(unknown))}' in {printable(address)}: expected {', '.join(_OPTIONS)}."
+        )
+    progress.report(Event.DOWNLOAD_START, f"Loading {name} from the Hugging Face Hub, or from the local cache.")
     try:
-        found = library.load_dataset(name, options.get("config"), revision=options.get("revision"))
+        dataset = library.load_dataset(name, options.get("config"), revision=options.get("revision"))
     except (OSError, ValueError, RuntimeError) as error:
         reason = printable(" ".join(str(error).split()))[:300]
-        raise BadSource(f"Cannot take the data set {printable(name)} from the Hub: {reason}") from error
-    return from_dataset(found, image=options.get("image"), label=options.get("label"), title=address)
+        raise SourceError(f"Cannot load the dataset {printable(name)} from the Hugging Face Hub: {reason}") from error
+    return from_dataset(dataset, image=options.get("image"), label=options.get("label"), title=address)
 
 
 def from_dataset(
     dataset: Any, *, image: str | None = None, label: str | None = None, title: str = "dataset"
-) -> Samples:
-    """Make `Samples` of a `datasets.Dataset` or a `DatasetDict`, whose parts named train, validation and test are kept.
+) -> ImageDataset:
+    """Convert a `datasets.Dataset` or a `DatasetDict` to an `ImageDataset`, with its splits.
 
-    image, label: the columns; without them the only ones of type `Image` and `ClassLabel`. Rows without a label, as in
-    the test parts of competitions, are listed as left out. Raises `BadSource`.
+    image, label: the columns; by default the only ones of type `Image` and `ClassLabel`. Rows without a label, as in
+    the test splits of competitions, are skipped and listed. Raises `SourceError`.
     """
     library = require("datasets", "hub")
-    if isinstance(dataset, _streamed(library)):
-        raise BadSource("A streamed data set cannot be audited and divided: load it without streaming=True.")
-    parts = dict(dataset) if isinstance(dataset, Mapping) else {title: dataset}
-    features = next(iter(parts.values())).features
-    image = _column(image, features, library.Image, "image", title)
-    label = _column(label, features, library.ClassLabel, "label", title)
-    kept = [part.select_columns([image, label]) for part in parts.values()]  # others would be decoded with each row
-    tables = tuple(part.cast_column(image, library.Image(decode=False)) for part in kept)
-    rows, labels, splits, skipped = list[tuple[int, int]](), list[str](), list[str](), list[Skipped]()
-    for number, (name, table) in enumerate(zip(parts, tables, strict=True)):
-        names = getattr(table.features[label], "names", None)
-        for place, value in enumerate(table[label]):
-            if value is None or (names and value < 0):
-                skipped.append(Skipped(f"{name}[{place}]", "it has no label"))
-                continue
-            rows.append((number, place))
-            labels.append(names[value] if names else str(value))
-            splits.append(name)
-    preset = splits if len(parts) > 1 else None
-    if preset and not all(map(is_split_name, parts)):
-        raise BadSource(
-            f"{title} has the parts {', '.join(parts)}: expected train, validation and test; choose some of them first."
+    if isinstance(dataset, _streaming_classes(library)):
+        raise SourceError("A streaming dataset cannot be audited and split: load it without streaming=True.")
+    splits = dict(dataset) if isinstance(dataset, Mapping) else {title: dataset}
+    if len(splits) > 1 and not all(map(is_split_name, splits)):
+        raise SourceError(
+            f"{title} has the splits {', '.join(splits)}: expected train, validation and test; select some of them."
         )
-    store = _Rows(tables, tuple(parts), image, tuple(rows))
-    return replace(build_samples(title, store, labels, preset), skipped=tuple(skipped))
+    features = next(iter(splits.values())).features
+    image = _choose_column(image, features, library.Image, "image", title)
+    label = _choose_column(label, features, library.ClassLabel, "label", title)
+    # The library would decode all other columns with each row.
+    tables = tuple(
+        table.select_columns([image, label]).cast_column(image, library.Image(decode=False))
+        for table in splits.values()
+    )
+    rows, labels, split_names, skipped = list[tuple[int, int]](), list[str](), list[str](), list[SkippedFile]()
+    for number, (name, table) in enumerate(zip(splits, tables, strict=True)):
+        classes = getattr(table.features[label], "names", None)
+        for row, value in enumerate(table[label]):
+            if value is None or (classes and value < 0):
+                skipped.append(SkippedFile(f"{name}[{row}]", "it has no label"))
+                continue
+            rows.append((number, row))
+            labels.append(classes[value] if classes else str(value))
+            split_names.append(name)
+    images = _TableImages(tables, tuple(splits), image, tuple(rows))
+    result = build_dataset(title, images, labels, split_names if len(splits) > 1 else None)
+    return replace(result, skipped=tuple(skipped))
 
 
-def to_dataset(samples: Samples) -> Any:
-    """Return a `datasets.DatasetDict` with the columns `image` and `label`, the pictures' own bytes where there are.
+def to_dataset(dataset: ImageDataset) -> Any:
+    """Convert to a `datasets.DatasetDict` with the columns `image` and `label`, with the original bytes of files.
 
-    The parts that the source gives are kept; without them all is in `train`. Raises `MissingExtra`, `UnreadableImage`.
+    A given split is preserved; without one, all rows are in `train`. Raises `MissingExtraError`,
+    `UnreadableImageError`.
     """
     library = require("datasets", "hub")
-    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=list(samples.classes))})
-    found = {}
-    for part in (NO_PRESET, *range(len(PARTS))):
-        rows = np.flatnonzero(samples.preset == part).tolist()
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=list(dataset.classes))})
+    tables = {}
+    for split in (NO_SPLIT, *range(len(SPLITS))):
+        rows = np.flatnonzero(dataset.given_split == split).tolist()
         if rows:
-            table = {
-                "image": [_bytes(samples, row) for row in rows],
-                "label": [int(samples.labels[row]) for row in rows],
+            columns = {
+                "image": [_encode(dataset, row) for row in rows],
+                "label": [int(dataset.labels[row]) for row in rows],
             }
-            found[PARTS[max(part, 0)]] = library.Dataset.from_dict(table, features=features)
-    return library.DatasetDict(found)
+            tables[SPLITS[max(split, TRAIN)]] = library.Dataset.from_dict(columns, features=features)
+    return library.DatasetDict(tables)
 
 
-def _bytes(samples: Samples, row: int) -> dict[str, Any]:
-    """Return a picture as the library keeps it; one that is in no file as PNG, which loses nothing."""
-    pictures = samples.pictures
-    if isinstance(pictures, Files):
+def _streaming_classes(library: Any) -> tuple[type, type]:
+    return library.IterableDataset, library.IterableDatasetDict
+
+
+def _encode(dataset: ImageDataset, row: int) -> dict[str, Any]:
+    """Return an image as the library stores it; as lossless PNG if it is not in a file."""
+    images = dataset.images
+    if isinstance(images, FileImages):
         try:
-            content = pictures.path(row).read_bytes()
+            content = images.path(row).read_bytes()
         except OSError as error:
-            raise UnreadableImage(pictures.names[row], error.strerror or str(error)) from error
-        return {"path": os.path.basename(pictures.names[row]), "bytes": content}
+            raise UnreadableImageError(images.name(row), error.strerror or str(error)) from error
+        return {"path": os.path.basename(images.names[row]), "bytes": content}
     file = io.BytesIO()
-    Image.fromarray(pictures.picture(row)).save(file, "PNG")
+    Image.fromarray(images.read(row)).save(file, "PNG")
     return {"path": None, "bytes": file.getvalue()}
 
 
-def _column(given: str | None, features: Mapping[str, Any], kind: type, purpose: str, title: str) -> str:
-    if given is not None:
-        if given not in features:
-            raise BadSource(f"{title} has no column '{printable(given)}': it has {', '.join(features)}.")
-        return given
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if not found and purpose in features:
+def _choose_column(name: str | None, features: Mapping[str, Any], kind: type, purpose: str, title: str) -> str:
+    if name is not None:
+        if name not in features:
+            raise SourceError(f"{title} has no column '{printable(name)}': expected one of {', '.join(features)}.")
+        return name
+    candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if not candidates and purpose in features:
         return purpose
-    if len(found) != 1:
-        raise BadSource(
-            f"{title} has {len(found) or 'no'} columns that may be the {purpose} ({', '.join(found or features)}): "
-            f"choose one by ?{purpose}=NAME after the address, or {purpose}= in Python."
+    if len(candidates) != 1:
+        raise SourceError(
+            f"{title} has {len(candidates) or 'no'} columns of type {kind.__name__} for the {purpose} "
+            f"({', '.join(candidates or features)}): select one with ?{purpose}=NAME after the address, or {purpose}= "
+            "in Python."
         )
-    return found[0]
+    return candidates[0]

@@ -1,13 +1,13 @@
-"""Pictures decoded and resized at their first use and kept for all epochs, and for later runs on the same pictures.
+"""Images decoded and resized at first use, then cached for all epochs and for later runs on the same images.
 
-`Pixels` is what the rest of the toolkit sees. Pictures in files are kept in one file for each data set in the cache
-folder, named by a hash of the decoded pictures and of how they are resized: first a checksum (CRC-32, 4 bytes) for each
-row, 0 for a row not there yet; then, from the next page on, the rows' pixels (S, S, 3). Pixels are written before
-their checksum, and a row is used only after its checksum was found right in this process. So a run that is killed,
-two runs at once and a failing disk lead at worst to decoding once more. A picture that was changed after the audit is
+`LazyPixels` is the public interface. The pixels of images in files are cached in one file per dataset in the cache
+folder, named by a hash of the decoded images and of the resize settings. The file begins with a checksum (CRC-32, 4
+bytes) per row, 0 for a row that is not cached yet; from the next page on follow the pixels (S, S, 3) of each row.
+Pixels are written before their checksum, and each process verifies the checksum of a row before it uses the row. So a
+killed run, concurrent runs or a failing disk cost one more decoding at most. An image that changes after the audit is
 an error.
 
-Letters: N pictures, S side of the resized square.
+Letters: N images, S side of the resized square.
 """
 
 import hashlib
@@ -20,27 +20,28 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import Audit, pixel_digest
-from tellapart.data.dataset import Files
-from tellapart.data.image import Picture
+from tellapart.data.audit import Audit
+from tellapart.data.dataset import FileImages
+from tellapart.data.image import ImageArray
+from tellapart.data.image_summary import pixel_digest
 from tellapart.data.threads import map_in_order
-from tellapart.errors import UnreadableImage, printable
+from tellapart.errors import UnreadableImageError, printable
 from tellapart.io.atomic import cache_folder
 from tellapart.io.disk_cache import map_file, size_limit
 from tellapart.progress import Event, Progress
 
-Places = slice | NDArray[np.int64]
+Indices = slice | NDArray[np.int64]
 _FORMAT = 1
 _PAGE = 4096  # bytes
-_IN_MEMORY = 2 * 10**9  # bytes
-_CLOCK = 2.0  # seconds that a file system's clock may be coarse
+_MAX_MEMORY = 2 * 10**9  # bytes
+_CLOCK_RESOLUTION = 2.0  # seconds, of file systems
 
 
-class Pixels:
-    """Resized pictures (n, S, S, 3), read like an array: `pixels[places]` with a slice or an array of places.
+class LazyPixels:
+    """Resized images (n, S, S, 3), read like an array: `pixels[indices]` with a slice or an array of indices.
 
-    What is returned is a fresh array, and may come from several threads at once. Raises `UnreadableImage` for a picture
-    that cannot be decoded any more.
+    Indexing returns a new array, and is safe from several threads at once. Raises `UnreadableImageError` if an image
+    can no longer be decoded.
     """
 
     def __init__(self, table: "_Table", rows: NDArray[np.int64]) -> None:
@@ -55,166 +56,176 @@ class Pixels:
         """(n, S, S, 3), as of an array."""
         return (len(self._rows), self._table.size, self._table.size, 3)
 
-    def __getitem__(self, places: Places) -> NDArray[np.uint8]:
-        return self._table.take(self._rows[places])
+    def __getitem__(self, indices: Indices) -> NDArray[np.uint8]:
+        return self._table.take(self._rows[indices])
 
-    def rows(self, rows: NDArray[np.int64]) -> "Pixels":
-        """Return a view of some of the rows, in the order given; what one view has decoded serves the others."""
-        return Pixels(self._table, self._rows[rows])
+    def rows(self, rows: NDArray[np.int64]) -> "LazyPixels":
+        """Return a view of some of the rows, in the order given; all views share the cache."""
+        return LazyPixels(self._table, self._rows[rows])
 
 
-def open_pixels(found: Audit, resize: Callable[[Picture], Picture], key: str, size: int, progress: Progress) -> Pixels:
-    """Return the pictures of all rows (N, size, size, 3), none of them decoded yet.
+def open_pixels(
+    audit: Audit, resize: Callable[[ImageArray], ImageArray], key: str, size: int, progress: Progress
+) -> LazyPixels:
+    """Return the images of all rows (N, size, size, 3), none of them decoded yet.
 
-    found: what this process's audit found. resize: brings a picture to (size, size, 3). key: describes `resize` and
-    all that its bits depend on. Where neither the cache folder nor memory has room nothing is kept and every use
-    decodes anew, which is said. Raises `BadSetting` for a limit that cannot be understood.
+    audit: made by this process. resize: resizes an image to (size, size, 3). key: describes `resize` and everything
+    that its result depends on. If the pixels fit neither the cache folder nor memory, they are decoded at each use,
+    with a warning. Raises `SettingError` if the cache limit is invalid.
     """
-    read = _Reader(found, resize)
-    room = _room(found, key, size, progress)
-    table = _Streamed(read, size) if room is None else _Kept(read, size, room, progress)
-    return Pixels(table, np.arange(len(found.samples)))
+    read = _Reader(audit, resize)
+    storage = _open_storage(audit, key, size, progress)
+    table = _UncachedTable(read, size) if storage is None else _CachedTable(read, size, storage, progress)
+    return LazyPixels(table, np.arange(len(audit.dataset)))
 
 
 @dataclass(frozen=True)
-class _Room:
-    """Where pixels are kept: checksums (N,), 0 for a row not there yet, and pixels (N, S, S, 3)."""
+class _Storage:
+    """Checksums (N,), 0 for a row that is not cached yet, and pixels (N, S, S, 3)."""
 
-    checks: NDArray[np.uint32]
+    checksums: NDArray[np.uint32]
     pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Decodes and resizes rows, and makes sure that they are still the pictures that the audit saw."""
+    """Decodes and resizes rows, and checks that the images have not changed since the audit."""
 
-    found: Audit
-    resize: Callable[[Picture], Picture]
+    audit: Audit
+    resize: Callable[[ImageArray], ImageArray]
 
-    def __call__(self, row: int) -> Picture:
-        pictures = self.found.samples.pictures
-        picture = pictures.picture(row)
-        if isinstance(pictures, Files) and pictures.changed_at(row) > self.found.began - _CLOCK:
-            self._check(row, picture)
-        return self.resize(picture)
+    def __call__(self, row: int) -> ImageArray:
+        images = self.audit.dataset.images
+        image = images.read(row)
+        if isinstance(images, FileImages) and images.changed_at(row) > self.audit.started_at - _CLOCK_RESOLUTION:
+            self._check_digest(row, image)
+        return self.resize(image)
 
     def name(self, row: int) -> str:
-        """Return the picture's name for people."""
-        return self.found.samples.pictures.name(row)
+        """Return the name of an image to display."""
+        return self.audit.dataset.images.name(row)
 
-    def _check(self, row: int, picture: Picture) -> None:
-        """Compare with the audit's hash: half as dear as decoding, so only for files younger than the audit."""
-        if pixel_digest(picture) != self.found.digests[row].tobytes():
-            raise UnreadableImage(self.name(row), "it was changed while this run read it; run the same command again")
+    def _check_digest(self, row: int, image: ImageArray) -> None:
+        """Compare with the hash from the audit. Only for recent changes: hashing takes half as long as decoding."""
+        if pixel_digest(image) != self.audit.digests[row].tobytes():
+            raise UnreadableImageError(self.name(row), "it changed during this run; run the same command again")
 
 
 class _Table(Protocol):
-    """Resized pictures by row, each decoded when it must be."""
+    """Resized images by row, decoded when needed."""
 
     @property
     def size(self) -> int:
         """S, in pixels."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the pictures (len(rows), S, S, 3) of rows, in a fresh array; raises `UnreadableImage`."""
+        """Return the images (len(rows), S, S, 3) of rows, in a new array; raises `UnreadableImageError`."""
 
 
 @dataclass(frozen=True)
-class _Streamed:
-    """Keeps nothing."""
+class _UncachedTable:
+    """Decodes rows at each use."""
 
     read: _Reader
     size: int
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        pictures = np.empty((len(rows), self.size, self.size, 3), np.uint8)
-        for place, picture in enumerate(map_in_order(self.read, rows.tolist())):
-            pictures[place] = picture
-        return pictures
+        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for index, image in enumerate(map_in_order(self.read, rows.tolist())):
+            images[index] = image
+        return images
 
 
-class _Kept:
-    """Keeps each row once decoded, in memory or in a file that other processes may be filling at the same time.
+class _CachedTable:
+    """Caches each decoded row in memory, or in a file that other processes may fill at the same time.
 
-    No lock is needed between threads or processes: whoever writes a row writes the same bytes.
+    Threads and processes need no lock: all of them write the same bytes to a row.
     """
 
-    def __init__(self, read: _Reader, size: int, room: _Room, progress: Progress) -> None:
+    def __init__(self, read: _Reader, size: int, storage: _Storage, progress: Progress) -> None:
         self.read = read
         self.size = size
-        self._room = room
+        self._storage = storage
         self._progress = progress
-        self._ready = np.zeros(len(room.checks), bool)  # found right, or written, by this process
-        self._told = False
+        self._is_ready = np.zeros(len(storage.checksums), bool)  # verified or written by this process
+        self._has_warned = False
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        new = rows[~self._ready[rows]]
+        new = rows[~self._is_ready[rows]]
         if len(new):
-            for _ in map_in_order(self._settle, np.unique(new).tolist()):
+            for _ in map_in_order(self._prepare, np.unique(new).tolist()):
                 pass
-        return self._room.pixels.take(rows, axis=0)
+        return self._storage.pixels.take(rows, axis=0)
 
-    def _settle(self, row: int) -> None:
-        """Make sure that one row is there and right."""
-        checks, pixels = self._room.checks, self._room.pixels
-        check = int(checks[row])
-        if not check or check != _checksum(pixels[row]):
-            if check:
-                self._tell_of_damage(row)
-            picture = self.read(row)
-            pixels[row] = picture
-            checks[row] = _checksum(picture)  # last: until then the row counts as not there, or as damaged
-        self._ready[row] = True
+    def _prepare(self, row: int) -> None:
+        """Verify one row, or decode it."""
+        checksums, pixels = self._storage.checksums, self._storage.pixels
+        checksum = int(checksums[row])
+        if not checksum or checksum != _checksum(pixels[row]):
+            if checksum:
+                self._warn_of_damage(row)
+            image = self.read(row)
+            pixels[row] = image
+            checksums[row] = _checksum(image)  # last: until then the row counts as missing or damaged
+        self._is_ready[row] = True
 
-    def _tell_of_damage(self, row: int) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_of_damage(self, row: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             self._progress.warn(
                 Event.CACHE_DAMAGED,
-                f"Cached pixels did not match their checksum and were decoded anew, those of {self.read.name(row)} "
-                "first: a run was cut off while it wrote them, or the disk is failing.",
+                "Cached pixels do not match their checksum and are decoded again, the first of them those of "
+                f"{self.read.name(row)}: a run was killed while it wrote them, or the disk is failing.",
                 name=self.read.name(row),
             )
 
 
-def _checksum(picture: NDArray[np.uint8]) -> int:
-    return zlib.crc32(np.ascontiguousarray(picture).data) or 1
+def _checksum(image: NDArray[np.uint8]) -> int:
+    return zlib.crc32(np.ascontiguousarray(image).data) or 1
 
 
-def _room(found: Audit, key: str, size: int, progress: Progress) -> _Room | None:
-    """Return room in the cache folder, else in memory, else None; say when it is not what was to be expected."""
-    count = len(found.samples)
+def _open_storage(audit: Audit, key: str, size: int, progress: Progress) -> _Storage | None:
+    """Return storage in the cache folder, else in memory, else None, with a warning if it is not the usual one."""
+    count = len(audit.dataset)
     needed = count * size * size * 3
-    limit, why = size_limit(), ""
-    if limit and isinstance(found.samples.pictures, Files):
-        on_disk = _on_disk(found, key, size, limit)
-        if isinstance(on_disk, _Room):
-            return on_disk
-        why = on_disk
-    fits = needed <= _IN_MEMORY
-    if why or not fits:
-        why = why or f"more than {_IN_MEMORY / 1e9:.3g} GB are not kept in memory"
-        kept = "kept in memory" if fits else "decoded anew at each use"
+    limit, reason = size_limit(), ""
+    if limit and isinstance(audit.dataset.images, FileImages):
+        storage = _open_file(audit, key, size, limit)
+        if isinstance(storage, _Storage):
+            return storage
+        reason = storage
+    fits_memory = needed <= _MAX_MEMORY
+    if reason or not fits_memory:
+        reason = reason or f"they exceed the limit of {_MAX_MEMORY / 1e9:.3g} GB for memory"
+        treatment = "cached in memory" if fits_memory else "decoded again at each use"
         progress.warn(
-            Event.CACHE_UNAVAILABLE, f"The {count:,} resized pictures ({needed / 1e9:.3g} GB) are {kept}: {why}."
+            Event.CACHE_UNAVAILABLE,
+            f"The {count:,} resized images ({needed / 1e9:.3g} GB) are {treatment}: {reason}.",
+            images=count,
+            in_memory=fits_memory,
         )
-    return _Room(np.zeros(count, np.uint32), np.empty((count, size, size, 3), np.uint8)) if fits else None
+    if not fits_memory:
+        return None
+    return _Storage(np.zeros(count, np.uint32), np.empty((count, size, size, 3), np.uint8))
 
 
-def _on_disk(found: Audit, key: str, size: int, limit: int) -> _Room | str:
-    """Return room in the cache folder, or why there is none."""
-    folder, count = cache_folder() / "pixels", len(found.samples)
+def _open_file(audit: Audit, key: str, size: int, limit: int) -> _Storage | str:
+    """Return storage in the cache folder, or the reason why there is none."""
+    folder, count = cache_folder() / "pixels", len(audit.dataset)
     start = -(-4 * count // _PAGE) * _PAGE
     try:
-        whole = map_file(folder, _content_key(found, key, size), start + count * size * size * 3, limit)
+        content = map_file(folder, _content_key(audit, key, size), start + count * size * size * 3, limit)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         return f"the cache in {printable(str(folder))} cannot be used ({reason})"
-    if whole is None:
-        return f"the cache may take {limit / 1e9:.3g} GB and half of the free disk (set TELLAPART_CACHE_LIMIT for more)"
-    return _Room(whole[: 4 * count].view(np.uint32), whole[start:].reshape(count, size, size, 3))
+    if content is None:
+        return (
+            f"the cache is limited to {limit / 1e9:.3g} GB and half of the free disk space (set TELLAPART_CACHE_LIMIT "
+            "to a larger size)"
+        )
+    return _Storage(content[: 4 * count].view(np.uint32), content[start:].reshape(count, size, size, 3))
 
 
-def _content_key(found: Audit, key: str, size: int) -> str:
-    head = json.dumps([_FORMAT, key, size, len(found.samples)]).encode()
-    return hashlib.sha256(head + np.ascontiguousarray(found.digests).tobytes()).hexdigest()
+def _content_key(audit: Audit, key: str, size: int) -> str:
+    head = json.dumps([_FORMAT, key, size, len(audit.dataset)]).encode()
+    return hashlib.sha256(head + np.ascontiguousarray(audit.digests).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A source, however it is given, -> `Samples`."""
+"""Any source of labelled images -> `ImageDataset`."""
 
 import os
 from pathlib import Path
@@ -6,32 +6,32 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from tellapart.data.arrays import from_arrays, idx_files, is_cifar, load_cifar, load_idx, load_npz
-from tellapart.data.builtin import NAMED_SETS, load_named
-from tellapart.data.dataset import Samples
+from tellapart.data.builtin import BUILTIN_NAMES, load_builtin
+from tellapart.data.dataset import ImageDataset
 from tellapart.data.folder import load_folder
-from tellapart.data.huggingface import PREFIX, from_dataset, is_dataset, load_from_hub
+from tellapart.data.huggingface import PREFIX, from_dataset, is_huggingface_dataset, load_from_hub
 from tellapart.data.manifest import load_manifest
-from tellapart.errors import BadSource, did_you_mean, printable
+from tellapart.errors import SourceError, did_you_mean, printable
 from tellapart.progress import Progress
 
-Source = str | os.PathLike[str] | tuple[ArrayLike, ArrayLike] | Samples  # or a data set of `datasets`
+Source = str | os.PathLike[str] | tuple[ArrayLike, ArrayLike] | ImageDataset  # or a dataset of `datasets`
 
 
-def load_source(source: Source, progress: Progress | None = None) -> Samples:
-    """Read labelled pictures.
+def load_dataset(source: Source, progress: Progress | None = None) -> ImageDataset:
+    """Load labelled images.
 
     source: a folder of class folders, or of train/, val/ and test/; a manifest (.csv, .parquet); arrays (.npz, or the
     pair images (N, H, W[, C]) uint8 and labels (N,)); a folder or file of IDX (MNIST); a folder of CIFAR's binary
-    version; the name of a set, such as `digits` or `cifar10`; `hf://datasets/OWNER/NAME`, or a data set of the library
-    `datasets`; or `Samples` themselves.
+    version; a built-in dataset, such as `digits` or `cifar10`; `hf://datasets/OWNER/NAME`, or a dataset of the library
+    `datasets`; an `ImageDataset` is returned unchanged.
 
-    Raises `BadSource`, or a class below it, when it holds none of these.
+    Raises `SourceError`, or a subclass of it, for anything else.
     """
-    if isinstance(source, Samples):
+    if isinstance(source, ImageDataset):
         return source
     if isinstance(source, tuple):
         return from_arrays(*source)
-    if is_dataset(source):
+    if is_huggingface_dataset(source):
         return from_dataset(source)
     path = Path(source)
     name = str(source)
@@ -41,36 +41,33 @@ def load_source(source: Source, progress: Progress | None = None) -> Samples:
         return _load_directory(path)
     if os.path.exists(path):
         return _load_file(path)
-    if name == "digits" or name in NAMED_SETS:
-        return load_named(name, progress or Progress())
-    hint = did_you_mean(name, ["digits", *NAMED_SETS])
-    raise BadSource(
-        f"There is no folder, file or known set '{printable(name)}': expected a folder of class folders, a manifest "
-        f"(.csv, .parquet), a .npz file, or one of {', '.join(['digits', *NAMED_SETS])}.{hint}"
+    if name in BUILTIN_NAMES:
+        return load_builtin(name, progress or Progress())
+    hint = did_you_mean(name, BUILTIN_NAMES)
+    raise SourceError(
+        f"There is no folder, file or built-in dataset '{printable(name)}': expected a folder of class folders, a "
+        f"manifest (.csv, .parquet), a .npz file, or one of {', '.join(BUILTIN_NAMES)}.{hint}"
     )
 
 
-def _load_directory(path: Path) -> Samples:
+def _load_directory(path: Path) -> ImageDataset:
+    title = printable(str(path))
     if is_cifar(path):
-        return load_cifar(path, printable(str(path)))
+        return load_cifar(path, title)
     try:
         files = idx_files(path)
     except OSError as error:
-        raise BadSource(f"Cannot list the folder {printable(str(path))}: {error.strerror}.") from error
-    if files:
-        return load_idx(files, printable(str(path)))
-    return load_folder(path)
+        raise SourceError(f"Cannot list the folder {title}: {error.strerror}.") from error
+    return load_idx(files, title) if files else load_folder(path)
 
 
-def _load_file(path: Path) -> Samples:
-    suffix = path.suffix.lower()
+def _load_file(path: Path) -> ImageDataset:
+    title, suffix = printable(str(path)), path.suffix.lower()
     if suffix in (".csv", ".parquet"):
         return load_manifest(path)
     if suffix == ".npz":
         return load_npz(path)
-    files = [(part, file) for part, file in idx_files(path.parent) if file == path]
+    files = [(split, file) for split, file in idx_files(path.parent) if file == path]
     if files:
-        return load_idx(files, printable(str(path)))
-    raise BadSource(
-        f"{printable(str(path))} is not a known kind of source: expected a folder, .csv, .parquet, .npz or IDX file."
-    )
+        return load_idx(files, title)
+    raise SourceError(f"{title} is not a supported source: expected a folder, or a .csv, .parquet, .npz or IDX file.")

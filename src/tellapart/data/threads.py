@@ -1,4 +1,4 @@
-"""Work on many pictures with a few threads, results in order, never more than a few in memory."""
+"""Process many images in a few threads: results in order, and only a few in memory at a time."""
 
 import threading
 from collections import deque
@@ -8,21 +8,17 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from tellapart.system import processors
+from tellapart.system import cpu_count
 
+_MAX_THREADS = 16
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def workers() -> int:
-    """Return how many threads to decode with: the processors this process may use, 16 at most."""
-    return min(16, processors())
-
-
 class _OneBlasThread:
-    """Keeps numpy's matrix products to the thread that asks for them, while any of those who ask for it still work.
+    """Limits NumPy's matrix products to one BLAS thread while at least one caller is inside the context.
 
-    Beside threads of ours those of BLAS only get in the way: pictures are resized in half of the time.
+    With several decoding threads, further BLAS threads only compete with them: resizing takes twice as long.
     """
 
     def __init__(self) -> None:
@@ -47,17 +43,17 @@ one_blas_thread = _OneBlasThread()
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield function(item) for each item, in order; decoding releases the interpreter lock, so threads do help."""
-    count = workers()
-    window: deque[Future[Result]] = deque()
+    """Yield function(item) for each item, in order; decoding releases the interpreter lock, so threads help."""
+    count = min(_MAX_THREADS, cpu_count())
+    pending: deque[Future[Result]] = deque()
     with one_blas_thread, ThreadPoolExecutor(count) as pool:
         try:
             for item in items:
-                window.append(pool.submit(function, item))
-                if len(window) >= 4 * count:
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 4 * count:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in window:
+            for future in pending:
                 future.cancel()

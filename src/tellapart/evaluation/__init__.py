@@ -1,0 +1,1 @@
+"""Evaluation of classifiers on labelled images: metrics, comparison, error analysis and the report."""

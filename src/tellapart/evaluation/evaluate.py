@@ -1,4 +1,4 @@
-"""`evaluate_on(model, source) -> Evaluation`: a classifier judged on new labelled pictures."""
+"""`evaluate(model, source) -> Evaluation`: a classifier evaluated on new labelled images."""
 
 import os
 from dataclasses import dataclass
@@ -6,91 +6,103 @@ from pathlib import Path
 from typing import Any
 
 from tellapart.data.sources import Source
-from tellapart.evaluation.dataset import Labelled, Model, open_labelled, open_model
-from tellapart.evaluation.error_analysis import Tested, examine
-from tellapart.evaluation.provenance import seen_in_training
-from tellapart.evaluation.report.report import Findings, render
-from tellapart.evaluation.scoring import evaluate, guessing
+from tellapart.evaluation.dataset import EvaluationSet, Model, load_evaluation_set, open_model
+from tellapart.evaluation.error_analysis import analyze_errors
+from tellapart.evaluation.predictions import TestPredictions
+from tellapart.evaluation.provenance import training_overlap_warning
+from tellapart.evaluation.report.report import Report, render
+from tellapart.evaluation.scoring import baseline_warning, compute_metrics
 from tellapart.inference.predictor import Predictor
-from tellapart.io.atomic import refuse_unwritable, write_atomic
+from tellapart.io.atomic import check_writable, write_atomic
 from tellapart.progress import Progress
 
-_SECONDS = 10.0  # that the test of spoilt pictures may take
+_MAX_SECONDS = 10.0  # for the test of corruption robustness
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How well a classifier does on pictures.
+    """The metrics of a classifier on labelled images.
 
-    part: "test" if only the pictures that the source marks as for testing were judged, else "all". metrics: as a part
-    of metrics.json. lacking: classes that the classifier tells and no picture shows. excluded: files left out, each
-    with "path" and "reason"; unreadable: how many of the pictures to judge cannot be read. warnings: one sentence each.
+    split: "test" if the source has a given split, of which only the test images were evaluated, else "all". metrics: as
+    for one split in metrics.json. missing_classes: classes of the classifier without an image. excluded: files left
+    out, each with "path" and "reason"; unreadable: the number of unreadable images in the split. warnings: one sentence
+    each.
     """
 
     model: str
     source: str
-    part: str
+    split: str
     metrics: dict[str, Any]
-    lacking: tuple[str, ...]
+    missing_classes: tuple[str, ...]
     excluded: tuple[dict[str, str], ...]
     unreadable: int
     warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
-        accuracy, pictures = self.metrics["accuracy"], self.metrics["pictures"]
-        told = f"{accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%}) of {pictures:,} pictures"
-        return f"<Evaluation of {self.model} on {self.source}: right on {told}>"
+        accuracy, images = self.metrics["accuracy"], self.metrics["images"]
+        interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
+        result = f"accuracy {accuracy['value']:.1%} ({interval}) on {images:,} images"
+        return f"<Evaluation of {self.model} on {self.source}: {result}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `evaluate --json` prints."""
-        return vars(self) | {name: list(getattr(self, name)) for name in ("lacking", "excluded", "warnings")}
+        """Return the object that `evaluate --json` prints."""
+        return vars(self) | {name: list(getattr(self, name)) for name in ("missing_classes", "excluded", "warnings")}
 
 
-def evaluate_on(
+def evaluate(
     model: Model,
     source: Source,
     progress: Progress | None = None,
     *,
     report: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
-    """Judge a classifier on labelled pictures, of which it need not show all classes.
+    """Evaluate a classifier on labelled images, which need not have all of its classes.
 
-    model: a classifier, its file or an exported one, a run's folder, or the name of published weights. source: as for
-    `load_source`; where it marks pictures as for testing, only those are judged. Classes are matched by name. report:
-    where to write a page that tells of it, if at all.
+    model: a classifier, a classifier file or an exported one, a run directory, or the name of published weights.
+    source: as for `load_dataset`; if it has a given split, only the test images are evaluated. Classes are matched by
+    name. report: path of an HTML report to write.
 
-    Raises `UnknownClass` if the pictures show a class that the classifier does not tell, `CannotSave` if the page
-    cannot be written, or what `load`, `load_source` and `audit` raise.
+    Raises `UnknownClassError` if a label is not a class of the classifier, `SaveError` if the report cannot be written,
+    and what `load`, `load_dataset` and `audit_dataset` raise.
     """
-    said = progress or Progress()
+    progress = progress or Progress()
     if report is not None:
-        refuse_unwritable(Path(report), "no file is replaced")
-    judged = open_model(model, said)
-    data = open_labelled(source, [judged], said)
-    classifier, samples = judged.classifier, data.found.samples
-    pixels, labels = data.pixels(classifier, said), data.labels(classifier)
-    answers = classifier.answers(pixels)
-    metrics = evaluate(answers.probabilities, labels, classifier.classes, samples.groups_of(data.rows))
+        check_writable(Path(report), "it is not overwritten")
+    opened = open_model(model, progress)
+    data = load_evaluation_set(source, [opened], progress)
+    classifier, dataset = opened.classifier, data.audit.dataset
+    pixels, labels = data.pixels(classifier, progress), data.labels(classifier)
+    predictions = classifier.infer(pixels)
+    metrics = compute_metrics(predictions.probabilities, labels, classifier.classes, dataset.groups_of(data.rows))
     if report is not None:
-        tested = Tested(data.rows, pixels, labels, answers)
-        write_atomic(Path(report), _page(classifier, data, tested, metrics, said))
-    warnings = (seen_in_training(judged, data), guessing(metrics))
+        test = TestPredictions(data.rows, pixels, labels, predictions)
+        write_atomic(Path(report), _render_report(classifier, data, test, metrics, progress))
+    warnings = (training_overlap_warning(opened, data), baseline_warning(metrics))
     return Evaluation(
-        judged.name,
-        samples.title,
-        data.part,
-        metrics,
-        data.lacking(classifier),
-        tuple(data.excluded()),
-        data.unreadable,
-        tuple(filter(None, warnings)),
+        model=opened.name,
+        source=dataset.title,
+        split=data.split,
+        metrics=metrics,
+        missing_classes=data.missing_classes(classifier),
+        excluded=tuple(data.excluded()),
+        unreadable=data.unreadable,
+        warnings=tuple(warning for warning in warnings if warning),
     )
 
 
-def _page(classifier: Predictor, data: Labelled, tested: Tested, metrics: dict[str, Any], progress: Progress) -> str:
-    """Return the report of a classifier on these pictures."""
-    samples = data.found.samples
-    examination = examine(classifier, samples, tested, None, _SECONDS, progress)
-    facts = classifier.facts | {"temperature": classifier.temperature}
-    title = Path(samples.title).name or samples.title
-    return render(Findings(title, data.found, None, (), {"test": metrics}, examination, facts))
+def _render_report(
+    classifier: Predictor, data: EvaluationSet, test: TestPredictions, metrics: dict[str, Any], progress: Progress
+) -> str:
+    """Return the HTML report of a classifier on these images."""
+    audit = data.audit
+    return render(
+        Report(
+            title=Path(audit.dataset.title).name or audit.dataset.title,
+            audit=audit,
+            splits=None,
+            history=(),
+            metrics={"test": metrics},
+            analysis=analyze_errors(classifier, audit.dataset, test, None, _MAX_SECONDS, progress),
+            metadata=classifier.metadata | {"temperature": classifier.temperature},
+        )
+    )

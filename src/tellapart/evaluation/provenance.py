@@ -1,6 +1,6 @@
-"""What a run's folder tells of the pictures that its classifier was made from, and what a classifier's file tells.
+"""Which images a classifier was trained and tested on, from its run directory, or from its file alone.
 
-Nothing is guessed: where neither tells, nothing is said.
+Nothing is guessed: without evidence there is no warning.
 """
 
 import hashlib
@@ -12,61 +12,63 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import pixel_digest
-from tellapart.data.dataset import PARTS, TEST, TRAIN, Files, Samples
-from tellapart.data.sources import Source, load_source
+from tellapart.data.dataset import SPLITS, TEST, TRAIN, FileImages, ImageDataset
+from tellapart.data.image_summary import pixel_digest
+from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import read_splits
 from tellapart.data.threads import map_in_order
-from tellapart.errors import BadSource, CannotCompare
-from tellapart.evaluation.dataset import Judged, Labelled
+from tellapart.errors import ComparisonError, SourceError
+from tellapart.evaluation.dataset import EvaluationSet, OpenedModel
+from tellapart.io.run_directory import RunDirectory
 from tellapart.progress import Progress
 
 
-def seen_in_training(model: Judged, data: Labelled) -> str | None:
-    """Return a sentence if pictures that the classifier is judged on were in its training or validation part, or None.
+def training_overlap_warning(model: OpenedModel, data: EvaluationSet) -> str | None:
+    """Return a warning if images of the evaluation set were in the classifier's training or validation split, or None.
 
-    With the run's folder at hand pictures in files are compared byte by byte, and rows of arrays by their place in the
-    same arrays; so a picture that was saved anew is not found. A classifier's file alone tells only whether it was made
-    from a set with the very same pictures and labels. None also where none of this can tell.
+    With the run directory, image files are compared byte by byte, and rows of arrays by their position in the same
+    arrays; so an image saved again is not found. A classifier file alone only has the fingerprint of its whole dataset.
+    Also None if neither is evidence of an overlap.
     """
-    same_set = model.classifier.facts.get("fingerprint") == data.found.fingerprint
+    is_same_dataset = model.classifier.metadata.get("fingerprint") == data.audit.fingerprint
     if model.run is None:
         return (
-            f"{model.name} was made from a set of the very same pictures, and its file alone does not tell which it "
-            "learned from: give its run's folder, or pictures that are new to it."
-            if same_set
+            f"{model.name} was trained on a dataset with exactly these images, but its file does not record the "
+            "splits: evaluate the run directory, or new images."
+            if is_same_dataset
             else None
         )
-    parts, pictures = read_splits(model.run / "split.csv"), data.found.samples.pictures
-    learned = parts["train"] + parts["validation"]
-    if isinstance(pictures, Files):
-        seen = _same_files([pictures.path(row) for row in data.rows.tolist()], [model.run / name for name in learned])
+    splits, images = read_splits(RunDirectory(model.run).split), data.audit.dataset.images
+    fitted_names = splits["train"] + splits["validation"]
+    if isinstance(images, FileImages):
+        paths = [images.path(row) for row in data.rows.tolist()]
+        overlap = _count_same_content(paths, [model.run / name for name in fitted_names])
     else:
-        seen = len(set(data.names) & set(learned)) if same_set else 0
-    if not seen:
+        overlap = len(set(data.names) & set(fitted_names)) if is_same_dataset else 0
+    if not overlap:
         return None
     return (
-        f"{seen} of the {len(data.rows)} pictures were in the training or validation part of {model.name}: its figures "
-        "here are too good."
+        f"{overlap} of the {len(data.rows)} images were in the training or validation split of {model.name}: these "
+        "metrics are too optimistic."
     )
 
 
-def _same_files(judged: list[Path], learned: list[Path]) -> int:
-    """Return how many of the files judged have the content of a file that was learned from; few need to be read."""
-    sizes, learned_sizes = [_size(path) for path in judged], [_size(path) for path in learned]
-    common = (set(sizes) & set(learned_sizes)) - {None}
-    known = {_content(path) for path, size in zip(learned, learned_sizes, strict=True) if size in common}
-    return sum(size in common and _content(path) in known for path, size in zip(judged, sizes, strict=True))
+def _count_same_content(paths: list[Path], fitted_paths: list[Path]) -> int:
+    """Return how many files have the same content as one of `fitted_paths`; only files of equal size are read."""
+    sizes, fitted_sizes = [_file_size(path) for path in paths], [_file_size(path) for path in fitted_paths]
+    common = (set(sizes) & set(fitted_sizes)) - {None}
+    digests = {_digest(path) for path, size in zip(fitted_paths, fitted_sizes, strict=True) if size in common}
+    return sum(size in common and _digest(path) in digests for path, size in zip(paths, sizes, strict=True))
 
 
-def _size(path: Path) -> int | None:
+def _file_size(path: Path) -> int | None:
     try:
         return os.stat(path).st_size
-    except OSError:  # it is no longer there, or was never a file
+    except OSError:  # deleted since, or a row of an array
         return None
 
 
-def _content(path: Path) -> bytes | None:
+def _digest(path: Path) -> bytes | None:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -74,64 +76,66 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def tested_source(model: Judged, progress: Progress) -> Source:
-    """Return the pictures of a run with their parts, so that its own test rows are judged.
+def test_split_source(model: OpenedModel, progress: Progress) -> Source:
+    """Return the images of a run with its splits, to evaluate on its own test split.
 
-    Raises `CannotCompare` if the model is no run's folder, or its pictures are no longer where they were.
+    Raises `ComparisonError` if the model is not in its run directory, or if the images are not found.
     """
     if model.run is None:
-        raise CannotCompare(
-            f"{model.name} is not a run's folder, so its test pictures are not known: name pictures to judge on."
+        raise ComparisonError(
+            f"The test split of {model.name} is unknown without its run directory: name a source by --on."
         )
-    parts, title = read_splits(model.run / "split.csv"), str(model.classifier.facts.get("title"))
-    if any(os.path.isfile(model.run / name) for name in parts["test"]):
-        return model.run / "split.csv"
+    splits, title = read_splits(RunDirectory(model.run).split), str(model.classifier.metadata.get("title"))
+    if any(os.path.isfile(model.run / name) for name in splits["test"]):
+        return RunDirectory(model.run).split
     try:
-        samples = load_source(title, progress)
-    except BadSource as error:
-        raise CannotCompare(
-            f"The test pictures of {model.name} are not where they were ({title}): name pictures to judge on."
+        dataset = load_dataset(title, progress)
+    except SourceError as error:
+        raise ComparisonError(
+            f"The test images of {model.name} are not found at {title}: name a source by --on."
         ) from error
-    return _with_parts(samples, parts, model)
+    return _with_splits(dataset, splits, model)
 
 
-def _with_parts(samples: Samples, parts: dict[str, list[str]], model: Judged) -> Samples:
-    """Return the samples with the parts that a run gave them; rows that it left out count as training."""
-    place = {samples.pictures.name(row): row for row in range(len(samples))}
-    preset = np.full(len(samples), TRAIN, np.int8)
-    for part, names in enumerate(PARTS):
-        unknown = [name for name in parts[names] if name not in place]
-        if unknown:
-            raise CannotCompare(
-                f"{samples.title} no longer holds {unknown[0]}, a picture of {model.name}: name pictures to judge on."
+def _with_splits(dataset: ImageDataset, splits: dict[str, list[str]], model: OpenedModel) -> ImageDataset:
+    """Return the dataset with the splits of a run; rows that the run excluded count as training."""
+    row_of = {dataset.images.name(row): row for row in range(len(dataset))}
+    given_split = np.full(len(dataset), TRAIN, np.int8)
+    for number, split in enumerate(SPLITS):
+        missing = [name for name in splits[split] if name not in row_of]
+        if missing:
+            raise ComparisonError(
+                f"{dataset.title} no longer contains {missing[0]}, an image of {model.name}: name a source by --on."
             )
-        preset[[place[name] for name in parts[names]]] = part
-    return replace(samples, preset=preset)
+        given_split[[row_of[name] for name in splits[split]]] = number
+    return replace(dataset, given_split=given_split)
 
 
-def check_same_test(model: Judged, other: Judged, data: Labelled, progress: Progress) -> None:
-    """Make sure that `other` was tested on `data`, the test pictures of `model`, by pixels and labels.
+def check_same_test(model: OpenedModel, other: OpenedModel, data: EvaluationSet, progress: Progress) -> None:
+    """Check that `other` has the same test split as `model`, which is `data`, by pixels and labels.
 
-    Raises `CannotCompare` if not, or if arrays have changed since, or as `tested_source`.
+    Raises `ComparisonError` if not, if arrays have changed since training, or as `test_split_source`.
     """
-    rows_by_place = not isinstance(data.found.samples.pictures, Files)
-    if rows_by_place and data.found.fingerprint != model.classifier.facts.get("fingerprint"):
-        raise CannotCompare(
-            f"The pictures of {data.found.samples.title} have changed since {model.name} was trained: give some "
-            "by --on."
+    is_array = not isinstance(data.audit.dataset.images, FileImages)
+    if is_array and data.audit.fingerprint != model.classifier.metadata.get("fingerprint"):
+        raise ComparisonError(
+            f"The images of {data.audit.dataset.title} have changed since {model.name} was trained: name a source by "
+            "--on."
         )
-    samples = load_source(tested_source(other, progress), progress)
-    rows = np.flatnonzero(samples.preset == TEST)
-    digests = map_in_order(lambda row: pixel_digest(samples.pictures.picture(row)), rows.tolist())
-    theirs = set(_contents(samples, rows, digests))
-    known = (data.found.digests[row].tobytes() for row in data.rows)
-    ours = set(_contents(data.found.samples, data.rows, known))
-    if ours != theirs:
-        raise CannotCompare(
-            f"{model.name} and {other.name} were tested on different pictures ({len(ours & theirs)} are in both test "
-            f"parts, of {len(ours)} and {len(theirs)}): give pictures that neither was trained on by --on."
+    dataset = load_dataset(test_split_source(other, progress), progress)
+    rows = np.flatnonzero(dataset.given_split == TEST)
+    other_digests = map_in_order(lambda row: pixel_digest(dataset.images.read(row)), rows.tolist())
+    other_images = set(_labelled_digests(dataset, rows, other_digests))
+    digests = (data.audit.digests[row].tobytes() for row in data.rows)
+    images = set(_labelled_digests(data.audit.dataset, data.rows, digests))
+    if images != other_images:
+        raise ComparisonError(
+            f"{model.name} and {other.name} have different test splits ({len(images)} and {len(other_images)} images, "
+            f"{len(images & other_images)} in both): name a source by --on that neither was trained on."
         )
 
 
-def _contents(samples: Samples, rows: NDArray[np.int64], digests: Iterable[bytes]) -> Iterable[tuple[bytes, str]]:
-    return ((digest, samples.label_name(int(row))) for row, digest in zip(rows, digests, strict=True))
+def _labelled_digests(
+    dataset: ImageDataset, rows: NDArray[np.int64], digests: Iterable[bytes]
+) -> Iterable[tuple[bytes, str]]:
+    return ((digest, dataset.label_name(int(row))) for row, digest in zip(rows, digests, strict=True))

@@ -1,10 +1,10 @@
-"""What corruption costs: accuracy on pictures with noise, blur, JPEG, other light, or turned a little.
+"""Corruption robustness: accuracy on images with noise, blur, JPEG artifacts, other lighting or rotation.
 
 After Hendrycks and Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations",
-section 4 and its CIFAR-10-C and ImageNet-C, in own strengths between the two, so that figures compare between
-classifiers here and not with published ones. Rotation stands in their perturbations only.
+section 4. The severities lie between those of CIFAR-10-C and ImageNet-C, so results compare between classifiers here,
+and not with published ones. In the paper, rotation is a perturbation.
 
-Letters: N pictures, S the network's input size.
+Letters: N images, S the network's input size.
 """
 
 import math
@@ -21,27 +21,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tellapart.augment.geometry import resample
-from tellapart.data.batching import BATCH, PixelTable, blocks, rows_of
+from tellapart.data.batching import BATCH_SIZE, PixelArray, batch_slices, select_rows
 from tellapart.data.threads import map_in_order
-from tellapart.errors import CannotCorrupt, did_you_mean
+from tellapart.errors import CorruptionError, did_you_mean
 from tellapart.inference.predictor import Predictor
-from tellapart.metrics import Estimate, wilson
-from tellapart.metrics.paired import tango
+from tellapart.metrics import Estimate, wilson_interval
+from tellapart.metrics.paired import tango_interval
 from tellapart.progress import Progress
-from tellapart.randomness import shuffled, uniform
+from tellapart.randomness import shuffle_rows, uniform
 
-LIMIT = 1000  # pictures: an accuracy of 90 % is then known to 2 points
-_STRENGTHS = 5
+LIMIT = 1000  # images: the interval of an accuracy of 90 % is then 2 points to each side
+_SEVERITIES = range(1, 6)
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to spoil pictures.
+    """A corruption of images.
 
-    amounts: of the strengths 1 to 5. apply: pictures (n, S, S, 3), an amount, the seed and the pictures' numbers (n,)
-    -> spoiled pictures of the same shape.
+    amounts: for the severities 1 to 5. apply: maps images (n, S, S, 3), an amount, the seed and the numbers of the
+    images (n,) to corrupted images of the same shape.
     """
 
     amounts: tuple[float, float, float, float, float]
@@ -49,15 +49,15 @@ class Corruption:
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """What one kind of corruption at one strength (1 to 5) does to the accuracy.
+class CorruptionResult:
+    """The accuracy under one corruption at one severity (1 to 5).
 
-    drop: accuracy on the same pictures as they are, less that on the corrupted ones; its interval is of the pairs.
+    drop: accuracy on the same images without corruption, minus this accuracy; its interval is for paired proportions.
     """
 
-    kind: str
-    strength: int
-    pictures: int
+    corruption: str
+    severity: int
+    images: int
     accuracy: Estimate
     drop: Estimate
 
@@ -66,73 +66,75 @@ class Robustness:
         return vars(self) | {"accuracy": self.accuracy.to_json(), "drop": self.drop.to_json()}
 
 
-def robustness(
+def corruption_robustness(
     classifier: Predictor,
-    pixels: PixelTable,
+    pixels: PixelArray,
     labels: NDArray[np.integer],
     seed: int = 0,
     limit: int = LIMIT,
     progress: Progress | None = None,
-) -> list[Robustness]:
-    """Return the accuracy and its drop for each kind of corruption and each strength.
+) -> list[CorruptionResult]:
+    """Return the accuracy and its drop for each corruption and each severity.
 
-    pixels: resized pictures (N, S, S, 3). labels: (N,). limit: of more pictures, so many are drawn by the seed; each is
-    predicted once as it is and 30 times corrupted. Raises `CannotCorrupt` for labels of another length or no pictures.
+    pixels: resized images (N, S, S, 3). labels: (N,). limit: maximum number of images, sampled by the seed; each is
+    predicted once as it is, and 30 times corrupted. Raises `CorruptionError` without images, or if the numbers of
+    images and labels differ.
     """
     if len(labels) != len(pixels) or not len(labels):
-        raise CannotCorrupt(f"Expected pictures and a label for each, not {len(pixels)} and {len(labels)} labels.")
-    numbers = np.sort(shuffled(seed, 0, np.arange(len(labels)))[:limit])
-    chosen, truth = np.asarray(rows_of(pixels, numbers)[:]), labels[numbers]
-    as_is = classifier.of_pixels(chosen).argmax(axis=1) == truth
+        raise CorruptionError(f"Expected a label for each image, got {len(pixels)} images and {len(labels)} labels.")
+    numbers = np.sort(shuffle_rows(seed, 0, np.arange(len(labels)))[:limit])
+    sample, sample_labels = np.asarray(select_rows(pixels, numbers)[:]), labels[numbers]
+    clean_correct = classifier.predict_proba(sample).argmax(axis=1) == sample_labels
     results = []
-    with (progress or Progress()).bar("Testing spoilt pictures", _STRENGTHS * len(CORRUPTIONS)) as advance:
-        for kind, strength in product(CORRUPTIONS, range(1, _STRENGTHS + 1)):
-            spoiled = corrupt(chosen, kind, strength, seed, numbers)
-            correct = classifier.of_pixels(spoiled).argmax(axis=1) == truth
-            accuracy = wilson(int(correct.sum()), len(truth))
-            drop = tango(int((as_is & ~correct).sum()), int((correct & ~as_is).sum()), len(truth))
-            results.append(Robustness(kind, strength, len(truth), accuracy, drop))
-            advance(1, kind)
+    with (progress or Progress()).bar("Testing corruption robustness", len(_SEVERITIES) * len(CORRUPTIONS)) as advance:
+        for name, severity in product(CORRUPTIONS, _SEVERITIES):
+            corrupted = corrupt(sample, name, severity, seed, numbers)
+            correct = classifier.predict_proba(corrupted).argmax(axis=1) == sample_labels
+            lost, gained = int((clean_correct & ~correct).sum()), int((correct & ~clean_correct).sum())
+            accuracy = wilson_interval(int(correct.sum()), len(sample_labels))
+            drop = tango_interval(lost, gained, len(sample_labels))
+            results.append(CorruptionResult(name, severity, len(sample_labels), accuracy, drop))
+            advance(1, name)
     return results
 
 
-def corrupt(pixels: Pixels, kind: str, strength: int, seed: int = 0, numbers: Numbers | None = None) -> Pixels:
-    """Return pictures (N, S, S, 3) spoiled by one of `CORRUPTIONS` with strength 1 to 5.
+def corrupt(pixels: Pixels, corruption: str, severity: int, seed: int = 0, numbers: Numbers | None = None) -> Pixels:
+    """Return images (N, S, S, 3) under one of `CORRUPTIONS` with a severity of 1 to 5.
 
-    numbers: (N,), 0 to N - 1 if not given; what is random for a picture depends on the seed and its number alone, so
-    that a higher strength spoils it in the same manner, only more. Raises `CannotCorrupt` for an unknown kind or
-    strength.
+    numbers: (N,), by default 0 to N - 1. What is random for an image depends on the seed and its number only, so a
+    higher severity applies the same corruption more strongly. Raises `CorruptionError` for an unknown corruption or
+    severity.
     """
-    if kind not in CORRUPTIONS:
-        hint = did_you_mean(kind, CORRUPTIONS)
-        raise CannotCorrupt(f"The corruption must be one of {', '.join(CORRUPTIONS)}, not '{kind}'.{hint}")
-    if strength not in range(1, 6):
-        raise CannotCorrupt(f"The strength of a corruption must be 1, 2, 3, 4 or 5, not {strength}.")
-    corruption = CORRUPTIONS[kind]
+    if corruption not in CORRUPTIONS:
+        hint = did_you_mean(corruption, CORRUPTIONS)
+        raise CorruptionError(f"Expected a corruption of {', '.join(CORRUPTIONS)}, got '{corruption}'.{hint}")
+    if severity not in _SEVERITIES:
+        raise CorruptionError(f"Expected a severity of 1, 2, 3, 4 or 5, got {severity}.")
+    definition = CORRUPTIONS[corruption]
     numbers = np.arange(len(pixels)) if numbers is None else numbers
-    spoiled = np.empty_like(pixels)
-    for places in blocks(len(pixels), BATCH):  # a batch as floats stays in memory, and small ones in the cache
-        spoiled[places] = corruption.apply(pixels[places], corruption.amounts[strength - 1], seed, numbers[places])
-    return spoiled
+    corrupted = np.empty_like(pixels)
+    for rows in batch_slices(len(pixels), BATCH_SIZE):  # limits the memory for floats
+        corrupted[rows] = definition.apply(pixels[rows], definition.amounts[severity - 1], seed, numbers[rows])
+    return corrupted
 
 
 def _noise(pixels: Pixels, deviation: float, seed: int, numbers: Numbers) -> Pixels:
-    """Add normal noise to each value, its deviation a share of the range."""
-    spoiled = np.empty(pixels.shape, np.float32)
-    for noise, number in zip(spoiled, numbers.tolist(), strict=True):
+    """Add normal noise; its standard deviation is a fraction of the value range."""
+    noisy = np.empty(pixels.shape, np.float32)
+    for noise, number in zip(noisy, numbers.tolist(), strict=True):
         np.random.default_rng([seed, number]).standard_normal(dtype=np.float32, out=noise)
-    spoiled *= 255 * deviation
-    spoiled += pixels
-    return _to_bytes(spoiled)
+    noisy *= 255 * deviation
+    noisy += pixels
+    return _to_bytes(noisy)
 
 
 def _blur(pixels: Pixels, amount: float, _: int, __: Numbers) -> Pixels:
-    """Blur by a normal kernel whose deviation in pixels grows with the square root of the side.
+    """Apply a Gaussian blur; its standard deviation in pixels grows with the square root of the side.
 
-    So it lies between those published for 32 pixels and for 224, where one and the same share of the side would not.
+    So it lies between the published values for 32 and for 224 pixels, which a fixed fraction of the side would not.
     """
-    kernel = _normal_kernel(amount * math.sqrt(pixels.shape[1] / 32))
-    half = min(len(kernel) // 2, pixels.shape[1] - 1)  # a border cannot be mirrored from beyond the other
+    kernel = _gaussian_kernel(amount * math.sqrt(pixels.shape[1] / 32))
+    half = min(len(kernel) // 2, pixels.shape[1] - 1)  # reflection padding must be smaller than the image
     kernel = kernel[len(kernel) // 2 - half : len(kernel) // 2 + half + 1]
     weights = (kernel / kernel.sum()).expand(3, 1, -1)
     images = F.pad(_to_images(pixels), (half, half, half, half), mode="reflect")
@@ -141,37 +143,37 @@ def _blur(pixels: Pixels, amount: float, _: int, __: Numbers) -> Pixels:
 
 
 def _jpeg(pixels: Pixels, quality: float, _: int, __: Numbers) -> Pixels:
-    """Save as JPEG, with colour at half the resolution as cameras and web sites do, and decode again."""
+    """Compress as JPEG, with chroma subsampling as cameras and web sites use it, and decode."""
 
-    def again(picture: Pixels) -> Pixels:
-        data = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), int(quality), "RGB", "420")
-        decoded: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    def recompress(image: Pixels) -> Pixels:
+        content = simplejpeg.encode_jpeg(np.ascontiguousarray(image), int(quality), "RGB", "420")
+        decoded: Pixels = simplejpeg.decode_jpeg(content, "RGB")
         return decoded
 
-    return np.stack(list(map_in_order(again, pixels)))
+    return np.stack(list(map_in_order(recompress, pixels)))
 
 
 def _brightness(pixels: Pixels, amount: float, _: int, __: Numbers) -> Pixels:
-    """Raise the value of hue, saturation and value (the largest of R, G and B) by a share of the range."""
+    """Increase the value of HSV, the largest of R, G and B, by a fraction of the range."""
     floats = pixels.astype(np.float32)
     value = floats.max(axis=3, keepdims=True)
-    raised = np.minimum(value + 255 * amount, 255)
-    brighter = np.divide(raised, value, out=np.zeros_like(value), where=value > 0) * floats
-    return _to_bytes(np.where(value > 0, brighter, raised))  # black has no hue and becomes grey
+    increased = np.minimum(value + 255 * amount, 255)
+    brighter = np.divide(increased, value, out=np.zeros_like(value), where=value > 0) * floats
+    return _to_bytes(np.where(value > 0, brighter, increased))  # black has no hue and becomes gray
 
 
 def _contrast(pixels: Pixels, share: float, _: int, __: Numbers) -> Pixels:
-    """Bring each value nearer to its channel's mean in the picture, to a share of its distance."""
+    """Scale the difference of each value from the mean of its channel in the image."""
     mean = pixels.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
     return _to_bytes(mean + share * (pixels - mean))
 
 
 def _rotation(pixels: Pixels, degrees: float, seed: int, numbers: Numbers) -> Pixels:
-    """Turn to the left or to the right; what comes in from outside has the border's colour."""
+    """Rotate to the left or to the right at random, with border padding."""
     side = np.where(uniform(seed, 1, numbers, 1)[:, 0] < 0.5, -1.0, 1.0)
     angle = torch.from_numpy(side * math.radians(degrees)).float()
-    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([torch.stack([cos, -sin, none], 1), torch.stack([sin, cos, none], 1)], 1)  # n 2 3
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)  # n 2 3
     return _from_images(resample(_to_images(pixels), theta))
 
 
@@ -185,10 +187,10 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-def _normal_kernel(deviation: float) -> Tensor:
+def _gaussian_kernel(deviation: float) -> Tensor:
     half = max(1, math.ceil(3 * deviation))
-    places = torch.arange(-half, half + 1, dtype=torch.float32)
-    return torch.exp(-0.5 * (places / deviation) ** 2)
+    offsets = torch.arange(-half, half + 1, dtype=torch.float32)
+    return torch.exp(-0.5 * (offsets / deviation) ** 2)
 
 
 def _to_bytes(values: NDArray[np.float32]) -> Pixels:

@@ -1,11 +1,14 @@
-"""The figures of one part of the data, as they stand in `metrics.json`."""
+"""The metrics of one split, as they are stored in `metrics.json`.
+
+Letters: N rows, K classes, D bootstrap draws.
+"""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import WrongInput, printable
+from tellapart.errors import InputShapeError, printable
 from tellapart.metrics import (
     Estimate,
     accuracy,
@@ -16,148 +19,155 @@ from tellapart.metrics import (
     confusion_matrix,
     f1_intervals,
     precision_recall_f1,
-    rankings,
+    ranking_metrics,
     reliability,
     row_brier,
     row_log_loss,
     top_k_hits,
-    wilson,
+    wilson_interval,
 )
 
 Groups = NDArray[np.integer] | None
-Figures = dict[str, Estimate]
+Metrics = dict[str, Estimate]
+ClassMetrics = dict[str, list[Estimate]]  # K estimates per metric
 
 
-def evaluate(
+def compute_metrics(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], groups: Groups = None
 ) -> dict[str, Any]:
-    """Return headline figures with 95 % intervals, the figures of each class, and the confusion matrix.
+    """Return headline metrics with 95 % intervals, the metrics of each class, and the confusion matrix.
 
-    probabilities: (N, K). labels: (N,). groups (N,): numbers of the groups whose pictures are not independent of each
-    other, such as those of one patient; they widen the intervals. A class without a picture has support 0 and figures
-    of 0, and null where ranking has no meaning. Raises `WrongInput` for a probability that is no number.
+    probabilities: (N, K). labels: (N,). groups: (N,) group of each row, such as a patient; rows of one group are not
+    independent, which widens the intervals. A class without images has 0 "images" and metrics of 0, and null where a
+    ranking metric is undefined. Raises `InputShapeError` for a probability that is not finite.
     """
     if not np.isfinite(probabilities).all():
-        wrong = int((~np.isfinite(probabilities).all(axis=1)).sum())
-        raise WrongInput(
-            f"{wrong} of {len(labels)} pictures have probabilities that are no numbers: the weights are bad."
+        count = int((~np.isfinite(probabilities).all(axis=1)).sum())
+        raise InputShapeError(
+            f"Expected finite probabilities, got others for {count} of {len(labels)} images: the weights are damaged, "
+            "or training diverged."
         )
     matrix = confusion_matrix(probabilities.argmax(axis=1), labels, len(classes))
-    headline, by_class = _of_matrix(matrix) if groups is None else _of_groups(probabilities, labels, groups)
-    rows, ranked = _of_rows(probabilities, labels, groups)
+    if groups is None:
+        averaged, by_class = _independent_matrix_metrics(matrix)
+        overall = accuracy(probabilities, labels)
+    else:
+        averaged, by_class = _grouped_matrix_metrics(probabilities, labels, groups)
+        overall = averaged.pop("accuracy")
+    probabilistic, ranked = _probability_metrics(probabilities, labels, groups)
     bins = reliability(probabilities, labels, groups)
-    error = calibration_error(bins).to_json() | {"binned": bins.binned_error}
     return {
-        "pictures": len(labels),
-        "accuracy": (accuracy(probabilities, labels) if groups is None else headline.pop("accuracy")).to_json(),
-        **({"top5_accuracy": _top5(probabilities, labels, groups).to_json()} if len(classes) > 5 else {}),
-        **{name: figure.to_json() for name, figure in (headline | rows).items()},
-        "calibration_error": error,
+        "images": len(labels),
+        "accuracy": overall.to_json(),
+        **({"top5_accuracy": _top5_accuracy(probabilities, labels, groups).to_json()} if len(classes) > 5 else {}),
+        **{name: estimate.to_json() for name, estimate in (averaged | probabilistic).items()},
+        "calibration_error": calibration_error(bins).to_json() | {"binned": bins.binned_error},
         "reliability": {name: np.asarray(values).tolist() for name, values in vars(bins).items()},
-        "classes": _by_class(matrix, classes, by_class | ranked),
+        "classes": _class_table(matrix, classes, by_class | ranked),
         "confusion_matrix": matrix.tolist(),
     }
 
 
-def guessing(metrics: dict[str, Any]) -> str:
-    """Return what to say of an accuracy that guessing may reach too: always the most frequent class; "" of others."""
-    pictures = {name: figures["pictures"] for name, figures in metrics["classes"].items()}
-    name = max(pictures, key=lambda each: pictures[each])
-    share = pictures[name] / metrics["pictures"]
-    if share == 1 or metrics["accuracy"]["low"] > share:
+def baseline_warning(metrics: dict[str, Any]) -> str:
+    """Return a warning if the accuracy is not significantly better than the majority-class baseline, else ""."""
+    images = {name: class_metrics["images"] for name, class_metrics in metrics["classes"].items()}
+    majority = max(images, key=lambda name: images[name])
+    baseline = images[majority] / metrics["images"]
+    if baseline == 1 or metrics["accuracy"]["low"] > baseline:
         return ""
     return (
-        f"The accuracy is not surely better than that of naming every picture {printable(name)}, {share:.1%}: by "
-        "this figure the classifier may have learned nothing."
+        f"The accuracy is not significantly better than the majority-class baseline: predicting {printable(majority)} "
+        f"for every image is {baseline:.1%} accurate."
     )
 
 
-def _by_class(
-    matrix: NDArray[np.int64], classes: tuple[str, ...], figures: dict[str, list[Estimate]]
-) -> dict[str, Any]:
+def _class_table(matrix: NDArray[np.int64], classes: tuple[str, ...], metrics: ClassMetrics) -> dict[str, Any]:
     return {
-        name: {"pictures": int(matrix[k].sum())} | {kind: _finite(found[k]) for kind, found in figures.items()}
+        name: {"images": int(matrix[k].sum())} | {metric: _to_json(values[k]) for metric, values in metrics.items()}
         for k, name in enumerate(classes)
     }
 
 
-def _finite(figure: Estimate) -> dict[str, float | None]:
-    return {name: value if np.isfinite(value) else None for name, value in figure.to_json().items()}
+def _to_json(estimate: Estimate) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in estimate.to_json().items()}
 
 
-def _of_matrix(matrix: NDArray[np.int64]) -> tuple[Figures, dict[str, list[Estimate]]]:
-    """Return the averages, and each class's figures, of independent rows."""
+def _independent_matrix_metrics(matrix: NDArray[np.int64]) -> tuple[Metrics, ClassMetrics]:
+    """Return the averages over classes and the metrics of each class, for independent rows."""
     hits, predicted, true = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
-    precision = [wilson(int(hit), int(count)) for hit, count in zip(hits, predicted, strict=True)]
-    recall = [wilson(int(hit), int(count)) for hit, count in zip(hits, true, strict=True)]
+    precision = [wilson_interval(int(hit), int(count)) for hit, count in zip(hits, predicted, strict=True)]
+    recall = [wilson_interval(int(hit), int(count)) for hit, count in zip(hits, true, strict=True)]
     return average_intervals(matrix), {"precision": precision, "recall": recall, "f1": f1_intervals(matrix)}
 
 
-def _of_groups(
+def _grouped_matrix_metrics(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.integer]
-) -> tuple[Figures, dict[str, list[Estimate]]]:
-    """Return the same, and the accuracy, over groups drawn as wholes."""
-    predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
-    counts = confusion_matrix(predicted, labels, count)
+) -> tuple[Metrics, ClassMetrics]:
+    """Return the averages over classes, the accuracy, and the metrics of each class, with groups resampled."""
+    predicted, n_classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    counts = confusion_matrix(predicted, labels, n_classes)
     names = ["accuracy", *averages(counts)]
 
-    def row(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        drawn = confusion_matrix(predicted, labels, count, weights)
-        share = [np.trace(drawn) / drawn.sum()]
-        return np.concatenate([share, list(averages(drawn, counts).values()), *precision_recall_f1(drawn)])
+    def statistic(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        matrix = confusion_matrix(predicted, labels, n_classes, weights)
+        share = [np.trace(matrix) / matrix.sum()]
+        return np.concatenate([share, list(averages(matrix, counts).values()), *precision_recall_f1(matrix)])
 
-    found = bootstrap(lambda draws: np.stack([row(weights) for weights in draws]), labels, groups, width=count)
-    by_class = [found[start : start + count] for start in range(len(names), len(found), count)]
-    headline = dict(zip(names, found, strict=False))
-    headline["accuracy"] = _never_certain(headline["accuracy"], len(np.unique(groups)))
+    estimates = bootstrap(
+        lambda draws: np.stack([statistic(weights) for weights in draws]), labels, groups, width=n_classes
+    )
+    starts = range(len(names), len(estimates), n_classes)
+    by_class = [estimates[start : start + n_classes] for start in starts]
+    headline = dict(zip(names, estimates, strict=False))
+    headline["accuracy"] = _widen_if_constant(headline["accuracy"], len(np.unique(groups)))
     return headline, dict(zip(("precision", "recall", "f1"), by_class, strict=True))
 
 
-def _never_certain(figure: Estimate, independent: int) -> Estimate:
-    """Return a figure of 0 to 1 that no draw has changed with the interval of a share of so many independent rows."""
-    if figure.low < figure.high or not np.isfinite(figure.value):
-        return figure
-    alone = wilson(round(figure.value * independent), independent)
-    return Estimate(figure.value, min(alone.low, figure.value), max(alone.high, figure.value))
+def _widen_if_constant(estimate: Estimate, n_independent: int) -> Estimate:
+    """Return an estimate in 0..1 whose draws are all equal with the interval of a proportion of independent rows."""
+    if estimate.low < estimate.high or not np.isfinite(estimate.value):
+        return estimate
+    interval = wilson_interval(round(estimate.value * n_independent), n_independent)
+    return Estimate(estimate.value, min(interval.low, estimate.value), max(interval.high, estimate.value))
 
 
-def _of_rows(
+def _probability_metrics(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: Groups
-) -> tuple[Figures, dict[str, list[Estimate]]]:
-    """Return the means over rows and over classes, and each class's figures, of the probabilities."""
-    means = np.stack([row_log_loss(probabilities, labels), row_brier(probabilities, labels)], axis=1)
-    areas, count = rankings(probabilities, labels), probabilities.shape[1]
-    pictures = np.bincount(labels, minlength=count)
-    present = np.flatnonzero((pictures > 0) & (pictures < len(labels)))
+) -> tuple[Metrics, ClassMetrics]:
+    """Return log loss, Brier score and the macro averages of the ranking metrics, and these for each class."""
+    losses = np.stack([row_log_loss(probabilities, labels), row_brier(probabilities, labels)], axis=1)
+    ranking, n_classes = ranking_metrics(probabilities, labels), probabilities.shape[1]
+    images = np.bincount(labels, minlength=n_classes)
+    rankable = np.flatnonzero((images > 0) & (images < len(labels)))
 
-    def figures(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        parts = areas(weights)
-        macro = [_mean_of(part[:, present]) for part in parts]
-        return np.concatenate([weights @ means / weights.sum(axis=1, keepdims=True), *macro, *parts], axis=1)
+    def statistic(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        by_class = ranking(weights)
+        macro = [_finite_mean(values[:, rankable]) for values in by_class]
+        return np.concatenate([weights @ losses / weights.sum(axis=1, keepdims=True), *macro, *by_class], axis=1)
 
-    found = bootstrap(figures, labels, groups, width=4 * count)
-    names = ("log_loss", "brier", "macro_roc_auc", "macro_average_precision")
+    estimates = bootstrap(statistic, labels, groups, width=4 * n_classes)
     unit = np.arange(len(labels)) if groups is None else groups
-    each = [len(np.unique(unit[labels == k])) for k in range(count)]
-    independent = [len(np.unique(unit))] * 2 + each * 2  # of what follows the first two
-    found[2:] = map(_never_certain, found[2:], independent)
-    headline = {name: figure for name, figure in zip(names, found, strict=False) if np.isfinite(figure.value)}
-    start = len(names)
-    return headline, {"roc_auc": found[start : start + count], "average_precision": found[start + count :]}
+    class_units = [len(np.unique(unit[labels == k])) for k in range(n_classes)]
+    n_independent = [len(np.unique(unit))] * 2 + class_units * 2
+    estimates[2:] = map(_widen_if_constant, estimates[2:], n_independent)  # the losses have no upper bound
+    names = ("log_loss", "brier", "macro_roc_auc", "macro_average_precision")
+    headline = {name: value for name, value in zip(names, estimates, strict=False) if np.isfinite(value.value)}
+    by_class = estimates[len(names) :]
+    return headline, {"roc_auc": by_class[:n_classes], "average_precision": by_class[n_classes:]}
 
 
-def _top5(probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: Groups) -> Estimate:
+def _top5_accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64], groups: Groups) -> Estimate:
     hits = top_k_hits(probabilities, labels, 5)
     if groups is None:
-        return wilson(int(hits.sum()), len(hits))
-    found = bootstrap(lambda draws: (draws @ hits / draws.sum(axis=1))[:, None], labels, groups)[0]
-    return _never_certain(found, len(np.unique(groups)))
+        return wilson_interval(int(hits.sum()), len(hits))
+    (estimate,) = bootstrap(lambda draws: (draws @ hits / draws.sum(axis=1))[:, None], labels, groups)
+    return _widen_if_constant(estimate, len(np.unique(groups)))
 
 
-def _mean_of(areas: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over classes of areas (D, K) that have one, (D, 1), NaN without any."""
-    known = np.isfinite(areas)
-    count = known.sum(axis=1, keepdims=True)
-    sums = np.where(known, areas, 0).sum(axis=1, keepdims=True)
+def _finite_mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the mean over classes of the finite values (D, K) as (D, 1), NaN without any."""
+    is_finite = np.isfinite(values)
+    count = is_finite.sum(axis=1, keepdims=True)
+    sums = np.where(is_finite, values, 0).sum(axis=1, keepdims=True)
     means: NDArray[np.float64] = np.divide(sums, count, out=np.full(sums.shape, np.nan), where=count > 0)
     return means

@@ -1,7 +1,7 @@
-"""On which pictures the classifier is better or worse: accuracy by slice, told apart from chance.
+"""Accuracy by slice: on which images the classifier is significantly better or worse.
 
-A slice is the test rows of one value, or one range of values, of one column: a property of the picture, or a column of
-the manifest. That a slice differs is no reason why: dark pictures may be the ones of a hard class.
+A slice is the test rows with one value, or one range of values, of a column: an image property or a column of the
+manifest. A difference does not show its cause: dark images may belong to a hard class.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,45 +13,45 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import false_discovery_control, fisher_exact
 
-from tellapart.data.image import Picture
+from tellapart.data.image import ImageArray
 from tellapart.data.threads import map_in_order
-from tellapart.errors import CannotSlice, printable
-from tellapart.metrics import Estimate, wilson
+from tellapart.errors import SliceError, printable
+from tellapart.metrics import Estimate, wilson_interval
 
 Column = Sequence[str] | Sequence[float] | NDArray[Any]
-FALSE_DISCOVERIES = 0.05  # the share of the slices said to differ, of which chance alone may be the cause
+FALSE_DISCOVERY_RATE = 0.05  # among the slices reported as different
 _BINS = 4
-_VALUES = 20  # of a column of words; the rarer ones become one slice
+_MAX_VALUES = 20  # of a text column; rarer values become one slice
 OTHERS, MISSING = "(other values)", "(missing)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Slice:
     """The test rows of one value or range of a column.
 
-    value: in words. low, high: the range of numbers, low <= x < high, or one number where they are equal; None where it
-    is open or the column holds words. accuracy, rest: of these rows and of all others. p_value: of Fisher's exact test
-    that both are as accurate. differs: whether that is beyond chance, given how many slices were looked at.
+    value: as text. low, high: of a numeric range low <= x < high, or of one number if they are equal; None if the range
+    is open or the column has text. accuracy, others: accuracy on these rows, and on all other rows. p_value: Fisher's
+    exact test of equal accuracy. differs: whether the difference is significant, given the number of slices.
     """
 
     column: str
     value: str
     low: float | None
     high: float | None
-    pictures: int
+    images: int
     accuracy: Estimate
-    rest: Estimate
+    others: Estimate
     p_value: float
     differs: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
-        return vars(self) | {"accuracy": self.accuracy.to_json(), "rest": self.rest.to_json()}
+        return vars(self) | {"accuracy": self.accuracy.to_json(), "others": self.others.to_json()}
 
 
 @dataclass(frozen=True)
 class _Bin:
-    """A value or range of a column, and the rows (N,) bool that it holds."""
+    """A value or range of a column, and its rows as a mask (N,)."""
 
     column: str
     value: str
@@ -60,113 +60,117 @@ class _Bin:
     high: float | None = None
 
 
-def slices(correct: NDArray[np.bool_], columns: Mapping[str, Column]) -> list[Slice]:
-    """Return the accuracy of each slice of the test rows, in the order of the columns.
+def accuracy_by_slice(correct: NDArray[np.bool_], columns: Mapping[str, Column]) -> list[Slice]:
+    """Return the accuracy on each slice of the test rows, in the order of the columns.
 
-    correct: (N,) whether each row's prediction is its label. columns: name -> a value for each row; numbers, or text of
-    which all is numbers, are cut into ranges of about equal counts, and other text is taken by value. A column that
-    does not vary has no slices, nor has one of words that hardly repeat, such as names of files.
-    Each slice is compared with all other rows by Fisher's exact test, and of the slices said to differ, 5 % at most are
-    expected to be chance (Benjamini and Hochberg 1995, "Controlling the false discovery rate", section 3). Rows count
-    as independent: copies and bursts of one scene make chance look like a finding.
-    Raises `CannotSlice` for a column of another length, or numbers that are not finite.
+    correct: (N,) whether each prediction is correct. columns: name -> a value for each row. Numbers, and text that is
+    all numbers, are divided into ranges of about equal counts; other text is divided by value. A constant column has no
+    slices, nor has a text column whose values hardly repeat, such as file names.
+    Fisher's exact test compares each slice with all other rows. Among the slices that are reported to differ, at most
+    5 % are expected to differ by chance (Benjamini and Hochberg 1995, "Controlling the false discovery rate", section
+    3). The test assumes independent rows: duplicates and bursts of one scene lead to false findings.
+    Raises `SliceError` for a column of another length, or with numbers that are not finite.
     """
-    bins = [found for name, values in columns.items() for found in _bins(name, values, len(correct))]
+    bins = [column_bin for name, values in columns.items() for column_bin in _bins(name, values, len(correct))]
     if not bins:
         return []
-    p_values = [_p_value(correct, found.rows) for found in bins]
+    p_values = [_fisher_p_value(correct, column_bin.rows) for column_bin in bins]
     adjusted = false_discovery_control(p_values, method="bh")
     return [
         Slice(
-            found.column,
-            found.value,
-            found.low,
-            found.high,
-            int(found.rows.sum()),
-            _accuracy(correct[found.rows]),
-            _accuracy(correct[~found.rows]),
-            p_value,
-            bool(limit <= FALSE_DISCOVERIES),
+            column=column_bin.column,
+            value=column_bin.value,
+            low=column_bin.low,
+            high=column_bin.high,
+            images=int(column_bin.rows.sum()),
+            accuracy=_accuracy(correct[column_bin.rows]),
+            others=_accuracy(correct[~column_bin.rows]),
+            p_value=p_value,
+            differs=bool(adjusted_p <= FALSE_DISCOVERY_RATE),
         )
-        for found, p_value, limit in zip(bins, p_values, adjusted, strict=True)
+        for column_bin, p_value, adjusted_p in zip(bins, p_values, adjusted, strict=True)
     ]
 
 
-def picture_properties(picture: Picture) -> dict[str, float]:
-    """Return what can be told of a decoded picture (H, W, 3) without knowing what it shows.
+def image_properties(image: ImageArray) -> dict[str, float]:
+    """Return properties of a decoded image (H, W, 3) that do not depend on its content.
 
-    pixels: W * H. aspect ratio: W / H. brightness and contrast: mean and standard deviation of its grey values, 0..255.
+    pixels: W * H. aspect ratio: W / H. brightness and contrast: mean and standard deviation of its gray values, 0..255.
     sharpness: variance of their Laplacian (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy");
-    it falls with blur and rises with noise, and compares only pictures of about the same size and kind.
+    it decreases with blur and increases with noise, and only compares images of similar size and kind.
     """
-    height, width = picture.shape[:2]
-    grey = np.asarray(Image.fromarray(picture).convert("L"), np.float32)  # H W
+    height, width = image.shape[:2]
+    gray = np.asarray(Image.fromarray(image).convert("L"), np.float32)  # H W
     return {
         "pixels": float(height * width),
         "aspect ratio": width / height,
-        "brightness": float(grey.mean(dtype=np.float64)),
-        "contrast": float(grey.std(dtype=np.float64)),
-        "sharpness": float(_laplacian(grey).var(dtype=np.float64)),
+        "brightness": float(gray.mean(dtype=np.float64)),
+        "contrast": float(gray.std(dtype=np.float64)),
+        "sharpness": float(_laplacian(gray).var(dtype=np.float64)),
     }
 
 
-def property_columns(pictures: Iterable[Picture]) -> dict[str, NDArray[np.float64]]:
-    """Return the properties of pictures as columns (N,) for `slices`; a few threads work on them as they come."""
-    rows = list(map_in_order(picture_properties, pictures))
-    return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+def property_columns(images: Iterable[ImageArray]) -> dict[str, NDArray[np.float64]]:
+    """Return the properties of images as columns (N,) for `accuracy_by_slice`, computed in a few threads."""
+    properties = list(map_in_order(image_properties, images))
+    names = properties[0] if properties else {}
+    return {name: np.array([values[name] for values in properties]) for name in names}
 
 
 def _accuracy(correct: NDArray[np.bool_]) -> Estimate:
-    return wilson(int(correct.sum()), len(correct))
+    return wilson_interval(int(correct.sum()), len(correct))
 
 
-def _p_value(correct: NDArray[np.bool_], rows: NDArray[np.bool_]) -> float:
+def _fisher_p_value(correct: NDArray[np.bool_], rows: NDArray[np.bool_]) -> float:
     table = [[int((correct & rows).sum()), int((~correct & rows).sum())]]
     table += [[int((correct & ~rows).sum()), int((~correct & ~rows).sum())]]
     return float(fisher_exact(table).pvalue)
 
 
-def _laplacian(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sum of each inner pixel's four differences to its neighbours; of a picture without inside, a zero."""
-    if min(grey.shape) < 3:
+def _laplacian(gray: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the Laplacian of the inner pixels (H - 2, W - 2); a single 0 if there are none."""
+    if min(gray.shape) < 3:
         return np.zeros((1, 1), np.float32)
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    differences: NDArray[np.float32] = around - 4 * grey[1:-1, 1:-1]
-    return differences
+    neighbors = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    laplacian: NDArray[np.float32] = neighbors - 4 * gray[1:-1, 1:-1]
+    return laplacian
 
 
 def _bins(name: str, values: Column, count: int) -> list[_Bin]:
-    """Return a column's bins, of which each row is in exactly one and none is empty; none for a constant column."""
+    """Return the bins of a column: each row is in exactly one, and none is empty. A constant column has none."""
     if len(values) != count:
-        raise CannotSlice(f"The column '{printable(name)}' has {len(values)} values: expected one for each of {count}.")
+        raise SliceError(f"Expected {count} values in the column '{printable(name)}', got {len(values)}.")
     array = np.asarray(values)
     if array.dtype.kind in "iuf":
         if not np.isfinite(array).all():
-            raise CannotSlice(f"The column '{printable(name)}' holds numbers that are not finite: leave its rows out.")
-        bins = _ranges(name, array.astype(np.float64), np.ones(count, bool))
+            raise SliceError(
+                f"The column '{printable(name)}' has numbers that are not finite: remove them, or omit the column."
+            )
+        bins = _numeric_bins(name, array.astype(np.float64), np.ones(count, bool))
     else:
-        bins = _of_text(name, np.array([str(value).strip() for value in values], dtype=str))
+        bins = _text_bins(name, np.array([str(value).strip() for value in values], dtype=str))
     return bins if len(bins) > 1 else []
 
 
-def _of_text(name: str, words: NDArray[Any]) -> list[_Bin]:
+def _text_bins(name: str, words: NDArray[Any]) -> list[_Bin]:
     empty = words == ""
     missing = [_Bin(name, MISSING, empty)] if empty.any() else []
-    numbers = [_number(word) for word in words[~empty]]
+    numbers = [_parse_number(word) for word in words[~empty]]
     if all(number is not None for number in numbers):
-        filled = np.zeros(len(words))
-        filled[~empty] = numbers
-        return _ranges(name, filled, ~empty) + missing
-    found, counts = np.unique(words[~empty], return_counts=True)
-    if len(found) > max(_BINS, (~empty).sum() / 2):
+        values = np.zeros(len(words))
+        values[~empty] = numbers
+        return _numeric_bins(name, values, ~empty) + missing
+    distinct, counts = np.unique(words[~empty], return_counts=True)
+    if len(distinct) > max(_BINS, (~empty).sum() / 2):
         return []
-    common = found[np.argsort(-counts, kind="stable")][: _VALUES if len(found) <= _VALUES else _VALUES - 1]
-    others = ~empty & ~np.isin(words, common)
-    bins = [_Bin(name, printable(str(value)), words == value) for value in common]
+    n_shown = _MAX_VALUES if len(distinct) <= _MAX_VALUES else _MAX_VALUES - 1
+    frequent = distinct[np.argsort(-counts, kind="stable")][:n_shown]
+    others = ~empty & ~np.isin(words, frequent)
+    bins = [_Bin(name, printable(str(value)), words == value) for value in frequent]
     return bins + ([_Bin(name, OTHERS, others)] if others.any() else []) + missing
 
 
-def _number(word: str) -> float | None:
+def _parse_number(word: str) -> float | None:
     try:
         number = float(word)
     except ValueError:
@@ -174,55 +178,55 @@ def _number(word: str) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _ranges(name: str, values: NDArray[np.float64], rows: NDArray[np.bool_]) -> list[_Bin]:
-    """Cut the numbers of some rows into bins: one for each value where there are few, else of about equal counts."""
+def _numeric_bins(name: str, values: NDArray[np.float64], rows: NDArray[np.bool_]) -> list[_Bin]:
+    """Divide the numbers of some rows into bins: by value if there are few, else of about equal counts."""
     if not rows.any():
         return []
     distinct = np.unique(values[rows])
     if len(distinct) <= _BINS:
-        return [_Bin(name, _text(v), rows & (values == v), float(v), float(v)) for v in distinct]
-    edges = _edges(np.sort(values[rows]))
-    place = np.searchsorted(edges, values, side="right")
+        return [_Bin(name, _format(v), rows & (values == v), float(v), float(v)) for v in distinct]
+    edges = _bin_edges(np.sort(values[rows]))
+    bin_of_row = np.searchsorted(edges, values, side="right")
     lows, highs = [None, *edges], [*edges, None]
     return [
-        _Bin(name, _range_text(low, high), rows & (place == i), low, high)
+        _Bin(name, _format_range(low, high), rows & (bin_of_row == i), low, high)
         for i, (low, high) in enumerate(zip(lows, highs, strict=True))
     ]
 
 
-def _edges(ordered: NDArray[np.float64]) -> list[float]:
+def _bin_edges(ordered: NDArray[np.float64]) -> list[float]:
     """Return rising edges between bins of about equal counts, none of them empty."""
     edges: list[float] = []
-    filled = 0  # how many of the values lie below the last edge
-    for part in range(1, _BINS):
-        edge = _short_edge(ordered, part / _BINS)
-        below = int(np.searchsorted(ordered, edge))
-        if below > filled:
+    n_binned = 0  # values below the last edge
+    for number in range(1, _BINS):
+        edge = _short_edge(ordered, number / _BINS)
+        n_below = int(np.searchsorted(ordered, edge))
+        if n_below > n_binned:
             edges.append(edge)
-            filled = below
+            n_binned = n_below
     return edges
 
 
 def _short_edge(ordered: NDArray[np.float64], share: float) -> float:
-    """Return the number of fewest digits with about this share of the values below it, or else the quantile itself."""
+    """Return the number with the fewest digits that has about this share of the values below it, or the quantile."""
     quantile = float(ordered[int(share * len(ordered))])
     for digits in range(1, 6):
         edge = float(f"{quantile:.{digits}g}")
-        below = int(np.searchsorted(ordered, edge))
-        if 0 < below < len(ordered) and abs(below / len(ordered) - share) <= 1 / (4 * _BINS):
+        n_below = int(np.searchsorted(ordered, edge))
+        if 0 < n_below < len(ordered) and abs(n_below / len(ordered) - share) <= 1 / (4 * _BINS):
             return edge
-    above_least = ordered[np.searchsorted(ordered, ordered[0], side="right")]
-    return max(quantile, float(above_least))
+    second_smallest = ordered[np.searchsorted(ordered, ordered[0], side="right")]
+    return max(quantile, float(second_smallest))
 
 
-def _range_text(low: float | None, high: float | None) -> str:
-    lowest = "" if low is None else _text(low)
-    highest = "" if high is None else _text(high)
+def _format_range(low: float | None, high: float | None) -> str:
+    lowest = "" if low is None else _format(low)
+    highest = "" if high is None else _format(high)
     if not lowest:
         return f"below {highest}"
     return f"{lowest} to {highest}" if highest else f"from {lowest}"
 
 
-def _text(number: float) -> str:
-    whole = number == round(number) and abs(number) < 1e15
-    return f"{number:,.0f}" if whole else f"{number:,.6g}"
+def _format(number: float) -> str:
+    is_whole = number == round(number) and abs(number) < 1e15
+    return f"{number:,.0f}" if is_whole else f"{number:,.6g}"

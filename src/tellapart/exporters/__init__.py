@@ -1,1 +1,1 @@
-"""A classifier in other formats, with the same answers."""
+"""Export of a classifier to other formats, with a parity check against the original."""

@@ -1,32 +1,34 @@
-"""`export(model, to) -> Exported`: make the file, compare it with the original, and only then write it."""
+"""`export(model, to)`: convert a classifier to another format, check its parity with the original, and write it."""
 
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.data.sources import Source
-from tellapart.errors import CannotExport, did_you_mean, printable
-from tellapart.evaluation.dataset import Judged, Model, open_model
+from tellapart.errors import ExportError, did_you_mean, printable
+from tellapart.evaluation.dataset import Model, OpenedModel, open_model
 from tellapart.exporters.executorch.export import to_executorch, to_executorch_core_ml, to_executorch_int8
-from tellapart.exporters.image_sets import pictures_to_check
-from tellapart.exporters.job import Exported, Order, golden_folder
+from tellapart.exporters.image_sets import load_check_images
+from tellapart.exporters.job import ExportJob, ExportResult, golden_folder
 from tellapart.exporters.onnx.export import to_onnx, to_web
-from tellapart.exporters.onnx.export_int8 import to_int8
+from tellapart.exporters.onnx.export_int8 import to_onnx_int8
+from tellapart.exporters.targets import TARGETS
 from tellapart.inference.predictor import Predictor
-from tellapart.io.atomic import refuse_unwritable
+from tellapart.io.atomic import check_writable
 from tellapart.progress import Progress, progress_for_viewers
 
-TARGETS: dict[str, tuple[Callable[[Order], Exported], str]] = {  # what makes it, and the ending of its name
-    "onnx": (to_onnx, ".onnx"),
-    "onnx-int8": (to_int8, ".int8.onnx"),
-    "executorch": (to_executorch, ".pte"),
-    "executorch-coreml": (to_executorch_core_ml, ".coreml.pte"),
-    "executorch-int8": (to_executorch_int8, ".int8.pte"),
-    "web": (to_web, ".web"),
+EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {
+    "onnx": to_onnx,
+    "onnx-int8": to_onnx_int8,
+    "executorch": to_executorch,
+    "executorch-coreml": to_executorch_core_ml,
+    "executorch-int8": to_executorch_int8,
+    "web": to_web,
 }
+_MAX_DROP, _MIN_SPEEDUP = 0.5, 1.1
 
 
 def export(
@@ -40,49 +42,63 @@ def export(
     max_drop: float | None = None,
     min_speedup: float | None = None,
     progress: Progress | None = None,
-) -> Exported:
-    """Write a classifier in another form, after comparing it with the original on real pictures.
+) -> ExportResult:
+    """Export a classifier to another format, after comparing its predictions with the original on real images.
 
-    model: as for `evaluate_on`. to: a key of `TARGETS`. out: the file (or the folder of a web app) to write, beside the
-    model if not given; nothing is replaced. check: pictures to compare on, those of the run's own test part if not
-    given. runtime: for a web app, a copy of the folder `dist` of onnxruntime-web, fetched by npm if not given. For
-    int8, calibration: pictures such as it will see, up to 256 of the run's own training part if not given; max_drop:
-    points of accuracy that it may lose, 0.5 if not given; min_speedup: how many times as fast as float32 it has to be,
-    1.1 if not given. Beside the file
-    stand golden cases, for ports to other languages.
+    model: as for `evaluate`. to: a key of `TARGETS`. out: the file to write, or the folder of a web app; beside the
+    model by default; an existing one is not overwritten. check: images for the parity check; the run's test split by
+    default. runtime: for a web app, a copy of the folder `dist` of onnxruntime-web; downloaded with npm by default.
+    For int8, calibration: images from which up to 256 set the ranges of activations, the run's training split by
+    default; max_drop: the accepted loss of accuracy in points, default 0.5; min_speedup: the required speedup over
+    float32, default 1.1. Golden cases, for ports to other languages, are written beside the file.
 
-    Raises `CannotExport`, saying why, if the exported file would answer otherwise; then nothing is written;
-    `CannotSave` if it cannot be written, `MissingExtra` if a package is missing, `DownloadFailed` or `BadRuntime` for
-    what runs a web app, and what `load` and `load_source` raise.
+    Raises `ExportError` if the predictions differ, and then writes nothing; `SaveError` if the file cannot be written,
+    `MissingExtraError` if a package is missing, `DownloadError` or `RuntimeVersionError` for the runtime of a web app,
+    and the errors of `load` and `load_dataset`.
     """
-    said = progress or progress_for_viewers()
-    if to not in TARGETS:
-        raise CannotExport(f"Expected one of {', '.join(TARGETS)}, not '{printable(to)}'.{did_you_mean(to, TARGETS)}")
-    if runtime is not None and to != "web":
-        raise CannotExport(f"A runtime is for a web app alone, not for {to}: leave --runtime out, or export --to web.")
-    for name, value in (("calibration", calibration), ("max-drop", max_drop), ("min-speedup", min_speedup)):
-        if value is not None and not to.endswith("int8"):
-            raise CannotExport(f"--{name} is for int8 alone, not for {to}: leave it out.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise CannotExport(f"Expected a number for --{name}, not {value}.")
-    judged = open_model(model, said)
-    place = Path(out) if out is not None else _default_place(model, judged, to)
-    refuse_unwritable(place, "nothing is replaced")
-    refuse_unwritable(golden_folder(place), "nothing is replaced")
-    if not isinstance(judged.classifier, Classifier):
-        raise CannotExport(f"{judged.name} is an exported file: give the classifier that it was made from.")
-    copy = Path(runtime) if runtime is not None else None
-    drop, speedup = 0.5 if max_drop is None else max_drop, 1.1 if min_speedup is None else min_speedup
-    order = Order(
-        judged, judged.classifier, pictures_to_check(judged, check, said), place, said, copy, calibration, drop, speedup
+    progress = progress or progress_for_viewers()
+    options = {"runtime": runtime, "calibration": calibration, "max_drop": max_drop, "min_speedup": min_speedup}
+    _check_arguments(to, options)
+    opened = open_model(model, progress)
+    path = Path(out) if out is not None else _default_path(model, opened, to)
+    check_writable(path, "exports do not overwrite files")
+    check_writable(golden_folder(path), "exports do not overwrite golden cases")
+    if not isinstance(opened.classifier, Classifier):
+        raise ExportError(f"{opened.name} is an exported file: expected the classifier that it was exported from.")
+    job = ExportJob(
+        to=to,
+        model=opened,
+        classifier=opened.classifier,
+        check_images=load_check_images(opened, check, progress),
+        out=path,
+        progress=progress,
+        runtime=Path(runtime) if runtime is not None else None,
+        calibration=calibration,
+        max_drop=_MAX_DROP if max_drop is None else max_drop,
+        min_speedup=_MIN_SPEEDUP if min_speedup is None else min_speedup,
     )
-    return TARGETS[to][0](order)
+    return EXPORTERS[to](job)
 
 
-def _default_place(model: Model, judged: Judged, to: str) -> Path:
-    ending = TARGETS[to][1]
-    if judged.run is not None:
-        return judged.run / f"model{ending}"
+def _check_arguments(to: str, options: Mapping[str, object]) -> None:
+    """Raise `ExportError` for an unknown target, or an option of another target."""
+    if to not in TARGETS:
+        raise ExportError(
+            f"Expected a target among {', '.join(TARGETS)}, not '{printable(to)}'.{did_you_mean(to, TARGETS)}"
+        )
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None and name not in TARGETS[to].options:
+            targets = ", ".join(key for key, target in TARGETS.items() if name in target.options)
+            raise ExportError(f"{flag} applies to the targets {targets}, not to {to}: omit it.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ExportError(f"Expected a finite number for {flag}, not {value}.")
+
+
+def _default_path(model: Model, opened: OpenedModel, to: str) -> Path:
+    suffix = TARGETS[to].suffix
+    if opened.run is not None:
+        return opened.run / f"model{suffix}"
     if not isinstance(model, Predictor) and os.path.isfile(model):
-        return Path(model).with_suffix(ending)
-    return Path(re.sub(r"[^\w.-]+", "-", Path(judged.name).name) + ending)
+        return Path(model).with_suffix(suffix)
+    return Path(re.sub(r"[^\w.-]+", "-", Path(opened.name).name) + suffix)

@@ -1,4 +1,4 @@
-"""Golden cases: pictures with the answers that any port of an exported file must give, and an example to start from."""
+"""Golden cases: images with the predictions that every port of an exported file must reproduce, and an example."""
 
 import io
 import json
@@ -8,34 +8,35 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tellapart.data.image import Picture
+from tellapart.data.image import ImageArray
 from tellapart.inference.predictor import Predictor
 
 COUNT = 16
 _EXAMPLE = Path(__file__).parent / "example.py"
+_KEYS = ("path", "resized", "label", "probabilities", "prediction_set", "in_distribution")
 
 
-def golden_files(model: str, answering: Predictor, pictures: Sequence[Picture], tolerance: float) -> dict[str, bytes]:
-    """Return files by their names: the pictures, and as the network takes them, as PNG, and cases.json.
+def make_golden_files(
+    model: str, predictor: Predictor, images: Sequence[ImageArray], tolerance: float
+) -> dict[str, bytes]:
+    """Return the content of each file by name: the images as PNG, also resized, and cases.json with the predictions.
 
-    cases.json holds the expected answers. Where `model` is in ONNX, example.py runs it. answering: what gives the
-    answers. tolerance: how far the probabilities of a port may lie from them.
+    model: the name of the exported file; for ONNX, example.py runs it. tolerance: of a port's probabilities.
     """
     files = {"example.py": _EXAMPLE.read_bytes()} if model.endswith(".onnx") else {}
-    resized = np.stack([answering.resize(picture) for picture in pictures])
-    answers, cases = answering.answers(resized), []
-    for number, picture in enumerate(pictures):
-        name, small = f"{number:02d}.png", f"{number:02d}.resized.png"
-        files |= {name: _png(picture), small: _png(resized[number])}
-        told = answers.prediction(number, name, answering.classes, 1).to_json()
-        told["probabilities"] = [float(value) for value in answers.probabilities[number]]
-        told["resized"] = small
-        cases.append({key: told[key] for key in ("path", "resized", "label", "probabilities", "set", "familiar")})
-    document = {"model": f"../{model}", "tolerance": tolerance, "classes": list(answering.classes), "cases": cases}
+    pixels = np.stack([predictor.resize(image) for image in images])
+    batch, cases = predictor.infer(pixels), []
+    for row, image in enumerate(images):
+        path, resized = f"{row:02d}.png", f"{row:02d}.resized.png"
+        files |= {path: _to_png(image), resized: _to_png(pixels[row])}
+        case = batch.prediction(row, path, predictor.classes, 1).to_json()
+        case |= {"probabilities": batch.probabilities[row].astype(float).tolist(), "resized": resized}
+        cases.append({key: case[key] for key in _KEYS})
+    document = {"model": f"../{model}", "tolerance": tolerance, "classes": list(predictor.classes), "cases": cases}
     return files | {"cases.json": json.dumps(document, indent=1, ensure_ascii=False).encode()}
 
 
-def _png(picture: Picture) -> bytes:
+def _to_png(image: ImageArray) -> bytes:
     content = io.BytesIO()
-    Image.fromarray(picture).save(content, "png")
+    Image.fromarray(image).save(content, "png")
     return content.getvalue()

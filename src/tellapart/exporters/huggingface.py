@@ -1,18 +1,19 @@
-"""`push(run, repository)`: a run's classifier on the Hugging Face Hub, with a model card made from its report."""
+"""`push(run, repository)`: upload a run's classifier to the Hugging Face Hub, with a model card from its report."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from tellapart.classifier.classifier import load_file
-from tellapart.errors import BadCheckpoint, printable
+from tellapart.classifier.load import load_classifier_file
+from tellapart.errors import CheckpointError, printable
 from tellapart.evaluation.report.templates import templates
-from tellapart.io.hub import MODEL, upload
+from tellapart.io.hub import upload
+from tellapart.io.run_directory import RunDirectory
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
 
-_SHOWN = 50  # classes in the card's table
+_MAX_CLASSES = 50  # in the card's table
 
 
 def push(
@@ -24,44 +25,78 @@ def push(
     report: bool = False,
     progress: Progress | None = None,
 ) -> str:
-    """Send a run to the Hub, in one commit, and return its address.
+    """Upload a run to the Hugging Face Hub in one commit, and return its URL.
 
-    run: the folder. repository: OWNER/NAME, made if there is none. private: seen by its owner alone. license: as the
-    Hub names it, "mit" or "apache-2.0". report: also report.html, which shows some of your pictures. Sent are the
-    classifier, its card, metrics.json, recipe.toml, and the exported model.onnx where there is one; no picture, and no
-    name of one. Raises `HubFailed`, `BadCheckpoint` for a folder that is no run, or `MissingExtra`.
+    run: the run directory. repository: OWNER/NAME, created if needed. private: make a new repository private. license:
+    an identifier of the Hub, such as "mit" or "apache-2.0". report: also upload report.html, which contains some of
+    your images. Uploaded are the classifier, its model card, metrics.json, recipe.toml and, if it exists, model.onnx;
+    no image and no image name. Raises `HubError`, `CheckpointError` if the folder is not a run, or `MissingExtraError`.
     """
-    folder, said = Path(run), progress or Progress()
-    files: dict[str, bytes | Path] = {"README.md": model_card(folder, repository, license).encode()}
-    optional = ["model.onnx"] + (["report.html"] if report else [])
-    for name in (MODEL, "metrics.json", "recipe.toml", *(name for name in optional if (folder / name).is_file())):
-        files[name] = folder / name
-    said.report(Event.UPLOAD_START, f"Sending {', '.join(files)} to {repository} on the Hugging Face Hub.")
-    return upload(repository, files, "Add the classifier, with what its test has shown", private)
+    folder, progress = Path(run), progress or Progress()
+    files: dict[str, bytes | Path] = {"README.md": render_model_card(folder, repository, license).encode()}
+    run_files = RunDirectory(folder)
+    optional = [run_files.onnx] + ([run_files.report] if report else [])
+    for path in (run_files.classifier, run_files.metrics, run_files.recipe, *filter(Path.is_file, optional)):
+        files[path.name] = path
+    progress.report(
+        Event.UPLOAD_START,
+        f"Uploading {', '.join(files)} to {repository} on the Hugging Face Hub.",
+        files=list(files),
+        repository=repository,
+    )
+    return upload(repository, files, "Add the classifier and its test metrics", private)
 
 
-def model_card(run: Path, repository: str, license: str | None = None) -> str:
-    """Return the model card of a run: what it tells apart, how well, on what, and how to use it.
+def render_model_card(run: Path, repository: str, license: str | None = None) -> str:
+    """Return the model card of a run: classes, test metrics, data and usage.
 
-    Raises `BadCheckpoint` for a folder that is no run.
+    Raises `CheckpointError` if the folder is not a run.
     """
-    library = require("huggingface_hub", "hub")
+    files = RunDirectory(run)
     try:
-        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        report = json.loads(files.report_json.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadCheckpoint(
-            f"{printable(str(run))} is not a finished run: expected its folder, with {MODEL} and report.json."
+        raise CheckpointError(
+            f"{printable(str(run))} is not a finished run: expected a run directory with {files.classifier.name} and "
+            f"{files.report_json.name}."
         ) from error
-    classifier = load_file(run / MODEL)
+    classifier = load_classifier_file(files.classifier)
     test, name = report["metrics"]["test"], repository.rpartition("/")[2]
+    weakest = sorted(test["classes"].items(), key=lambda item: item[1]["recall"]["value"])
+    card = (
+        templates()
+        .get_template("card.md")
+        .render(
+            name=name,
+            repository=repository,
+            report=report,
+            test=test,
+            architecture=classifier.architecture.name,
+            size=classifier.preprocess.size,
+            classes=[_escape_markdown(label) for label in classifier.classes],
+            weakest=[(_escape_markdown(label), metrics) for label, metrics in weakest[:_MAX_CLASSES]],
+            conformal=classifier.conformal,
+            versions=classifier.metadata.get("versions", {}),
+            pretrained=bool(classifier.metadata.get("recipe", {}).get("model", {}).get("pretrained")),
+        )
+    )
+    return f"---\n{_card_metadata(report, name, license)}\n---\n{card}"
+
+
+def _card_metadata(report: dict[str, Any], name: str, license: str | None) -> str:
+    """Return the card's YAML header."""
+    library = require("huggingface_hub", "hub")
+    test = report["metrics"]["test"]
     results = [
         library.EvalResult(
-            "image-classification", "imagefolder", report["title"], kind, round(value, 4), metric_name=title
+            "image-classification",
+            "imagefolder",
+            report["title"],
+            kind,
+            round(test[key]["value"], 4),
+            metric_name=title,
         )
-        for kind, title, value in (
-            ("accuracy", "accuracy", test["accuracy"]["value"]),
-            ("f1", "macro F1", test["macro_f1"]["value"]),
-        )
+        for kind, key, title in (("accuracy", "accuracy", "accuracy"), ("f1", "macro_f1", "macro F1"))
     ]
     data = library.ModelCardData(
         license=license,
@@ -71,22 +106,8 @@ def model_card(run: Path, repository: str, license: str | None = None) -> str:
         model_name=name,
         eval_results=results,
     )
-    weakest = sorted(test["classes"].items(), key=lambda item: item[1]["recall"]["value"])
-    return f"---\n{data.to_yaml()}\n---\n" + templates().get_template("card.md").render(
-        name=name,
-        repository=repository,
-        report=report,
-        test=test,
-        architecture=classifier.architecture.name,
-        size=classifier.preprocess.size,
-        classes=[_plain(label) for label in classifier.classes],
-        weakest=[(_plain(label), figures) for label, figures in weakest[:_SHOWN]],
-        sets=classifier.sets,
-        versions=classifier.facts.get("versions", {}),
-        pretrained=bool(classifier.facts.get("recipe", {}).get("pretrained")),
-    )
+    return str(data.to_yaml())
 
 
-def _plain(label: str) -> Any:
-    """Return a label that is no Markdown."""
+def _escape_markdown(label: str) -> str:
     return "".join("\\" + letter if letter in "\\`*_{}[]()#+-.!|<>~" else letter for letter in label)

@@ -1,6 +1,6 @@
-"""Pictures that an export is checked on, and those that say what numbers a network meets.
+"""The images for the parity check, and those for the calibration of int8.
 
-Letters: N pictures.
+Letters: N images, S the network's input size.
 """
 
 from collections.abc import Iterator
@@ -9,111 +9,119 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import Audit, audit
-from tellapart.data.batching import BATCH, blocks
-from tellapart.data.dataset import TRAIN, VALIDATION, Samples
-from tellapart.data.image import Picture
-from tellapart.data.sources import Source, load_source
+from tellapart.data.audit import Audit, audit_dataset
+from tellapart.data.batching import BATCH_SIZE, batch_slices
+from tellapart.data.dataset import TRAIN, VALIDATION, ImageDataset
+from tellapart.data.image import ImageArray
+from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.errors import BadSource, CannotCompare, CannotExport
-from tellapart.evaluation.dataset import Judged, open_labelled
-from tellapart.evaluation.provenance import tested_source
+from tellapart.errors import ComparisonError, ExportError, SourceError
+from tellapart.evaluation.dataset import OpenedModel, load_evaluation_set
+from tellapart.evaluation.provenance import test_split_source
 from tellapart.inference.predictor import Predictor
 from tellapart.progress import Progress
-from tellapart.randomness import shuffled
+from tellapart.randomness import shuffle_rows
 
-_CHECKED, _CALIBRATING = 2000, 256
-_ALL = 2**31
+_MAX_CHECK, _MAX_CALIBRATION = 2000, 256
+_NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Pictures with labels: rows (N,) of samples, and the labels (N,) as classes of the original.
+class ImageSet:
+    """Labelled images: rows (N,) of a dataset, and the labels (N,) as class indices of the original classifier.
 
-    labels: -1 where the picture shows a class that the original does not tell.
+    labels: -1 for an image of a class that the classifier does not have.
     """
 
-    samples: Samples
+    dataset: ImageDataset
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
 
     def pixels(self, classifier: Predictor) -> NDArray[np.uint8]:
-        """Return the pictures as a classifier takes them, (N, S, S, 3)."""
+        """Return the images resized for a classifier, (N, S, S, 3)."""
         return np.concatenate(list(self.batches(classifier)))
 
     def batches(self, classifier: Predictor) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pictures as a classifier takes them, (n, S, S, 3), some at a time."""
-        for block in blocks(len(self.rows), BATCH):
-            places = range(block.start, block.stop)
-            yield np.stack(list(map_in_order(lambda n: classifier.resize(self.picture(n)), places)))
+        """Yield the images resized for a classifier in batches (n, S, S, 3)."""
+        for batch in batch_slices(len(self.rows), BATCH_SIZE):
+            positions = range(batch.start, batch.stop)
+            yield np.stack(list(map_in_order(lambda position: classifier.resize(self.read(position)), positions)))
 
-    def some(self, most: int) -> "Shown":
-        """Return `most` of them at most, from all over the source."""
-        places = np.linspace(0, len(self.rows) - 1, min(most, len(self.rows))).round().astype(int)
-        return Shown(self.samples, self.rows[places], self.labels[places])
+    def sample(self, limit: int) -> "ImageSet":
+        """Return at most `limit` of the images, evenly spaced."""
+        positions = np.linspace(0, len(self.rows) - 1, min(limit, len(self.rows))).round().astype(int)
+        return ImageSet(self.dataset, self.rows[positions], self.labels[positions])
 
-    def picture(self, place: int) -> Picture:
-        """Return one of the pictures (H, W, 3)."""
-        return self.samples.pictures.picture(int(self.rows[place]))
+    def read(self, position: int) -> ImageArray:
+        """Return the image (H, W, 3) at a position."""
+        return self.dataset.images.read(int(self.rows[position]))
 
-    def name(self, place: int) -> str:
-        """Return the picture's name for people."""
-        return self.samples.pictures.name(int(self.rows[place]))
+    def name(self, position: int) -> str:
+        """Return the name of the image at a position."""
+        return self.dataset.images.name(int(self.rows[position]))
 
 
-def pictures_to_check(judged: Judged, source: Source | None, progress: Progress) -> Shown:
-    """Return up to 2,000 pictures: those of a source, or else the test pictures of the classifier's own run.
+def load_check_images(model: OpenedModel, source: Source | None, progress: Progress) -> ImageSet:
+    """Return up to 2,000 images of a source, or of the run's test split.
 
-    Raises `CannotExport` if neither is at hand, or what `open_labelled` raises.
+    Raises `ExportError` if there is neither a source nor a run, and the errors of `load_evaluation_set`.
     """
-    if source is None and judged.run is None:
-        raise CannotExport(
-            f"{judged.name} is not a run's folder, so its test pictures are not known: give some by --check, a folder "
-            "of class folders, or any other source, with pictures such as it will see."
+    if source is None and model.run is None:
+        raise ExportError(
+            f"{model.name} is not a run directory, so it has no test images: give images for the parity check with "
+            "--check, as a folder of class folders or any other source."
         )
-    data = open_labelled(tested_source(judged, progress) if source is None else source, [], progress)
-    return _some(judged, data.found, data.rows, _CHECKED)
+    data = load_evaluation_set(test_split_source(model, progress) if source is None else source, [], progress)
+    return _draw(model, data.audit, data.rows, _MAX_CHECK)
 
 
-def pictures_to_calibrate(judged: Judged, source: Source | None, progress: Progress) -> tuple[Shown, Shown | None]:
-    """Return up to 256 pictures such as the classifier learned from, and those of its run's validation part.
+def load_calibration_images(
+    model: OpenedModel, source: Source | None, progress: Progress
+) -> tuple[ImageSet, ImageSet | None]:
+    """Return up to 256 images for calibration, and the run's validation images.
 
-    source: where the first are from; the run's own training part if None. The second are None without a run, or where
-    its pictures are no longer at hand.
-    Raises `CannotExport` if neither a source nor a run is at hand, or what `load_source` raises.
+    source: of the calibration images; the run's training split if None. The validation images are None without a run,
+    or if its images are not available.
+    Raises `ExportError` if there is neither a source nor a run, and the errors of `load_dataset`.
     """
-    run = None
-    if judged.run is not None:
-        try:
-            run = audit(load_source(tested_source(judged, progress), progress), progress)
-        except (CannotCompare, BadSource):
-            if source is None:
-                raise
+    run_audit = _audit_run(model, progress, required=source is None)
     if source is not None:
-        found = audit(load_source(source, progress), progress)
-        rows = found.usable()
-    elif run is not None:
-        found, rows = run, _part(run, TRAIN)
+        audit = audit_dataset(load_dataset(source, progress), progress)
+        rows = audit.usable_rows()
+    elif run_audit is not None:
+        audit, rows = run_audit, _rows_of_split(run_audit, TRAIN)
     else:
-        raise CannotExport(
-            f"{judged.name} is not a run's folder, so its training pictures are not known: give some by --calibration, "
-            "a folder of class folders, or any other source, with pictures such as it will see."
+        raise ExportError(
+            f"{model.name} is not a run directory, so it has no training images: give images for the calibration with "
+            "--calibration, as a folder of class folders or any other source."
         )
     if not len(rows):
-        raise CannotExport(f"{found.samples.title} has no picture to take the ranges of numbers from.")
-    validation = _some(judged, run, _part(run, VALIDATION), _ALL) if run else None
-    return _some(judged, found, rows, _CALIBRATING), validation
+        raise ExportError(f"{audit.dataset.title} has no images for the calibration: expected at least one.")
+    validation = _draw(model, run_audit, _rows_of_split(run_audit, VALIDATION), _NO_LIMIT) if run_audit else None
+    return _draw(model, audit, rows, _MAX_CALIBRATION), validation
 
 
-def _part(found: Audit, part: int) -> NDArray[np.int64]:
-    rows = found.usable()
-    chosen: NDArray[np.int64] = rows[found.samples.preset[rows] == part]
+def _audit_run(model: OpenedModel, progress: Progress, required: bool) -> Audit | None:
+    """Return the audit of the images of the model's run; None without a run, or if they are missing but optional."""
+    if model.run is None:
+        return None
+    try:
+        return audit_dataset(load_dataset(test_split_source(model, progress), progress), progress)
+    except (ComparisonError, SourceError):
+        if required:
+            raise
+        return None
+
+
+def _rows_of_split(audit: Audit, split: int) -> NDArray[np.int64]:
+    rows = audit.usable_rows()
+    chosen: NDArray[np.int64] = rows[audit.dataset.given_split[rows] == split]
     return chosen
 
 
-def _some(judged: Judged, found: Audit, rows: NDArray[np.int64], most: int) -> Shown:
-    """Return some of the rows, drawn without order."""
-    drawn = np.sort(shuffled(0, 0, rows)[:most])
-    index = {name: k for k, name in enumerate(judged.classifier.classes)}
-    labels = [index.get(found.samples.label_name(int(row)), -1) for row in drawn]
-    return Shown(found.samples, drawn, np.array(labels, np.int64))
+def _draw(model: OpenedModel, audit: Audit, rows: NDArray[np.int64], limit: int) -> ImageSet:
+    """Return a random sample of at most `limit` rows, in ascending order."""
+    sample = np.sort(shuffle_rows(0, 0, rows)[:limit])
+    index = {name: k for k, name in enumerate(model.classifier.classes)}
+    labels = [index.get(audit.dataset.label_name(int(row)), -1) for row in sample]
+    return ImageSet(audit.dataset, sample, np.array(labels, np.int64))

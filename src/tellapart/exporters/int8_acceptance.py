@@ -1,4 +1,4 @@
-"""What int8 costs and wins beside float32, on the user's pictures and machine; refused if it is not worth it."""
+"""Acceptance of an int8 file: its loss of accuracy and its speedup over float32, on the user's images and machine."""
 
 import time
 from dataclasses import dataclass
@@ -8,101 +8,105 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import CannotExport
-from tellapart.exporters.image_sets import Shown
-from tellapart.exporters.job import Order
-from tellapart.exporters.parity import Agreement
-from tellapart.inference.onnx import FileClassifier
-from tellapart.uncertainty.conformal import fit_sets
-from tellapart.uncertainty.ood import limit_of
+from tellapart.errors import ExportError
+from tellapart.exporters.image_sets import ImageSet
+from tellapart.exporters.job import ExportJob
+from tellapart.exporters.parity import ParityResult
+from tellapart.inference.onnx import ExportedClassifier
+from tellapart.progress import Event, Progress
+from tellapart.uncertainty.conformal import fit_conformal
+from tellapart.uncertainty.ood import distance_quantile
 
-# Of a probability, between processors: they round a little otherwise, and 8 bits make steps of it.
+# Of a probability, between processors: they round differently, and 8 bits turn that into steps.
 INT8_TOLERANCE = 0.02
-_ROUNDS, _LEAST_SECONDS = 7, 0.05
+_ROUNDS, _MIN_SECONDS = 7, 0.05
+_ROUNDING = 1e-9  # of the loss in points
 
 
-def thresholds(exported: FileClassifier, document: dict[str, Any], validation: Shown | None) -> dict[str, Any]:
-    """Return the document with the limits of prediction sets and of what is familiar learnt anew.
+def refit_thresholds(
+    exported: ExportedClassifier, document: dict[str, Any], validation: ImageSet | None, progress: Progress
+) -> dict[str, Any]:
+    """Return the document with the conformal and OOD thresholds refitted for an int8 file.
 
-    8 bits move the probabilities and distances that they bound. exported: in int8. Without validation pictures they
-    stay those of float32, which `told_thresholds` says.
+    int8 changes the probabilities and distances. Without validation images the thresholds remain those of float32,
+    which is reported as a warning.
     """
     if not (validation and len(validation.rows)):
+        if exported.conformal is not None or exported.ood_threshold is not None:
+            progress.warn(
+                Event.THRESHOLDS_NOT_REFITTED,
+                "The run's validation images are not available, so the thresholds of prediction sets and of the OOD "
+                "detector are those of float32.",
+            )
         return document
-    found = [exported.outputs(batch) for batch in validation.batches(exported)]
-    outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    anew: dict[str, Any] = {}
-    if exported.sets:
-        by_class = bool(document.get("recipe", {}).get("evaluation", {}).get("class_conditional", False))
-        anew["sets"] = fit_sets(outputs[0], validation.labels, exported.sets.coverage, by_class).to_json()
-    if known := document["familiarity"]:
-        anew["familiarity"] = known | {"limit": limit_of(outputs[1], known["share"])}
-    return document | anew
+    batches = [exported.compute_outputs(batch) for batch in validation.batches(exported)]
+    outputs = [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+    refitted: dict[str, Any] = {}
+    if exported.conformal:
+        class_conditional = bool(document.get("recipe", {}).get("evaluation", {}).get("class_conditional", False))
+        coverage = exported.conformal.coverage
+        refitted["conformal"] = fit_conformal(outputs[0], validation.labels, coverage, class_conditional).to_json()
+    if ood := document["ood"]:
+        refitted["ood"] = ood | {"threshold": distance_quantile(outputs[1], ood["false_positive_rate"])}
+    return document | refitted
 
 
-def told_thresholds(exported: FileClassifier, validation: Shown | None) -> tuple[str, ...]:
-    """Return a sentence where limits could not be learnt anew."""
-    if (validation and len(validation.rows)) or (exported.sets is None and exported.limit is None):
-        return ()
-    return (
-        "Note: the run's validation pictures are not at hand, so the limits of prediction sets and of what is familiar "
-        "are still those of float32.",
-    )
-
-
-def refuse_worse(order: Order, found: Agreement) -> None:
-    """Raise `CannotExport` if int8 is right on fewer of the pictures than is allowed."""
-    if found.accuracy is None or found.exported_accuracy is None:
-        lost, measure = 100 * (1 - found.same), "pictures with another class than in float32"
+def check_accuracy(job: ExportJob, parity: ParityResult) -> None:
+    """Raise `ExportError` if int8 loses more than the accepted points of accuracy."""
+    if parity.accuracy is None or parity.exported_accuracy is None:
+        loss, measure = 100 * (1 - parity.same), "share of images with another label than in float32"
     else:
-        lost = 100 * (found.accuracy.value - found.exported_accuracy.value)
-        measure = f"accuracy, {found.accuracy.value:.1%} in float32 and {found.exported_accuracy.value:.1%} in int8"
-    if lost > order.max_drop + 1e-9:  # which rounding alone does not exceed
-        raise CannotExport(
-            f"int8 loses {lost:.1f} points on {found.pictures} pictures ({measure}), and {order.max_drop:g} are "
-            "allowed: it is not written. Export in float32, or allow more by --max-drop."
+        loss = 100 * (parity.accuracy.value - parity.exported_accuracy.value)
+        measure = f"accuracy {parity.accuracy.value:.1%} in float32, {parity.exported_accuracy.value:.1%} in int8"
+    if loss > job.max_drop + _ROUNDING:
+        raise ExportError(
+            f"int8 loses {loss:.1f} points on {parity.images} images ({measure}), but at most {job.max_drop:g} are "
+            "accepted: export in float32, or accept more with --max-drop."
         )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds for one picture, already resized, and how many times as fast int8 is."""
+    """Milliseconds per resized image, and the median speedup of int8 over float32."""
 
     float32_ms: float
     int8_ms: float
     ratio: float
 
 
-def told_weight(float32_bytes: int, int8_bytes: int, speed: Speed) -> tuple[str, str]:
-    """Return sentences about size and speed."""
-    return (
-        f"In float32 it has {float32_bytes / 1e6:,.1f} MB; int8 has {int8_bytes / float32_bytes:.0%} of that.",
-        f"A picture takes {speed.int8_ms:.2f} ms, in float32 {speed.float32_ms:.2f}; run after run, {speed.ratio:.2f} "
-        "times as much.",
+def measure_speed(float32: ExportedClassifier, int8: ExportedClassifier, pixels: NDArray[np.uint8]) -> Speed:
+    """Return the speed of two files on this machine, measured alternately; pixels: (N, S, S, 3)."""
+    times = np.array([[_time_call(file, pixels) for file in (float32, int8)] for _ in range(_ROUNDS + 1)][1:])
+    float32_ms, int8_ms = (1000 * median(column) for column in times.T.tolist())
+    return Speed(float32_ms, int8_ms, median((times[:, 0] / times[:, 1]).tolist()))
+
+
+def check_speed(job: ExportJob, speed: Speed) -> None:
+    """Raise `ExportError` if the speedup of int8 is below the required one."""
+    if speed.ratio < job.min_speedup:
+        raise ExportError(
+            f"int8 is {speed.ratio:.2f} times as fast as float32 on this machine ({speed.int8_ms:.2f} ms and "
+            f"{speed.float32_ms:.2f} ms per image), but {job.min_speedup:g} times is required: export in float32, or "
+            "require less with --min-speedup."
+        )
+
+
+def report_acceptance(progress: Progress, float32_bytes: int, int8_bytes: int, speed: Speed) -> None:
+    """Report the size and the speed of an accepted file."""
+    progress.report(
+        Event.QUANTIZATION_END,
+        f"int8: {int8_bytes / float32_bytes:.0%} of the size of float32 ({float32_bytes / 1e6:,.1f} MB), "
+        f"{speed.ratio:.2f} times as fast ({speed.int8_ms:.2f} ms per image, {speed.float32_ms:.2f} ms in float32).",
+        float32_bytes=float32_bytes,
+        int8_bytes=int8_bytes,
+        speedup=speed.ratio,
     )
 
 
-def compared_speed(whole: FileClassifier, small: FileClassifier, pixels: NDArray[np.uint8]) -> Speed:
-    """Return the speed of two files on this machine, measured in turns."""
-    times = np.array([[_seconds(each, pixels) for each in (whole, small)] for _ in range(_ROUNDS + 1)][1:])
-    float32, int8 = (1000 * median(column) for column in times.T.tolist())
-    return Speed(float32, int8, median((times[:, 0] / times[:, 1]).tolist()))
-
-
-def _seconds(classifier: FileClassifier, pixels: NDArray[np.uint8]) -> float:
-    """Return the time of one call, from enough of them to be told from noise."""
+def _time_call(classifier: ExportedClassifier, pixels: NDArray[np.uint8]) -> float:
+    """Return the mean seconds per call over at least `_MIN_SECONDS`."""
     count, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < _LEAST_SECONDS:
-        classifier.outputs(pixels)
+    while (elapsed := time.perf_counter() - start) < _MIN_SECONDS:
+        classifier.compute_outputs(pixels)
         count += 1
-    return passed / count
-
-
-def refuse_slower(order: Order, speed: Speed) -> None:
-    """Raise `CannotExport` if int8 is not as much faster as is asked for."""
-    if speed.ratio < order.min_speedup:
-        raise CannotExport(
-            f"int8 is {speed.ratio:.2f} times as fast as float32 on this machine ({speed.int8_ms:.2f} and "
-            f"{speed.float32_ms:.2f} ms a picture), and {order.min_speedup:g} is asked for: it is not written. Export "
-            "in float32, or ask for less by --min-speedup."
-        )
+    return elapsed / count

@@ -1,4 +1,4 @@
-"""What is asked of an export, and what comes of it."""
+"""The input and the result of an exporter, and how both the file and its golden cases are written."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,54 +7,55 @@ from typing import Any
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.data.sources import Source
-from tellapart.evaluation.dataset import Judged
-from tellapart.exporters.golden import COUNT, golden_files
-from tellapart.exporters.image_sets import Shown
-from tellapart.exporters.parity import Agreement
+from tellapart.evaluation.dataset import OpenedModel
+from tellapart.exporters.golden import COUNT, make_golden_files
+from tellapart.exporters.image_sets import ImageSet
+from tellapart.exporters.parity import ParityResult
 from tellapart.inference.predictor import Predictor
 from tellapart.io.atomic import write_atomic, write_folder
 from tellapart.progress import Progress
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written, and how it answers beside the original.
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The exported file, and its parity with the original.
 
-    path: a file, or the folder of a web app. size: in bytes, of all in it. details: what only this kind of export
-    tells, for programs; and said: for people, in sentences.
+    to: the target. path: the file, or the folder of a web app. golden: the folder of the golden cases. size: in bytes,
+    of all files of a web app. details: values of this target only.
     """
 
     to: str
     path: Path
     golden: Path
     size: int
-    agreement: Agreement
+    parity: ParityResult
     details: dict[str, Any]
-    said: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `export --json` prints."""
+        """Return the object that `export --json` prints."""
         return {
             "to": self.to,
             "path": str(self.path),
             "golden": str(self.golden),
             "bytes": self.size,
-            "agreement": self.agreement.to_json(),
+            "parity": self.parity.to_json(),
             **self.details,
         }
 
 
-@dataclass(frozen=True)
-class Order:
-    """What an export has to go by: the classifier and its run, the pictures to check it on, where it is to stand.
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """The input of an exporter.
 
-    runtime: the folder of a copy of onnxruntime-web, for a web app. calibration: pictures that ranges are taken from,
-    max_drop: points of accuracy that may be lost, min_speedup: how much faster it has to be, for int8.
+    to: the target. check_images: for the parity check. out: the path to write. runtime: for a web app, a copy of
+    onnxruntime-web. For int8, calibration: the source of the images for the ranges of activations; max_drop: the
+    accepted loss of accuracy in points; min_speedup: the required speedup over float32.
     """
 
-    judged: Judged
+    to: str
+    model: OpenedModel
     classifier: Classifier
-    checked: Shown
+    check_images: ImageSet
     out: Path
     progress: Progress
     runtime: Path | None
@@ -62,35 +63,40 @@ class Order:
     max_drop: float
     min_speedup: float
 
+    def result(self, size: int, parity: ParityResult, **details: Any) -> ExportResult:
+        """Return the result of the job for a file of this size in bytes."""
+        golden = golden_folder(self.out)
+        return ExportResult(to=self.to, path=self.out, golden=golden, size=size, parity=parity, details=details)
+
 
 def golden_folder(out: Path) -> Path:
-    """Return the folder of the golden cases beside what is exported."""
+    """Return the folder of the golden cases of an exported file."""
     return out.with_name(f"{out.name}.golden")
 
 
-def deliver(
-    order: Order,
-    exported: Exported,
+def write_export(
+    job: ExportJob,
+    result: ExportResult,
     content: bytes | dict[str, bytes],
-    answering: Predictor,
+    predictor: Predictor,
     tolerance: float,
-    model: str,
-) -> Exported:
-    """Write the file, or the files of a folder, and golden cases beside it; raises `CannotSave`, neither then left.
+    model: str | None = None,
+) -> ExportResult:
+    """Write the file, or the files of a folder, and its golden cases; raises `SaveError`, and then leaves neither.
 
-    answering: what gives the answers of the golden cases. tolerance: how far those of a port may lie from them. model:
-    the name of the file that answers. The cases are never in the folder of a web app: that is made public, and they are
-    pictures of the user.
+    predictor: computes the probabilities of the golden cases. tolerance: of a port's probabilities. model: the path of
+    the file with the network, if the result is a folder. The cases are images of the user, and are therefore never in
+    the folder of a web app, which is made public.
     """
-    shown = order.checked.some(COUNT)
-    pictures = [shown.picture(place) for place in range(len(shown.rows))]
-    write_folder(exported.golden, golden_files(model, answering, pictures, tolerance))
+    sample = job.check_images.sample(COUNT)
+    images = [sample.read(position) for position in range(len(sample.rows))]
+    write_folder(result.golden, make_golden_files(model or result.path.name, predictor, images, tolerance))
     try:
         if isinstance(content, bytes):
-            write_atomic(exported.path, content)
+            write_atomic(result.path, content)
         else:
-            write_folder(exported.path, content)
+            write_folder(result.path, content)
     except BaseException:
-        shutil.rmtree(exported.golden, ignore_errors=True)  # or the next export would find it in its way
+        shutil.rmtree(result.golden, ignore_errors=True)  # it would block the next export
         raise
-    return exported
+    return result

@@ -1,6 +1,6 @@
-"""Everything after the resize as one torch module, for torch to export: pixels in, probabilities and distances out.
+"""Everything after the resize as one torch module, for torch's exporters.
 
-Letters: N pictures, S the network's input size, F features, K classes, D axes.
+Letters: N images, S the network's input size, F features, K classes, D axes.
 """
 
 import torch
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.preprocess.torch_resize import Preprocess
-from tellapart.uncertainty.ood import Familiarity
+from tellapart.uncertainty.ood import OODDetector
 
 
-class Answering(nn.Module):
-    """uint8 (N, S, S, 3) -> probabilities (N, K), and distances (N,) where the classifier knows them."""
+class ExportModule(nn.Module):
+    """uint8 (N, S, S, 3) -> probabilities (N, K), and distances (N,) if the classifier has an OOD detector."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.preprocess = Preprocess(classifier.preprocess)
         self.network, self.temperature = classifier.network, classifier.temperature
-        self.distance = _Distance(classifier.familiarity) if classifier.familiarity else None
+        self.distance = _Distance(classifier.ood_detector) if classifier.ood_detector else None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         features = self.network.embed(self.preprocess(pixels))
@@ -27,31 +27,31 @@ class Answering(nn.Module):
 
 
 class _Distance(nn.Module):
-    """What `Familiarity.distances` computes, by products of matrices alone: no array of (N, K, D) is needed.
+    """`OODDetector.distances` as matrix products, without an array of shape (N, K, D).
 
-    In double precision, as the squares are differences of large numbers.
+    It computes in double precision, as the squares are differences of large numbers.
     """
 
     means: Tensor
     axes: Tensor
     weights: Tensor
 
-    def __init__(self, known: Familiarity) -> None:
+    def __init__(self, detector: OODDetector) -> None:
         super().__init__()
-        for name, values in known.tensors().items():
+        for name, values in detector.tensors().items():
             self.register_buffer(name, torch.from_numpy(values))
-        self.register_buffer("weights", 1 / torch.from_numpy(known.variances).double() - 1 / known.noise)
-        self.noise = known.noise
+        self.register_buffer("weights", 1 / torch.from_numpy(detector.variances).double() - 1 / detector.noise)
+        self.noise = detector.noise
 
     def forward(self, features: Tensor) -> Tensor:
-        # Kept as single precision, half as large in the file; runtimes widen them once.
-        rows, all_means, axes = features.flatten(1).double(), self.means.double(), self.axes.double()
-        everywhere = _square_distances(rows, all_means) / self.noise
-        # Along the axes the variance is another: what counts too little or too much there is made good.
+        # Stored in single precision, which halves the size; runtimes convert them once.
+        rows, class_means, axes = features.flatten(1).double(), self.means.double(), self.axes.double()
+        isotropic = _square_distances(rows, class_means) / self.noise
+        # Correct the distance along the axes, where the variance differs from the noise.
         scale = self.weights.abs().sqrt()
-        along, means = rows @ axes.T, all_means @ axes.T
-        made_good = _square_distances(along * scale, means * scale)
-        squares = (everywhere - made_good).amin(dim=1).clamp_min(0)
+        projections, means = rows @ axes.T, class_means @ axes.T
+        correction = _square_distances(projections * scale, means * scale)
+        squares = (isotropic - correction).amin(dim=1).clamp_min(0)
         return (squares / self.means.shape[1]).sqrt().float()
 
 

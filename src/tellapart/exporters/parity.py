@@ -1,6 +1,6 @@
-"""The gate: an exported file is handed over only if it answers as the original does, in the runtime that will run it.
+"""The parity check: an exported file is written only if its predictions equal the original's, in its own runtime.
 
-Letters: N pictures, K classes, E ways into a file, such as a picture of any size or one already resized.
+Letters: N images, K classes, E inputs of a file (an image of any size, a resized image).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,24 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.classifier.classifier import Classifier
-from tellapart.data.batching import BATCH, blocks
-from tellapart.data.image import Picture
+from tellapart.data.batching import BATCH_SIZE, batch_slices
+from tellapart.data.image import ImageArray
 from tellapart.data.threads import map_in_order
-from tellapart.errors import CannotExport, printable
-from tellapart.exporters.image_sets import Shown
-from tellapart.metrics import Estimate, wilson
+from tellapart.errors import ExportError, printable
+from tellapart.exporters.image_sets import ImageSet
+from tellapart.metrics import Estimate, wilson_interval
 from tellapart.progress import Progress
 
 TOLERANCE = 1e-3  # of a probability, in float32
 _LISTED = 5
 
 Probabilities = NDArray[np.float32]
-Answer = Callable[[Picture], Probabilities]  # a decoded picture (H, W, 3) -> probabilities by each way in (E, K)
+Infer = Callable[[ImageArray], Probabilities]  # a decoded image (H, W, 3) -> probabilities by each input (E, K)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A picture that the exported file answers otherwise: the most probable class of each, and how far they differ."""
+    """An image on which the predictions differ: the label of each, and the largest difference of a probability."""
 
     path: str
     original: str
@@ -41,16 +41,16 @@ class Difference:
         return vars(self)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How the exported file answers, beside the original, on the same pictures.
+@dataclass(frozen=True, kw_only=True)
+class ParityResult:
+    """The predictions of an exported file compared with the original's on the same images.
 
-    same: share of pictures with the same most probable class. largest, mean: of the differences of probabilities.
-    accuracy, exported_accuracy: on the pictures with a class that is known, None if there are none. differing: pictures
-    beyond the tolerance, the worst first.
+    images: how many. same: share with the same label. largest, mean: of the differences of probabilities. accuracy,
+    exported_accuracy: on the images of a class that the classifier has; None without such images. differing: the
+    images beyond the tolerance, the worst first.
     """
 
-    pictures: int
+    images: int
     same: float
     largest: float
     mean: float
@@ -61,83 +61,78 @@ class Agreement:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         estimates = {
-            name: figure.to_json() if (figure := getattr(self, name)) else None
+            name: estimate.to_json() if (estimate := getattr(self, name)) else None
             for name in ("accuracy", "exported_accuracy")
         }
-        return vars(self) | estimates | {"differing": [each.to_json() for each in self.differing]}
+        return vars(self) | estimates | {"differing": [difference.to_json() for difference in self.differing]}
 
 
-def agreement(
+def measure_parity(
     classifier: Classifier,
-    answer: Answer,
+    infer: Infer,
     classes: Sequence[str],
-    checked: Shown,
+    images: ImageSet,
     progress: Progress,
     tolerance: float = TOLERANCE,
-) -> Agreement:
-    """Return how an exported file answers.
+) -> ParityResult:
+    """Return the parity of an exported file.
 
-    answer: a decoded picture (H, W, 3) -> probabilities (E, K), by each way into the file, in its own runtime. classes:
-    those of the file, in its order. tolerance: of a probability.
+    infer: a decoded image (H, W, 3) -> probabilities (E, K) by each input of the file, in its own runtime. classes:
+    of the file, in its order. tolerance: of a probability.
     """
-    count = len(checked.rows)
+    count = len(images.rows)
     originals, exported = [], []
-    with progress.bar("Comparing with the original", count) as advance:
-        for block in blocks(count, BATCH):
-            pictures = list(map_in_order(checked.picture, range(block.start, block.stop)))
-            originals.append(classifier.probabilities(pictures))
-            exported += [answer(picture) for picture in pictures]
-            advance(len(pictures), "")
-    return compared(np.concatenate(originals), np.array(exported), classifier.classes, classes, checked, tolerance)
+    with progress.bar("Parity check", count) as advance:
+        for batch in batch_slices(count, BATCH_SIZE):
+            decoded = list(map_in_order(images.read, range(batch.start, batch.stop)))
+            originals.append(classifier.probabilities(decoded))
+            exported += [infer(image) for image in decoded]
+            advance(len(decoded), "")
+    if set(classes) != set(classifier.classes):
+        raise ExportError("The classes of the exported file differ from the original's: it is not written.")
+    in_order = np.array(exported)[:, :, [list(classes).index(name) for name in classifier.classes]]
+    return compare_probabilities(np.concatenate(originals), in_order, classifier.classes, images, tolerance)
 
 
-def compared(
-    originals: Probabilities,
-    exported: Probabilities,
-    classes: Sequence[str],
-    their_classes: Sequence[str],
-    checked: Shown,
-    tolerance: float = TOLERANCE,
-) -> Agreement:
-    """Return the agreement of probabilities (N, K) and (N, E, K), whose classes are matched by name."""
-    if exported.shape[2:] != originals.shape[1:] or set(classes) != set(their_classes):
-        raise CannotExport("The exported file tells other classes than the original: it is not written.")
-    theirs = exported[:, :, [list(their_classes).index(name) for name in classes]]
-    differences = np.nan_to_num(np.abs(theirs - originals[:, None]), nan=np.inf)  # N E K
-    apart, best, their_best = differences.max(axis=(1, 2)), originals.argmax(axis=1), theirs.argmax(axis=2)
-    same = (their_best == best[:, None]).all(axis=1)
-    wrong = np.flatnonzero((apart > tolerance) | ~same)
-    worst = wrong[np.argsort(-apart[wrong], kind="stable")].tolist()
-    entry = differences.max(axis=2).argmax(axis=1)  # the way in that differs most
-    known = checked.labels >= 0
-    return Agreement(
-        len(originals),
-        float(same.mean()),
-        float(apart.max()),
-        float(differences.mean()),
-        _accuracy(best[known], checked.labels[known]),
-        _accuracy(their_best[known, 0], checked.labels[known]),
-        tuple(
-            Difference(checked.name(n), classes[best[n]], classes[their_best[n, entry[n]]], float(apart[n]))
-            for n in worst
+def compare_probabilities(
+    originals: Probabilities, exported: Probabilities, classes: Sequence[str], images: ImageSet, tolerance: float
+) -> ParityResult:
+    """Return the parity of probabilities (N, K) and (N, E, K)."""
+    differences = np.nan_to_num(np.abs(exported - originals[:, None]), nan=np.inf)  # N E K
+    largest, labels, their_labels = differences.max(axis=(1, 2)), originals.argmax(axis=1), exported.argmax(axis=2)
+    same = (their_labels == labels[:, None]).all(axis=1)
+    beyond = np.flatnonzero((largest > tolerance) | ~same)
+    worst_first = beyond[np.argsort(-largest[beyond], kind="stable")].tolist()
+    worst_input = differences.max(axis=2).argmax(axis=1)
+    labelled = images.labels >= 0
+    return ParityResult(
+        images=len(originals),
+        same=float(same.mean()),
+        largest=float(largest.max()),
+        mean=float(differences.mean()),
+        accuracy=_accuracy(labels[labelled], images.labels[labelled]),
+        exported_accuracy=_accuracy(their_labels[labelled, 0], images.labels[labelled]),
+        differing=tuple(
+            Difference(images.name(n), classes[labels[n]], classes[their_labels[n, worst_input[n]]], float(largest[n]))
+            for n in worst_first
         ),
     )
 
 
-def refuse_differing(found: Agreement, out: Path) -> None:
-    """Raise `CannotExport` unless the exported file answers as the original does, naming the worst pictures."""
-    if not found.differing:
+def check_parity(parity: ParityResult, out: Path) -> None:
+    """Raise `ExportError` unless the predictions are equal; the message names the images that differ most."""
+    if not parity.differing:
         return
     worst = ", ".join(
-        f"{each.path} ({each.original}, exported {each.exported}, {each.difference:.4f} apart)"
-        for each in found.differing[:_LISTED]
+        f"{item.path} ({item.original}, exported {item.exported}, difference {item.difference:.4f})"
+        for item in parity.differing[:_LISTED]
     )
-    raise CannotExport(
-        f"The exported file answers otherwise than the original on {len(found.differing)} of {found.pictures} pictures "
-        f"(probabilities more than {TOLERANCE} apart, or another class): {printable(str(out))} is not written. The "
-        f"worst: {worst}."
+    raise ExportError(
+        f"The exported file failed the parity check on {len(parity.differing)} of {parity.images} images (another "
+        f"label, or a probability that differs by more than {TOLERANCE}), so {printable(str(out))} is not written; "
+        f"the largest differences: {worst}."
     )
 
 
 def _accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Estimate | None:
-    return wilson(int((predicted == labels).sum()), len(labels)) if len(labels) else None
+    return wilson_interval(int((predicted == labels).sum()), len(labels)) if len(labels) else None

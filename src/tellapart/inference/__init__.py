@@ -1,1 +1,1 @@
-"""Exported classifiers, run without torch."""
+"""Prediction with a classifier file or an exported file; requires no torch."""

@@ -1,4 +1,4 @@
-"""`load(model) -> Predictor`: a classifier's file, an exported file, or a network with published weights."""
+"""`load(model)`: the classifier in a file, a run directory or on the Hugging Face Hub, or a pretrained network."""
 
 import os
 from pathlib import Path
@@ -11,16 +11,17 @@ from tellapart.progress import Progress, TerminalProgress
 
 
 def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Predictor:
-    """Return the classifier in a file, or a network with published weights by its name.
+    """Return a classifier.
 
-    A file exported to ONNX (its name ends in .onnx) needs no torch. `hf://OWNER/NAME[@REVISION]` is a classifier on the
-    Hugging Face Hub. What is not on this machine is fetched from its publisher, which is said first.
-    Raises `BadClassifierFile`, or the class below it that names the defect, `UnknownModel`, `HubFailed`, or
-    `MissingExtra`.
+    model: a classifier file (.safetensors), an exported file (.onnx, which requires no torch), a run directory, the
+    name of a network with published weights, or `hf://OWNER/NAME[@REVISION]` on the Hugging Face Hub. A model that is
+    not on this machine is downloaded, which is reported first.
+    Raises the subclass of `ClassifierFileError` for a file's defect, `UnknownModelError`, `HubError`, `DownloadError`
+    or `MissingExtraError`.
     """
-    name = os.fspath(model)
-    path = fetch_model(name, progress or TerminalProgress()) if name.startswith(PREFIX) else Path(model)
+    name, progress = os.fspath(model), progress or TerminalProgress()
+    path = fetch_model(name, progress) if name.startswith(PREFIX) else Path(model)
     if path.suffix.lower() == ".onnx" and path.is_file():
         return load_onnx(path)
-    found: Predictor = require("tellapart.classifier.classifier", "train").load(path, progress)
-    return found
+    classifier: Predictor = require("tellapart.classifier.load", "train").load_torch_classifier(path, progress)
+    return classifier

@@ -1,4 +1,7 @@
-"""What a classifier says of one picture."""
+"""The result of classifying images: `Prediction` for one, `PredictionBatch` for N, and their JSON form.
+
+Letters: N images, K classes.
+"""
 
 import math
 from contextlib import suppress
@@ -8,17 +11,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import UnreadableImage
+from tellapart.errors import UnreadableImageError
+
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+_RANKED = {"type": "array", "prefixItems": [{"type": "string"}, _PROBABILITY], "minItems": 2, "maxItems": 2}
+# The JSON form of a prediction (JSON Schema 2020-12), the same in Python, in a browser and from a server. `path` is in
+# the output of the command line.
+PREDICTION_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Prediction",
+    "type": "object",
+    "properties": {
+        "path": {"type": "string"},
+        "label": {"type": "string"},
+        "index": {"type": "integer", "minimum": 0},
+        "probability": _PROBABILITY,
+        "top": {"type": "array", "items": _RANKED, "minItems": 1},
+        "prediction_set": {"type": ["array", "null"], "items": {"type": "string"}},
+        "in_distribution": {"type": ["boolean", "null"]},
+    },
+    "required": ["label", "index", "probability", "top", "prediction_set", "in_distribution"],
+    "additionalProperties": False,
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The most probable class, its index and probability, and the best few as (label, probability).
+    """The prediction for one image.
 
-    set: the classes, most probable first, among which the right one is with the coverage that the classifier was made
-    for. familiar: whether the picture is like those that the classifier was trained on; if not, none of its classes may
-    be right. Both are None if the classifier was never given validation pictures, as published ones. picture: (H, W,
-    3), for notebooks to show, where it is in no file.
+    label, index, probability: of the most probable class. top: the most probable classes as (label, probability).
+    prediction_set: the classes that contain the true one with the classifier's coverage, most probable first.
+    in_distribution: False if the image differs from the training images; then no class may be right. Both are None
+    for a classifier without calibration, such as published weights. image: (H, W, 3), for notebooks, if it has no path.
     """
 
     path: str
@@ -26,90 +50,110 @@ class Prediction:
     index: int
     probability: float
     top: tuple[tuple[str, float], ...]
-    set: tuple[str, ...] | None = None
-    familiar: bool | None = None
-    picture: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    prediction_set: tuple[str, ...] | None = None
+    in_distribution: bool | None = None
+    image: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str:
-        """Return the picture beside its classes, for notebooks."""
-        from tellapart.data.image import read_picture  # a client of a server needs none of it
+        """Return the image beside its most probable classes, for notebooks."""
+        from tellapart.data.image import read_image  # imported here, as clients of a server need no image decoder
         from tellapart.html import prediction_card
 
-        picture = self.picture
-        if picture is None:
-            with suppress(UnreadableImage):  # it may have moved since
-                picture = read_picture(self.path)
+        image = self.image
+        if image is None:
+            with suppress(UnreadableImageError):  # the file may have been moved
+                image = read_image(self.path)
+        return prediction_card(image, self.top, self._notes())
+
+    def _notes(self) -> list[str]:
         notes = []
-        if self.set is not None and len(self.set) != 1:
-            notes.append("It may be any of: " + ", ".join(self.set) + "." if self.set else "It may be none of these.")
-        if self.familiar is False:
-            notes.append("Unlike the training pictures: it may be none of these.")
-        return prediction_card(picture, self.top, notes)
+        if self.prediction_set is not None and len(self.prediction_set) != 1:
+            notes.append(f"Prediction set: {', '.join(self.prediction_set) or 'empty'}.")
+        if self.in_distribution is False:
+            notes.append("Out of distribution: the image differs from the training images.")
+        return notes
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `predict --json` prints."""
+        """Return the JSON object of `PREDICTION_SCHEMA`, with probabilities of six digits."""
         return {
             "path": self.path,
             "label": self.label,
             "index": self.index,
             "probability": round(self.probability, 6),
             "top": [[label, round(probability, 6)] for label, probability in self.top],
-            "set": None if self.set is None else list(self.set),
-            "familiar": self.familiar,
+            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
+            "in_distribution": self.in_distribution,
         }
 
     @classmethod
-    def from_json(cls, path: str, found: dict[str, Any]) -> "Prediction":
-        """Return what `to_json` has written, of the picture at a path; raises KeyError or TypeError."""
-        inside = None if found["set"] is None else tuple(found["set"])
-        top = tuple((label, probability) for label, probability in found["top"])
-        return cls(path, found["label"], found["index"], found["probability"], top, inside, found["familiar"])
+    def from_json(cls, path: str, document: dict[str, Any]) -> "Prediction":
+        """Return the prediction in a JSON object, for the image at a path; raises KeyError or TypeError."""
+        prediction_set = document["prediction_set"]
+        return cls(
+            path=path,
+            label=document["label"],
+            index=document["index"],
+            probability=document["probability"],
+            top=tuple((label, probability) for label, probability in document["top"]),
+            prediction_set=None if prediction_set is None else tuple(prediction_set),
+            in_distribution=document["in_distribution"],
+        )
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a classifier says of N pictures.
+class PredictionBatch:
+    """The predictions for N images.
 
-    probabilities: (N, K). sets: which classes are in each prediction set (N, K). familiar: (N,).
+    probabilities: (N, K). prediction_sets: membership of each class (N, K). in_distribution: (N,). logits: (N, K)
+    before the temperature; None from an exported file.
     """
 
     probabilities: NDArray[np.float32]
-    sets: NDArray[np.bool_] | None = None
-    familiar: NDArray[np.bool_] | None = None
+    prediction_sets: NDArray[np.bool_] | None = None
+    in_distribution: NDArray[np.bool_] | None = None
+    logits: NDArray[np.float32] | None = None
 
     def prediction(self, row: int, path: str, classes: tuple[str, ...], count: int) -> Prediction:
-        """Return the answer for one picture, with the `count` best classes."""
+        """Return the prediction for one row, with the `count` most probable classes."""
         probabilities = self.probabilities[row]
         order = np.argsort(-probabilities, kind="stable")
         top = tuple((classes[k], float(probabilities[k])) for k in order[:count])
-        inside = None if self.sets is None else tuple(classes[k] for k in order if self.sets[row, k])
-        familiar = None if self.familiar is None else bool(self.familiar[row])
-        return Prediction(path, top[0][0], int(order[0]), top[0][1], top, inside, familiar)
-
-
-def checked_classes(names: Any) -> tuple[str, ...]:
-    """Return the class names of a file; raises ValueError unless they are different texts."""
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("its class names are not a list of texts")
-    if len(set(names)) < len(names):
-        raise ValueError("a class name stands there twice")
-    return tuple(names)
-
-
-def checked_temperature(value: Any) -> float:
-    """Return the temperature of a file; raises ValueError unless it is above 0 and finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"its temperature is {value!r}, not a finite number above 0")
-    return float(value)
+        sets = self.prediction_sets
+        return Prediction(
+            path=path,
+            label=top[0][0],
+            index=int(order[0]),
+            probability=top[0][1],
+            top=top,
+            prediction_set=None if sets is None else tuple(classes[k] for k in order if sets[row, k]),
+            in_distribution=None if self.in_distribution is None else bool(self.in_distribution[row]),
+        )
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A picture that could not be read, and why."""
+class UnreadableFile:
+    """An image that cannot be read: the reason, and the code of the error."""
 
     path: str
     error: str
+    code: str = UnreadableImageError.code
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `predict --json` prints."""
-        return {"path": self.path, "error": self.error}
+        return {"path": self.path, "error": self.error, "code": self.code}
+
+
+def parse_classes(names: Any) -> tuple[str, ...]:
+    """Return the class names of a document; raises ValueError unless they are distinct, non-empty strings."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("expected the class names as a list of non-empty strings")
+    if len(set(names)) < len(names):
+        raise ValueError("the class names have duplicates")
+    return tuple(names)
+
+
+def parse_temperature(value: Any) -> float:
+    """Return the temperature of a document; raises ValueError unless it is positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"expected a positive, finite temperature, not {value!r}")
+    return float(value)

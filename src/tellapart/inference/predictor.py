@@ -1,6 +1,6 @@
-"""What every classifier can do once it resizes a picture and answers a batch: the same for networks and exported files.
+"""`Predictor`: the methods that all classifiers share, whether torch or an exported file runs the network.
 
-Letters: N pictures, H and W pixels, S the network's input size, K classes.
+Letters: N images, H and W pixels, S the network's input size, K classes.
 """
 
 import os
@@ -14,98 +14,93 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tellapart.data.batching import BATCH, PixelTable
-from tellapart.data.image import Picture, from_array, from_image, read_picture
+from tellapart.data.batching import BATCH_SIZE, PixelArray
+from tellapart.data.image import ImageArray, from_array, from_pillow, read_image
 from tellapart.data.threads import map_in_order
-from tellapart.errors import UnreadableImage
-from tellapart.inference.prediction import Answers, Prediction, Unreadable
+from tellapart.errors import UnreadableImageError
+from tellapart.inference.prediction import Prediction, PredictionBatch, UnreadableFile
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.uncertainty.conformal import SetRule
+from tellapart.uncertainty.conformal import ConformalPredictor
 
-PictureLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
+ImageLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
+_ResizedImage = tuple[str, ImageArray | UnreadableFile]  # a name, and the pixels (S, S, 3) or why there are none
 
 
 class Predictor(ABC):
-    """Tells pictures apart: pixels (H, W, 3) of any size -> calibrated probabilities (K) of the classes."""
+    """An image classifier: pixels (H, W, 3) of any size -> calibrated probabilities (K) of the classes."""
 
     classes: tuple[str, ...]
     preprocess: PreprocessSettings
     temperature: float
-    sets: SetRule | None
-    facts: dict[str, Any]
+    conformal: ConformalPredictor | None
+    metadata: dict[str, Any]
 
     @abstractmethod
-    def resize(self, picture: Picture) -> Picture:
-        """Return a picture (H, W, 3) as the network takes it, (S, S, 3)."""
+    def resize(self, image: ImageArray) -> ImageArray:
+        """Return an image (H, W, 3) resized to the network's input (S, S, 3)."""
 
     @abstractmethod
     def resize_key(self) -> str:
-        """Return a string that is equal where `resize` gives equal bits, for pixels that are kept."""
+        """Return a cache key: equal keys mean that `resize` gives equal bits."""
 
     @abstractmethod
-    def answers(self, pixels: PixelTable) -> Answers:
-        """Return all that is said of pictures already resized, (N, S, S, 3)."""
+    def infer(self, pixels: PixelArray) -> PredictionBatch:
+        """Return the predictions for resized images (N, S, S, 3)."""
 
-    def probabilities(self, pictures: Sequence[PictureLike]) -> NDArray[np.float32]:
-        """Return the probabilities (N, K) of pictures: paths, arrays (H, W[, 3]) uint8 or PIL images.
+    def probabilities(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of images: paths, uint8 arrays (H, W[, 3]) or PIL images.
 
-        Raises `UnreadableImage` for the first that cannot be read.
+        Raises `UnreadableImageError` for the first image that cannot be read.
         """
-        if not len(pictures):
+        if not len(images):
             return np.zeros((0, len(self.classes)), np.float32)
-        return self.of_pixels(self._resized(pictures))
+        return self.predict_proba(np.stack(list(map_in_order(lambda image: self.resize(to_image(image)), images))))
 
-    def of_pixels(self, pixels: PixelTable) -> NDArray[np.float32]:
-        """Return the probabilities (N, K) of pictures already resized, (N, S, S, 3)."""
-        return self.answers(pixels).probabilities
+    def predict_proba(self, pixels: PixelArray) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of resized images (N, S, S, 3)."""
+        return self.infer(pixels).probabilities
 
-    def predict(self, picture: PictureLike, top: int = 5) -> Prediction:
-        """Return what one picture shows, with the `top` best classes; raises `UnreadableImage`."""
-        pixels = to_picture(picture)
-        answers = self.answers(self.resize(pixels)[None])
-        if isinstance(picture, (str, os.PathLike)):
-            return answers.prediction(0, os.fspath(picture), self.classes, top)
-        return replace(answers.prediction(0, "picture", self.classes, top), picture=pixels)
+    def predict(self, image: ImageLike, top: int = 5) -> Prediction:
+        """Return the prediction for one image, with the `top` most probable classes; raises `UnreadableImageError`."""
+        pixels = to_image(image)
+        batch = self.infer(self.resize(pixels)[None])
+        if isinstance(image, (str, os.PathLike)):
+            return batch.prediction(0, os.fspath(image), self.classes, top)
+        return replace(batch.prediction(0, "image", self.classes, top), image=pixels)
 
-    def predict_many(self, pictures: Iterable[PictureLike], top: int = 5) -> Iterator[Prediction | Unreadable]:
-        """Yield a prediction for each picture in order; one that cannot be read yields `Unreadable` in its place."""
-
-        def resized(item: tuple[int, PictureLike]) -> tuple[str, Picture | Unreadable]:
-            number, picture = item
-            name = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else f"picture[{number}]"
-            try:
-                return name, self.resize(to_picture(picture))
-            except UnreadableImage as error:
-                return name, Unreadable(name, error.reason)
-
-        batch: list[tuple[str, Picture | Unreadable]] = []
-        for item in map_in_order(resized, enumerate(pictures)):
+    def predict_many(self, images: Iterable[ImageLike], top: int = 5) -> Iterator[Prediction | UnreadableFile]:
+        """Yield a prediction for each image in order, or an `UnreadableFile` if the image cannot be read."""
+        batch: list[_ResizedImage] = []
+        for item in map_in_order(self._resize_item, enumerate(images)):
             batch.append(item)
-            if len(batch) == BATCH:
+            if len(batch) == BATCH_SIZE:
                 yield from self._predict_batch(batch, top)
                 batch = []
         yield from self._predict_batch(batch, top)
 
-    def _resized(self, pictures: Sequence[PictureLike]) -> NDArray[np.uint8]:
-        return np.stack(list(map_in_order(lambda picture: self.resize(to_picture(picture)), pictures)))
+    def _resize_item(self, item: tuple[int, ImageLike]) -> _ResizedImage:
+        number, image = item
+        name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image[{number}]"
+        try:
+            return name, self.resize(to_image(image))
+        except UnreadableImageError as error:
+            return name, UnreadableFile(name, error.reason)
 
-    def _predict_batch(
-        self, batch: list[tuple[str, Picture | Unreadable]], top: int
-    ) -> Iterator[Prediction | Unreadable]:
-        pixels = [content for _, content in batch if not isinstance(content, Unreadable)]
-        answers = self.answers(np.stack(pixels)) if pixels else None
+    def _predict_batch(self, items: list[_ResizedImage], top: int) -> Iterator[Prediction | UnreadableFile]:
+        pixels = [content for _, content in items if not isinstance(content, UnreadableFile)]
+        batch = self.infer(np.stack(pixels)) if pixels else None
         rows = count()
-        for name, content in batch:
-            if answers is None or isinstance(content, Unreadable):
-                yield cast(Unreadable, content)
+        for name, content in items:
+            if batch is None or isinstance(content, UnreadableFile):
+                yield cast(UnreadableFile, content)
             else:
-                yield answers.prediction(next(rows), name, self.classes, top)
+                yield batch.prediction(next(rows), name, self.classes, top)
 
 
-def to_picture(picture: PictureLike) -> Picture:
-    """Return the pixels (H, W, 3) of a path, an array or a PIL image; raises `UnreadableImage`."""
-    if isinstance(picture, Image.Image):
-        return from_image(picture)
-    if isinstance(picture, np.ndarray):
-        return from_array(picture)
-    return read_picture(picture)
+def to_image(image: ImageLike) -> ImageArray:
+    """Return the pixels (H, W, 3) of a path, an array or a PIL image; raises `UnreadableImageError`."""
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
+    if isinstance(image, np.ndarray):
+        return from_array(image)
+    return read_image(image)

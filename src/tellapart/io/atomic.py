@@ -1,4 +1,4 @@
-"""The cache folder, and files written so that a crash, or a full disk, leaves either the old or the new."""
+"""The cache folder, and atomic writes: after a crash or on a full disk, a file is either the old or the new one."""
 
 import os
 import shutil
@@ -7,55 +7,55 @@ from pathlib import Path
 
 import platformdirs
 
-from tellapart.errors import CannotSave, printable
+from tellapart.errors import SaveError, printable
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be fetched or made anew: $TELLAPART_CACHE, or the user's cache folder."""
+    """Return the folder of data that can be downloaded or computed again: $TELLAPART_CACHE or the user's cache."""
     return Path(os.environ.get("TELLAPART_CACHE") or platformdirs.user_cache_dir("tellapart"))
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace a file's content as one step, on disk when this returns; raises `CannotSave`, the old file untouched."""
+    """Replace the content of a file atomically and durably; raises `SaveError`, and then the old file is unchanged."""
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(unfinished, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise cannot_save(path, error) from error
+        temporary.unlink(missing_ok=True)
+        raise save_error(path, error) from error
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a new folder of files as one step; raises `CannotSave`, and then nothing of it stands there."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    make_folder(unfinished)
+    """Write a new folder of files atomically; raises `SaveError`, and then the folder does not exist."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    make_folder(temporary)
     try:
         for name, content in files.items():
-            write_atomic(unfinished / name, content)
-        os.rename(unfinished, path)
+            write_atomic(temporary / name, content)
+        os.rename(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise cannot_save(path, error) from error
+        raise save_error(path, error) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it; raises `CannotSave`."""
+    """Create a folder and its parents; raises `SaveError`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_save(path, error) from error
+        raise save_error(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to disk, where the system can."""
+    """Flush the entries of a folder to disk, if the system supports it."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -65,20 +65,20 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def cannot_save(path: Path, error: OSError) -> CannotSave:
-    """Return the error that says what could not be written, and why."""
+def save_error(path: Path, error: OSError) -> SaveError:
+    """Return the error for a path that could not be written, with the reason."""
     reason = (error.strerror or str(error)).lower()
-    return CannotSave(
+    return SaveError(
         f"Cannot write {printable(str(path))}: {reason}. Free space or choose another folder; "
-        "what was there before still is."
+        "existing files are unchanged."
     )
 
 
-def refuse_unwritable(path: Path, reason: str) -> None:
-    """Raise `CannotSave` before long work if a new file cannot stand at `path`; reason: why none is replaced there."""
+def check_writable(path: Path, reason: str) -> None:
+    """Raise `SaveError` before long work if no new file can be written to `path`; reason: why none is overwritten."""
     name = printable(str(path))
     if not path.parent.is_dir():
-        raise CannotSave(f"Cannot write {name}: there is no such folder; create it, or name another.")
+        raise SaveError(f"Cannot write {name}: its folder does not exist; create it, or choose another path.")
     if path.exists():
         kind = "folder" if path.is_dir() else "file"
-        raise CannotSave(f"Cannot write {name}: there is such a {kind}, and {reason}; name another.")
+        raise SaveError(f"Cannot write {name}: the {kind} exists, and {reason}; choose another path.")

@@ -1,4 +1,4 @@
-"""Where something is kept: SQLite on this machine, or a database of PostgreSQL that several machines share."""
+"""URLs of databases: SQLite on this machine, or PostgreSQL, which several machines can share."""
 
 from pathlib import Path
 
@@ -9,25 +9,25 @@ from tellapart.errors import printable
 from tellapart.optional import require
 
 
-def database_url(where: str | Path, name: str) -> sql.URL:
-    """Return the URL of a database; `where` is one, or a folder for a file of SQLite called `name`.
+def database_url(location: str | Path, file_name: str) -> sql.URL:
+    """Return the URL of a database; location: a URL, or a folder for the SQLite file `file_name`.
 
-    Raises `MissingExtra` where there is nothing to speak to PostgreSQL with.
+    Raises `MissingExtraError` if the PostgreSQL driver is not installed.
     """
-    if "://" in str(where):
-        url = sql.make_url(str(where))
+    if "://" in str(location):
+        url = sql.make_url(str(location))
         if url.drivername not in ("postgresql", "postgres"):
             return url
         require("psycopg", "postgres")
         return url.set(drivername="postgresql+psycopg")
-    folder = Path(where)
+    folder = Path(location)
     folder.mkdir(parents=True, exist_ok=True)
-    return sql.URL.create("sqlite", database=str(folder / name))
+    return sql.URL.create("sqlite", database=str(folder / file_name))
 
 
-def shown(where: str | Path) -> str:
-    """Return what may be printed of a place: no password."""
-    text = str(where)
+def redact_url(location: str | Path) -> str:
+    """Return the location of a database without its password, for messages."""
+    text = str(location)
     try:
         return printable(sql.make_url(text).render_as_string(hide_password=True) if "://" in text else text)
     except ArgumentError:

@@ -1,9 +1,9 @@
-"""A folder of large cached files under a limit: mapped, locked while in use, the least recently used removed.
+"""A cache folder of large files under a size limit: memory-mapped, locked while in use, least recently used evicted.
 
-Each entry is one file, `<key>.pixels`; its time of change says when it was last opened. A process that uses an entry
-holds a shared lock on it, which the system frees however the process ends. Entries are opened, made and removed under
-one exclusive lock on `.lock`, so none is removed between being found and being used. Windows has no such locks and
-needs none: it refuses to remove a file that is mapped.
+Each entry is one file, `<key>.pixels`; its modification time is the time of its last use. A process that uses an entry
+holds a shared lock on it, which the system releases however the process ends. Entries are opened, created and removed
+under one exclusive lock on `.lock`, so none is removed between lookup and use. Windows has no such locks and needs
+none: it refuses to remove a mapped file.
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import BadSetting, printable
+from tellapart.errors import SettingError, printable
 
 if sys.platform != "win32":
     import fcntl
@@ -31,40 +31,40 @@ _BLOCK = 1 << 24
 
 
 def size_limit() -> int:
-    """Return how many bytes the folder may hold: $TELLAPART_CACHE_LIMIT, as 5GB, or 20 GB; raises `BadSetting`."""
+    """Return the limit of the folder in bytes: $TELLAPART_CACHE_LIMIT, as in 5GB, or 20 GB; raises `SettingError`."""
     text = os.environ.get("TELLAPART_CACHE_LIMIT", "").strip()
     if not text:
         return _DEFAULT_LIMIT
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.upper())
     if not match:
-        raise BadSetting(
+        raise SettingError(
             f"TELLAPART_CACHE_LIMIT must be a number of bytes, or a size such as 500MB or 5GB, not '{printable(text)}'."
         )
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-def size_of(folder: Path) -> int:
-    """Return how many bytes the folder's entries take."""
+def folder_size(folder: Path) -> int:
+    """Return the size of all entries of the folder, in bytes."""
     return sum(path.stat().st_size for path in folder.glob(f"*{_SUFFIX}"))
 
 
 def map_file(folder: Path, key: str, size: int, limit: int) -> NDArray[np.uint8] | None:
-    """Return the bytes (size,) of an entry, all zero if it is new, or None if the limit leaves no room for it.
+    """Return the bytes (size,) of an entry, all zero if it is new, or None if it does not fit within the limit.
 
-    What is written to the array is in the file, and as long as the array lives the entry is not removed. Raises
-    `OSError` when the folder cannot be used or the disk is full.
+    Writing to the array writes to the file, and the entry is not removed as long as the array exists. Raises `OSError`
+    if the folder cannot be used or the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (key + _SUFFIX)
-    with _alone(folder):
+    with _exclusive_lock(folder):
         if not _make_room(folder, path, size, limit):
             return None
-        path.touch()  # made, or marked as the most recently used
+        path.touch()  # creates the entry, or marks it as the most recently used
         with open(path, "r+b") as file:
             _lock_shared(file)
             if os.fstat(file.fileno()).st_size != size:
                 _allocate(path, file, size)
-            # The map keeps a duplicate of the file's handle, and with it the lock.
+            # The map keeps a duplicate of the file handle, and with it the lock.
             return np.asarray(np.memmap(file, np.uint8, "r+", shape=(size,)))
 
 
@@ -75,7 +75,7 @@ class _Entry:
     last_used: int
 
     def is_idle(self) -> bool:
-        """Whether no living process uses it."""
+        """Return whether no running process uses it."""
         if sys.platform == "win32":
             return True
         with open(self.path, "rb") as file:
@@ -86,7 +86,7 @@ class _Entry:
         return True
 
     def remove(self) -> bool:
-        """Remove it; return whether that could be done."""
+        """Remove it; return whether that succeeded."""
         try:
             self.path.unlink()
         except OSError:  # mapped by a process on Windows
@@ -95,28 +95,28 @@ class _Entry:
 
 
 def _make_room(folder: Path, path: Path, needed: int, limit: int) -> bool:
-    """Remove what was not used for longest until `path` may take `needed` bytes; return whether it may."""
+    """Remove the least recently used entries until `path` fits with `needed` bytes; return whether it does."""
     entries = sorted(_entries(folder), key=lambda entry: entry.last_used)
     others = [entry for entry in entries if entry.path != path]
-    held = sum(entry.size for entry in entries)
-    allowed = min(limit, (shutil.disk_usage(folder).free + held) // 2)
-    # Nothing is removed in vain: what is in use counts before anything goes.
+    total = sum(entry.size for entry in entries)
+    allowed = min(limit, (shutil.disk_usage(folder).free + total) // 2)
+    # No entry is removed in vain: first check whether removing all idle ones would make enough room.
     fits = needed <= allowed and needed + sum(entry.size for entry in others if not entry.is_idle()) <= allowed
-    surplus = (needed + sum(entry.size for entry in others) if fits else held) - allowed
+    excess = (needed + sum(entry.size for entry in others) if fits else total) - allowed
     for entry in others if fits else entries:
-        if surplus > 0 and entry.is_idle() and entry.remove():
-            surplus -= entry.size
-    return fits and surplus <= 0
+        if excess > 0 and entry.is_idle() and entry.remove():
+            excess -= entry.size
+    return fits and excess <= 0
 
 
 def _entries(folder: Path) -> list[_Entry]:
-    found = [(path, path.stat()) for path in folder.glob("*" + _SUFFIX)]
-    return [_Entry(path, status.st_size, status.st_mtime_ns) for path, status in found]
+    statuses = [(path, path.stat()) for path in folder.glob("*" + _SUFFIX)]
+    return [_Entry(path, status.st_size, status.st_mtime_ns) for path, status in statuses]
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time look at the folder and change it."""
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time read and change the entries of the folder."""
     if sys.platform == "win32":
         yield
         return
@@ -131,7 +131,7 @@ def _lock_shared(file: IO[bytes]) -> None:
 
 
 def _allocate(path: Path, file: IO[bytes], size: int) -> None:
-    """Take the file's room on disk now: on a full disk, writing to a map without it would kill the process later."""
+    """Allocate the file on disk now: without it, writing to the map on a full disk would kill the process later."""
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

@@ -1,38 +1,36 @@
-"""Classifiers on the Hugging Face Hub: fetched by `hf://OWNER/NAME`, and sent there."""
+"""Classifiers on the Hugging Face Hub: download from `hf://OWNER/NAME`, and upload."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tellapart.errors import HubFailed, printable
+from tellapart.errors import HubError, printable
+from tellapart.io.run_directory import CLASSIFIER
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
 
 PREFIX = "hf://"
-MODEL = "model.safetensors"
+_MAX_REASON = 300  # characters
 
 
 def fetch_model(address: str, progress: Progress) -> Path:
-    """Return the file of the classifier at `hf://OWNER/NAME`, or `hf://OWNER/NAME@REVISION`, fetched if need be.
+    """Return the classifier file at `hf://OWNER/NAME`, or `hf://OWNER/NAME@REVISION`, downloading it if needed.
 
-    Raises `HubFailed`, or `MissingExtra`.
+    Raises `HubError`, or `MissingExtraError`.
     """
     library = require("huggingface_hub", "hub")
     repository, _, revision = address.removeprefix(PREFIX).partition("@")
-    progress.report(
-        Event.DOWNLOAD_START,
-        f"Taking {repository} from the Hugging Face Hub, or from this machine if it was fetched before.",
-    )
+    progress.report(Event.DOWNLOAD_START, f"Loading {repository} from the Hugging Face Hub, or from the local cache.")
     try:
-        return Path(library.hf_hub_download(repository, MODEL, revision=revision or None))
-    except Exception as error:  # of many kinds, those of the library's own HTTP client among them
-        raise _failed(f"Cannot fetch {MODEL} of {printable(repository)}", error) from error
+        return Path(library.hf_hub_download(repository, CLASSIFIER, revision=revision or None))
+    except Exception as error:  # of many classes, such as those of the library's HTTP client
+        raise _hub_error(f"Cannot download {CLASSIFIER} of {printable(repository)}", error) from error
 
 
 def upload(repository: str, files: Mapping[str, bytes | Path], message: str, private: bool) -> str:
-    """Make a repository of models if there is none, put files into it as one commit, and return its address.
+    """Create a model repository if it does not exist, add files to it in one commit, and return its address.
 
-    Raises `HubFailed`, or `MissingExtra`.
+    Raises `HubError`, or `MissingExtraError`.
     """
     library = require("huggingface_hub", "hub")
     operations = [
@@ -41,30 +39,35 @@ def upload(repository: str, files: Mapping[str, bytes | Path], message: str, pri
     ]
     try:
         hub = library.HfApi()
-        place = hub.create_repo(repository, private=private or None, exist_ok=True)
-        if private and not hub.model_info(place.repo_id).private:  # one that was there before stays as it is
-            raise HubFailed(
-                f"Nothing was sent: {printable(repository)} is there already and is public; make it private in its "
-                "settings on the Hub, or name another one."
+        url = hub.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not hub.model_info(url.repo_id).private:  # create_repo does not change an existing repository
+            raise HubError(
+                f"Nothing was uploaded: {printable(repository)} exists and is public; make it private in its settings "
+                "on the Hub, or choose another name."
             )
-        hub.create_commit(place.repo_id, operations, commit_message=message)
-    except HubFailed:
+        hub.create_commit(url.repo_id, operations, commit_message=message)
+    except HubError:
         raise
-    except Exception as error:  # of many kinds, those of the library's own HTTP client among them
-        raise _failed(f"Cannot send to {printable(repository)}", error) from error
-    return str(place)
+    except Exception as error:  # of many classes, such as those of the library's HTTP client
+        raise _hub_error(f"Cannot upload to {printable(repository)}", error) from error
+    return str(url)
 
 
-def _failed(what: str, error: Exception) -> HubFailed:
+def _hub_error(action: str, error: Exception) -> HubError:
+    return HubError(f"{action}: {_explain(error)}.")
+
+
+def _explain(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
-        reason = "it is private, or not yours: sign in by `hf auth login`, or set HF_TOKEN"
-    elif status == 404:
-        reason = "there is no such repository, or it lacks that file; a private one looks the same until you sign in"
-    elif status is None and "Connect" in type(error).__name__:
-        reason = (
-            f"the Hub does not answer ({printable(str(error))}): check the connection, and HF_ENDPOINT if it is set"
+        return "it is private, or you may not write to it; sign in with `hf auth login`, or set HF_TOKEN"
+    if status == 404:
+        return (
+            "the repository does not exist, lacks that file, or is private; to access a private one, sign in with "
+            "`hf auth login`, or set HF_TOKEN"
         )
-    else:
-        reason = printable(" ".join(str(error).split()))[:300] or type(error).__name__
-    return HubFailed(f"{what}: {reason}.")
+    if status is None and "Connect" in type(error).__name__:
+        return (
+            f"the Hub cannot be reached ({printable(str(error))}); check the connection, and HF_ENDPOINT if it is set"
+        )
+    return printable(" ".join(str(error).split()))[:_MAX_REASON] or type(error).__name__

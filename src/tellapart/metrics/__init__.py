@@ -1,8 +1,8 @@
-"""Pure functions on probabilities (N, K) and labels (N,), with 95 % intervals.
+"""Metrics of probabilities (N, K) and labels (N,), with 95 % confidence intervals. All functions are pure.
 
-figures: what a confusion matrix and single rows say. averages: over the classes of a confusion matrix. ranking: how
-well probabilities order the pictures. calibration: whether they mean what they say. intervals: what all of these could
-have been with other pictures.
+classification: metrics of a confusion matrix and of single rows. averages: averages over the classes of a confusion
+matrix. ranking: ROC area and average precision. calibration: reliability and calibration error. intervals: confidence
+intervals and the bootstrap. paired: the comparison of two classifiers.
 """
 
 from tellapart.metrics.averages import average_intervals, averages, kappa
@@ -16,8 +16,15 @@ from tellapart.metrics.classification import (
     row_log_loss,
     top_k_hits,
 )
-from tellapart.metrics.intervals import Estimate, bootstrap, wilson
-from tellapart.metrics.ranking import rankings
+from tellapart.metrics.intervals import (
+    Estimate,
+    bootstrap,
+    percentile_interval,
+    percentile_intervals,
+    resample_weights,
+    wilson_interval,
+)
+from tellapart.metrics.ranking import ranking_metrics
 
 __all__ = [
     "Estimate",
@@ -29,11 +36,14 @@ __all__ = [
     "confusion_matrix",
     "f1_intervals",
     "kappa",
+    "percentile_interval",
+    "percentile_intervals",
     "precision_recall_f1",
-    "rankings",
+    "ranking_metrics",
     "reliability",
+    "resample_weights",
     "row_brier",
     "row_log_loss",
     "top_k_hits",
-    "wilson",
+    "wilson_interval",
 ]

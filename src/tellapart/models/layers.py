@@ -1,12 +1,11 @@
-"""The kinds of layer of a network described layer by layer, as dataclasses and as tables of TOML or JSON.
+"""The layer types of a sequential network, as dataclasses and as tables of TOML or JSON.
 
-A layer is a frozen dataclass; as a table it has its `type` from `LAYERS` and the dataclass's fields as keys.
+A layer is a frozen dataclass. As a table it has its `type`, a name in `LAYERS`, and the dataclass's fields as keys.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY, MISSING, dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from tellapart.models.zoo.blocks import ConvNorm
 from tellapart.models.zoo.resnet import BasicBlock, projection
+from tellapart.recipe.fields import choice, number
 
-Shape = tuple[int, ...]  # of one picture: (C, H, W), or flat (F,)
+Shape = tuple[int, ...]  # of one image: (C, H, W), or flat (F,)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -26,42 +26,31 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-RISING = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # never lower for a higher input
+MONOTONIC = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)  # activations that never decrease
 
 
-def _number(low: float, high: float, default: Any = MISSING, *words: str) -> Any:
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "choices": words})
-
-
-def _choice(default: str, *choices: str) -> Any:
-    return dataclasses.field(default=default, metadata={"choices": choices})
-
-
-def _width() -> Any:
-    return _number(1, 65536)
+def _width_field() -> Any:
+    return number(1, 65536)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the list. name: shown beside its number in errors.
-
-    takes: `pixels` (C, H, W), `flat` (F,), or `any`.
-    """
+    """A layer. name: shown next to its number in error messages. takes: `pixels` (C, H, W), `flat` (F,), or `any`."""
 
     takes: ClassVar[str] = "pixels"
     _: KW_ONLY
     name: str | None = None
 
     @property
-    def cut(self) -> int:
-        """How many pixels of a side the layer loses at stride 1; it takes sides from one more than that."""
+    def shrinkage(self) -> int:
+        """Pixels by which a side shrinks at stride 1; a side must be larger than this."""
         return 0
 
-    def misfit(self, shape: Shape) -> str | None:  # noqa: ARG002
-        """Return what else the layer needs and what to do, where this shape is not it."""
+    def unmet_requirement(self, shape: Shape) -> str | None:  # noqa: ARG002
+        """Return what else the layer requires, and what to do, if an input of this shape does not satisfy it."""
         return None
 
-    def after(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of the output for inputs of this shape."""
         return shape
 
@@ -69,45 +58,46 @@ class Layer:
         """Return the module for inputs of this shape."""
         raise NotImplementedError
 
-    def _slid(self, shape: Shape, width: int, stride: int) -> Shape:
-        return (width, *((side - self.cut - 1) // stride + 1 for side in shape[1:]))
+    def _strided_shape(self, shape: Shape, width: int, stride: int) -> Shape:
+        return (width, *((side - self.shrinkage - 1) // stride + 1 for side in shape[1:]))
 
 
 @dataclass(frozen=True)
 class Conv(Layer):
-    """A convolution; with padding `same` the side becomes side / stride, rounded up."""
+    """A convolution; with padding `same` the output side is side / stride, rounded up."""
 
-    width: int = _width()
-    kernel: int = _number(1, 127, 3)
-    stride: int = _number(1, 127, 1)
-    padding: int | str = _number(0, 127, "same", "same")
-    groups: int = _number(1, 65536, 1)
+    width: int = _width_field()
+    kernel: int = number(1, 127, 3)
+    stride: int = number(1, 127, 1)
+    padding: int | str = number(0, 127, "same", "same")
+    groups: int = number(1, 65536, 1)
     bias: bool = True
 
     @property
-    def cut(self) -> int:
+    def shrinkage(self) -> int:
         return 0 if isinstance(self.padding, str) else self.kernel - 1 - 2 * self.padding
 
-    def misfit(self, shape: Shape) -> str | None:
+    def unmet_requirement(self, shape: Shape) -> str | None:
         if shape[0] % self.groups == 0 and self.width % self.groups == 0:
             return None
-        return f"channels and a width ({self.width}) that groups ({self.groups}) divides: change width or groups"
+        return f"channels and width ({self.width}) divisible by groups ({self.groups}): change width or groups"
 
-    def after(self, shape: Shape) -> Shape:
-        return self._slid(shape, self.width, self.stride)
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._strided_shape(shape, self.width, self.stride)
 
     def build(self, shape: Shape) -> nn.Module:
         padding = self.kernel // 2 if isinstance(self.padding, str) else self.padding
         if self.padding != "same" or self.kernel % 2:
             return nn.Conv2d(shape[0], self.width, self.kernel, self.stride, padding, 1, self.groups, self.bias)
-        sides = (padding - 1, padding, padding - 1, padding)  # an even kernel has one more below and on the right
+        # An even kernel has one more pixel of padding at the bottom and on the right.
+        sides = (padding - 1, padding, padding - 1, padding)
         conv = nn.Conv2d(shape[0], self.width, self.kernel, self.stride, 0, 1, self.groups, self.bias)
         return nn.Sequential(nn.ZeroPad2d(sides), conv)
 
 
 @dataclass(frozen=True)
 class BatchNorm(Layer):
-    """Batch normalisation of each channel or feature (Ioffe and Szegedy 2015, algorithm 1)."""
+    """Batch normalization of each channel or feature (Ioffe and Szegedy 2015, algorithm 1)."""
 
     takes = "any"
 
@@ -117,10 +107,10 @@ class BatchNorm(Layer):
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """A function of each value alone."""
+    """An elementwise activation function."""
 
     takes = "any"
-    kind: str = _choice("relu", *ACTIVATIONS)
+    kind: str = choice("relu", *ACTIVATIONS)
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
         return ACTIVATIONS[self.kind]()
@@ -128,17 +118,17 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """The largest of each size x size square. stride: `size` where left out."""
+    """The maximum of each size x size window. stride: default `size`."""
 
-    size: int = _number(1, 1024, 2)
-    stride: int | None = _number(1, 1024, None)
+    size: int = number(1, 1024, 2)
+    stride: int | None = number(1, 1024, None)
 
     @property
-    def cut(self) -> int:
+    def shrinkage(self) -> int:
         return self.size - 1
 
-    def after(self, shape: Shape) -> Shape:
-        return self._slid(shape, shape[0], self.stride or self.size)
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._strided_shape(shape, shape[0], self.stride or self.size)
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
         return nn.MaxPool2d(self.size, self.stride)
@@ -146,7 +136,7 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class AvgPool(MaxPool):
-    """The average of each size x size square. stride: `size` where left out."""
+    """The average of each size x size window. stride: default `size`."""
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
         return nn.AvgPool2d(self.size, self.stride)
@@ -156,11 +146,11 @@ class AvgPool(MaxPool):
 class Residual(Layer):
     """Two 3 x 3 convolutions with batch norm and a shortcut (He et al. 2015, "Deep residual learning", section 3)."""
 
-    width: int = _width()
-    stride: int = _number(1, 127, 1)
+    width: int = _width_field()
+    stride: int = number(1, 127, 1)
 
-    def after(self, shape: Shape) -> Shape:
-        return self._slid(shape, self.width, self.stride)
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._strided_shape(shape, self.width, self.stride)
 
     def build(self, shape: Shape) -> nn.Module:
         return BasicBlock(shape[0], self.width, self.stride, projection)
@@ -168,14 +158,14 @@ class Residual(Layer):
 
 @dataclass(frozen=True)
 class DepthwiseSeparable(Layer):
-    """A filter per channel, then a 1 x 1 convolution; batch norm and ReLU after each (Howard et al. 2017, figure 3)."""
+    """Depthwise and 1 x 1 convolution, each with batch norm and ReLU (Howard et al. 2017, figure 3)."""
 
-    width: int = _width()
-    kernel: int = _number(1, 127, 3)
-    stride: int = _number(1, 127, 1)
+    width: int = _width_field()
+    kernel: int = number(1, 127, 3)
+    stride: int = number(1, 127, 1)
 
-    def after(self, shape: Shape) -> Shape:
-        return self._slid(shape, self.width, self.stride)
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._strided_shape(shape, self.width, self.stride)
 
     def build(self, shape: Shape) -> nn.Module:
         depthwise = Conv(shape[0], self.kernel, self.stride, groups=shape[0], bias=False).build(shape)
@@ -184,16 +174,16 @@ class DepthwiseSeparable(Layer):
 
 @dataclass(frozen=True)
 class Inception(Layer):
-    """Four branches side by side (Szegedy et al. 2015, "Going deeper with convolutions", figure 2b) with batch norm."""
+    """Four parallel branches with batch norm (Szegedy et al. 2015, "Going deeper with convolutions", figure 2b)."""
 
-    width_1x1: int = _width()
-    width_3x3_reduce: int = _width()
-    width_3x3: int = _width()
-    width_5x5_reduce: int = _width()
-    width_5x5: int = _width()
-    width_pool: int = _width()
+    width_1x1: int = _width_field()
+    width_3x3_reduce: int = _width_field()
+    width_3x3: int = _width_field()
+    width_5x5_reduce: int = _width_field()
+    width_5x5: int = _width_field()
+    width_pool: int = _width_field()
 
-    def after(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return (self.width_1x1 + self.width_3x3 + self.width_5x5 + self.width_pool, *shape[1:])
 
     def build(self, shape: Shape) -> nn.Module:
@@ -208,11 +198,11 @@ class Inception(Layer):
 
 @dataclass(frozen=True)
 class GlobalPool(Layer):
-    """The average or the largest of each channel over all pixels: (C, H, W) -> (C,)."""
+    """The average or the maximum of each channel over all pixels: (C, H, W) -> (C,)."""
 
-    kind: str = _choice("average", "average", "max")
+    kind: str = choice("average", "average", "max")
 
-    def after(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return shape[:1]
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
@@ -222,11 +212,11 @@ class GlobalPool(Layer):
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """All values in one row: (C, H, W) -> (C * H * W,)."""
+    """Flatten to a vector: (C, H, W) -> (C * H * W,)."""
 
     takes = "any"
 
-    def after(self, shape: Shape) -> Shape:
+    def output_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
@@ -238,9 +228,9 @@ class Dense(Layer):
     """A fully connected layer: (F,) -> (width,)."""
 
     takes = "flat"
-    width: int = _width()
+    width: int = _width_field()
 
-    def after(self, shape: Shape) -> Shape:  # noqa: ARG002
+    def output_shape(self, shape: Shape) -> Shape:  # noqa: ARG002
         return (self.width,)
 
     def build(self, shape: Shape) -> nn.Module:
@@ -249,17 +239,17 @@ class Dense(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """While training, a share of the values is zero (Srivastava et al. 2014, section 4)."""
+    """Set a random share of the values to 0 in training (Srivastava et al. 2014, section 4)."""
 
     takes = "any"
-    rate: float = _number(0, 0.99, 0.5)
+    rate: float = number(0, 0.99, 0.5)
 
     def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
         return nn.Dropout(self.rate)
 
 
 class Branches(nn.ModuleList):
-    """Modules that all see the same input; their outputs (N, Ci, H, W) are joined along the channels."""
+    """Modules with the same input, whose outputs (N, Ci, H, W) are concatenated along the channels."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__(branches)
@@ -283,4 +273,4 @@ LAYERS: dict[str, type[Layer]] = {
     "dense": Dense,
     "dropout": Dropout,
 }
-TYPES = {kind: name for name, kind in LAYERS.items()}
+TYPE_NAMES = {kind: name for name, kind in LAYERS.items()}

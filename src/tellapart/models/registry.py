@@ -1,19 +1,19 @@
-"""The networks by name: a plain dict."""
+"""The registry: every network by its name."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache, partial
 from string import digits
 from typing import Any
 
 from torch import nn
 
-from tellapart.errors import UnknownModel, WrongInput, did_you_mean, printable
+from tellapart.errors import InputShapeError, UnknownModelError, did_you_mean, printable
 from tellapart.models import timm_models
 from tellapart.models.base import Network, last_linear
-from tellapart.models.ensemble import SAME, Ensemble, Member
-from tellapart.models.pretrained import Pretrained
-from tellapart.models.sequential import Layered
+from tellapart.models.ensemble import IDENTITY, Ensemble, EnsembleMember
+from tellapart.models.pretrained import PretrainedWeights
+from tellapart.models.sequential import SequentialNetwork
 from tellapart.models.weights import WEIGHTS
 from tellapart.models.zoo import efficientnet as eff
 from tellapart.models.zoo import efficientnet_lite as lite
@@ -27,8 +27,8 @@ from tellapart.models.zoo.preact_resnet import resnet1001
 from tellapart.models.zoo.simple_cnn import SimpleCNN
 from tellapart.models.zoo.small_resnet import SmallResNet
 
-_MAX_WIDTH = 8192  # of a dense layer in the head
-SMALL = 64  # pictures with a shorter side than this are no photographs
+_MAX_WIDTH = 8192  # of a dense layer of the head
+SMALL_IMAGE_SIDE = 64  # smaller images use the small stem
 Arguments = dict[str, Any]
 
 
@@ -36,15 +36,16 @@ Arguments = dict[str, Any]
 class ModelEntry:
     """A network of the registry.
 
-    size: the side it is meant for, in pixels. classes, channels: what it was published for. min_size: the smallest
-    side it takes; full_min_size: with the usual stem. small_stem, aux, fixed_size: whether `build` takes small_stem,
-    aux and size. fast_bfloat16: depthwise convolutions are slower in bfloat16 on processors. rate: share
-    of the default learning rate from scratch, since networks without norms need a lower one. optimizer: from scratch.
+    size: original input size, in pixels. classes, channels: of the published network. min_size: the smallest supported
+    size; full_min_size: with the full stem. small_stem, aux, fixed_size: whether `build` has the parameters small_stem,
+    aux and size. fast_bfloat16: whether bfloat16 is fast on a CPU; depthwise convolutions are slower in it.
+    learning_rate_mult, optimizer: multiplier of the default learning rate, and default optimizer, from scratch.
     """
 
     build: Callable[..., Network]
     size: int
-    pretrained: Pretrained | None = None
+    pretrained: PretrainedWeights | None = None
+    _: KW_ONLY
     classes: int = 1000
     channels: int = 3
     min_size: int = 8
@@ -53,38 +54,38 @@ class ModelEntry:
     aux: bool = False
     fixed_size: bool = False
     fast_bfloat16: bool = True
-    rate: float = 1.0
+    learning_rate_mult: float = 1.0
     optimizer: str = "adamw"
 
-    def smallest(self, size: int, pretrained: bool) -> int:
-        """Return the smallest side that it takes with the stem which it gets for pictures of this side."""
+    def min_size_for(self, size: int, pretrained: bool) -> int:
+        """Return the smallest supported size with the stem that the network has for images of this size."""
         full = self.small_stem and not self.arguments(size, pretrained).get("small_stem")
         return self.full_min_size if full else self.min_size
 
     def arguments(self, size: int, pretrained: bool = False) -> Arguments:
-        """Return the further arguments of `build` for pictures of this side, with published weights or without.
+        """Return the further arguments of `build` for images of this size, with or without pretrained weights.
 
-        Pictures under 64 pixels get a stem without stride and pooling, unless the weights need the usual one. The
-        auxiliary heads are left out where weights are published: they serve training from scratch.
+        For images under 64 pixels the stem has no stride and no pooling, unless pretrained weights require the full
+        stem. Auxiliary heads are for training from scratch only.
         """
-        found: Arguments = {"size": size} if self.fixed_size else {}
+        arguments: Arguments = {"size": size} if self.fixed_size else {}
         if self.small_stem and not pretrained:
-            found["small_stem"] = size < SMALL
+            arguments["small_stem"] = size < SMALL_IMAGE_SIDE
         if self.aux and pretrained:
-            found["aux"] = False
-        return found
+            arguments["aux"] = False
+        return arguments
 
 
-_NORMLESS = 0.1
+_WITHOUT_NORM = 0.1  # networks without batch norm require a lower learning rate
 MODELS: dict[str, ModelEntry] = {
     "simple_cnn": ModelEntry(SimpleCNN, 32, classes=10, min_size=18, small_stem=False, fixed_size=True),
     "small_resnet": ModelEntry(SmallResNet, 32, classes=10, small_stem=False, optimizer="muon"),
     "lenet5": ModelEntry(LeNet5, 32, classes=10, channels=1, min_size=32, small_stem=False, fixed_size=True),
-    "alexnet": ModelEntry(AlexNet, 224, WEIGHTS["alexnet"], full_min_size=63, rate=_NORMLESS),
-    "vgg11": ModelEntry(vgg.vgg11, 224, WEIGHTS["vgg11"], min_size=16, rate=_NORMLESS),
-    "vgg13": ModelEntry(vgg.vgg13, 224, WEIGHTS["vgg13"], min_size=16, rate=_NORMLESS),
-    "vgg16": ModelEntry(vgg.vgg16, 224, WEIGHTS["vgg16"], min_size=16, rate=_NORMLESS),
-    "vgg19": ModelEntry(vgg.vgg19, 224, WEIGHTS["vgg19"], min_size=16, rate=_NORMLESS),
+    "alexnet": ModelEntry(AlexNet, 224, WEIGHTS["alexnet"], full_min_size=63, learning_rate_mult=_WITHOUT_NORM),
+    "vgg11": ModelEntry(vgg.vgg11, 224, WEIGHTS["vgg11"], min_size=16, learning_rate_mult=_WITHOUT_NORM),
+    "vgg13": ModelEntry(vgg.vgg13, 224, WEIGHTS["vgg13"], min_size=16, learning_rate_mult=_WITHOUT_NORM),
+    "vgg16": ModelEntry(vgg.vgg16, 224, WEIGHTS["vgg16"], min_size=16, learning_rate_mult=_WITHOUT_NORM),
+    "vgg19": ModelEntry(vgg.vgg19, 224, WEIGHTS["vgg19"], min_size=16, learning_rate_mult=_WITHOUT_NORM),
     "vgg11_bn": ModelEntry(vgg.vgg11_bn, 224, WEIGHTS["vgg11_bn"], min_size=16),
     "vgg13_bn": ModelEntry(vgg.vgg13_bn, 224, WEIGHTS["vgg13_bn"], min_size=16),
     "vgg16_bn": ModelEntry(vgg.vgg16_bn, 224, WEIGHTS["vgg16_bn"], min_size=16),
@@ -129,37 +130,36 @@ MODELS: dict[str, ModelEntry] = {
     "efficientnet_lite4": ModelEntry(lite.efficientnet_lite4, 300, fast_bfloat16=False),
     "convnext_tiny": ModelEntry(convnext_tiny, 224, WEIGHTS["convnext_tiny"], fast_bfloat16=False),
 }
-LAYERED = "layered"
+SEQUENTIAL = "sequential"
 ENSEMBLE = "ensemble"
-_LAYERED_ENTRY = ModelEntry(Layered, 32, classes=10, min_size=1, small_stem=False, fixed_size=True)
+_SEQUENTIAL_ENTRY = ModelEntry(SequentialNetwork, 32, classes=10, min_size=1, small_stem=False, fixed_size=True)
 
 
-def entry(name: str) -> ModelEntry:
-    """Return the entry of a network; raises `UnknownModel` with the nearest name.
+def get_entry(name: str) -> ModelEntry:
+    """Return the entry of a network in `MODELS`, of "sequential", "ensemble" or "timm:NAME".
 
-    Besides those of `MODELS` there are "layered", a network described layer by layer, "ensemble" of others, and
-    "timm:NAME".
+    Raises `UnknownModelError`, which suggests the closest name.
     """
-    if name == LAYERED:
-        return _LAYERED_ENTRY
+    if name == SEQUENTIAL:
+        return _SEQUENTIAL_ENTRY
     if name == ENSEMBLE:
         return _ENSEMBLE_ENTRY
     if name.startswith(timm_models.PREFIX):
         return _timm_entry(name)
-    found = MODELS.get(name)
-    if found is None:
-        raise UnknownModel(
-            f"There is no model '{printable(name)}': expected a name that `tellapart models` lists, a file of layers "
-            f"(.toml), or timm:NAME.{did_you_mean(name, MODELS)}"
+    if name not in MODELS:
+        raise UnknownModelError(
+            f"Unknown model '{printable(name)}': expected a name that `tellapart models` lists, a TOML file of layers, "
+            f"or timm:NAME.{did_you_mean(name, MODELS)}"
         )
-    return found
+    return MODELS[name]
 
 
-def larger(name: str) -> tuple[str, ...]:
-    """Return the larger networks of the same make whose published weights are here, the smallest first."""
-    make, names = name.rstrip(digits), list(MODELS)
-    found = names[names.index(name) + 1 :] if name in MODELS else []
-    return tuple(n for n in found if n.rstrip(digits) == make and (known := MODELS[n].pretrained) and known.is_here)
+def larger_models(name: str) -> tuple[str, ...]:
+    """Return the larger networks of the same family whose pretrained weights are available, smallest first."""
+    names = list(MODELS)
+    later = names[names.index(name) + 1 :] if name in MODELS else []
+    family = [other for other in later if other.rstrip(digits) == name.rstrip(digits)]
+    return tuple(other for other in family if (weights := MODELS[other].pretrained) and weights.is_available)
 
 
 def create(
@@ -171,53 +171,53 @@ def create(
     head_dropout: float = 0.5,
     **arguments: Any,
 ) -> Network:
-    """Build a network with fresh weights: normalised float (N, C, S, S) -> logits (N, K).
+    """Create a network with random weights: normalized float (N, C, S, S) -> logits (N, K).
 
-    num_classes: K. in_channels: C, 1 or 3. head: "linear", or the widths of dense layers before the last, each followed
-    by ReLU and dropout of `head_dropout`. arguments: those of the builder, as small_stem=True or size=28.
-    Raises `UnknownModel`, or `WrongInput` for arguments that the network cannot be built with.
+    num_classes: K. in_channels: C, 1 or 3. head: "linear", or the widths of dense layers before the last, each with
+    ReLU and dropout `head_dropout`. arguments: of the network, such as small_stem=True or size=28.
+    Raises `UnknownModelError`, or `InputShapeError` for invalid arguments.
     """
     if num_classes < 1 or in_channels not in (1, 3):
-        raise WrongInput(f"A network needs 1 or 3 channels and at least 1 class, not {in_channels} and {num_classes}.")
+        raise InputShapeError(f"Expected 1 or 3 channels and at least 1 class, found {in_channels} and {num_classes}.")
     try:
-        network = entry(name).build(num_classes, in_channels, **arguments)
+        network = get_entry(name).build(num_classes, in_channels, **arguments)
     except TypeError as error:
-        raise WrongInput(f"{printable(name)} cannot be built with these arguments: {error}.") from error
+        raise InputShapeError(f"Invalid arguments for the network {printable(name)}: {error}.") from error
     if head != "linear":
         features = last_linear(network.head).in_features
         network.set_submodule(network.head_name, _dense_head(features, head, num_classes, head_dropout))
     return network
 
 
-def _ensemble(
-    num_classes: int, in_channels: int, *, members: Sequence[dict[str, Any]], views: Sequence[str] = (SAME,)
+def _build_ensemble(
+    num_classes: int, in_channels: int, *, members: Sequence[dict[str, Any]], views: Sequence[str] = (IDENTITY,)
 ) -> Ensemble:
-    """Build networks that vote; members: each the `name` and `arguments` of a network, with what `Member` has."""
+    """Build an ensemble; members: `name` and `arguments` of each network, and the fields of `EnsembleMember`."""
     return Ensemble(
         [
-            Member(
-                create(told["name"], num_classes, in_channels, **told["arguments"]),
-                told["mean"],
-                told["std"],
-                told["temperature"],
+            EnsembleMember(
+                create(member["name"], num_classes, in_channels, **member["arguments"]),
+                member["mean"],
+                member["std"],
+                member["temperature"],
             )
-            for told in members
+            for member in members
         ],
         views,
     )
 
 
-_ENSEMBLE_ENTRY = ModelEntry(_ensemble, 32, classes=10, min_size=1, small_stem=False)
+_ENSEMBLE_ENTRY = ModelEntry(_build_ensemble, 32, classes=10, min_size=1, small_stem=False)
 
 
 def _dense_head(features: int, widths: str | Sequence[int], num_classes: int, dropout: float) -> nn.Sequential:
     if not isinstance(widths, (list, tuple)) or not all(type(w) is int and 0 < w <= _MAX_WIDTH for w in widths):
-        raise WrongInput(
-            f"The head is 'linear' or the widths of its dense layers, as in [256, 64], from 1 to {_MAX_WIDTH}, not "
-            f"{widths!r}."
+        raise InputShapeError(
+            f"head: expected 'linear' or the widths of dense layers, such as [256, 64], from 1 to {_MAX_WIDTH}, "
+            f"found {widths!r}."
         )
     if not 0 <= dropout < 1:
-        raise WrongInput(f"The dropout of the head must be from 0 to below 1, not {dropout}.")
+        raise InputShapeError(f"head_dropout: expected at least 0 and less than 1, found {dropout}.")
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]

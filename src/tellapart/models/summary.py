@@ -1,4 +1,4 @@
-"""What a network consists of and costs, told without computing it, on torch's meta device: shapes without content."""
+"""Summary of a network: layers, shapes, parameters, MACs and memory, computed on torch's meta device without data."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from tellapart.errors import WrongInput
+from tellapart.errors import InputShapeError
 from tellapart.html import table
 from tellapart.models.base import Network
 
@@ -21,12 +21,12 @@ Storages = dict[int, UntypedStorage]
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One module of a network: without modules inside, or with parameters or multiplications of its own.
+    """One module of a network: a leaf, or a module with parameters or operations of its own.
 
-    name: dotted path in the network. kind: its class. shape: of its output without the batch, as of its last call;
-    empty if it is never called itself. parameters: its own, not those of modules inside it. macs: multiplications with
-    an addition for one picture, its own, over all its calls. training_only: an auxiliary head, which predictions do
-    without.
+    name: dotted path in the network. kind: its class. shape: output shape of its last call, without the batch; empty if
+    it is not called itself. parameters: without those of its children. macs: multiply-accumulate operations per image
+    over all its calls, without those of its children. training_only: whether it belongs to an auxiliary head, which is
+    not part of inference.
     """
 
     name: str
@@ -39,14 +39,14 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A network for pictures of channels x size x size pixels and this many classes.
+    """A network for images of channels x size x size pixels and this number of classes.
 
-    layers: in the order of execution. parameters: of all rows. macs: of one picture when predicting, so without the
-    rows for training only. memory: bytes to train with `batch` pictures at a time in float32. "weights" includes the
-    statistics of BatchNorm, "optimizer" is AdamW's two moments, "average" the moving average of the weights and the
-    copy of the best ones, "activations" what the backward pass needs of one batch, the pictures included. "total" is
-    their sum, without the passing needs of single operations, the data set and torch itself. Measured on a processor,
-    the tensors took 2 to 10% more, and holes that the allocator leaves between them made it 10 to 40%.
+    layers: in the order of execution. parameters: of all rows. macs: per image at inference, without the rows for
+    training only. memory: bytes to train in float32 with batches of `batch` images. "weights" includes the statistics
+    of BatchNorm, "optimizer" the two moments of AdamW, "average" the moving average of the weights and the best
+    weights, "activations" the tensors of one batch that are saved for the backward pass, images included. "total" is
+    their sum, without temporary buffers, the dataset and torch itself. In measurements on a CPU the tensors took 2 to
+    10 % more, and fragmentation of the allocator made it 10 to 40 %.
     """
 
     model: str
@@ -60,46 +60,57 @@ class Summary:
     memory: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, with "flops": two for each multiplication and addition."""
+        """Return a JSON object; "flops" is two per multiply-accumulate operation."""
         return asdict(self) | {"flops": 2 * self.macs}
 
     def _repr_html_(self) -> str:
-        """Return the layers as a table, for notebooks."""
+        """Return the layers as an HTML table, for notebooks."""
         size = f"{self.channels} x {self.size} x {self.size}"
         rows = (
             (row.name, row.kind, " x ".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}")
             for row in self.layers
         )
-        title = f"{self.model}, for pictures of {size}: {self.parameters:,} parameters, {self.macs:,} MACs"
+        title = f"{self.model}, for images of {size}: {self.parameters:,} parameters, {self.macs:,} MACs"
         return table(title, ("layer", "kind", "output", "parameters", "MACs"), rows)
 
 
-def summarise(network: Network, name: str, size: int, batch: int = 32) -> Summary:
-    """Summarise a network that was built on torch's meta device, for pictures of size x size pixels.
+def summarize(network: Network, name: str, size: int, batch: int = 32) -> Summary:
+    """Summarize a network on torch's meta device, for images of size x size pixels.
 
-    Raises `WrongInput` for a size that the network does not take, and a batch that it cannot be trained with.
+    Raises `InputShapeError` for an unsupported size, or a batch size that the network cannot be trained with, and
+    `ValueError` for a network on another device.
     """
     if batch < 1:
-        raise WrongInput(f"A batch holds at least 1 picture, not {batch}.")
+        raise InputShapeError(f"batch: expected at least 1 image, found {batch}.")
     if not all(parameter.is_meta for parameter in network.parameters()):
-        raise ValueError('Only a network built under `with torch.device("meta"):` can be summarised.')
-    rows = _rows(network, size)
-    classes = network.eval()(_images(network, size, 1)).shape[1]
+        raise ValueError('Expected a network on the meta device: build it under `with torch.device("meta"):`.')
+    layers = _make_rows(network, size)
+    classes = network.eval()(_make_images(network, size, 1)).shape[1]
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    macs = sum(row.macs for row in rows if not row.training_only)
-    memory = _memory(network.train(), _images(network, size, batch))
-    return Summary(name, size, network.in_channels, classes, batch, rows, parameters, macs, memory)
+    macs = sum(row.macs for row in layers if not row.training_only)
+    memory = _memory(network.train(), _make_images(network, size, batch))
+    return Summary(
+        model=name,
+        size=size,
+        channels=network.in_channels,
+        classes=classes,
+        batch=batch,
+        layers=layers,
+        parameters=parameters,
+        macs=macs,
+        memory=memory,
+    )
 
 
-def _images(network: Network, size: int, batch: int) -> Tensor:
+def _make_images(network: Network, size: int, batch: int) -> Tensor:
     return torch.empty(batch, network.in_channels, size, size, device="meta")
 
 
-def _rows(network: Network, size: int) -> tuple[LayerRow, ...]:
-    """Return the rows as called for a prediction, then those that only training calls, then those never called."""
-    rows = _trace(network.eval(), _images(network, size, 1), network)
+def _make_rows(network: Network, size: int) -> tuple[LayerRow, ...]:
+    """Return the rows of inference in the order of calls, then those of training only, then those never called."""
+    rows = _trace(network.eval(), _make_images(network, size, 1), network)
     if network.auxiliary:
-        training = _trace(network.train(), _images(network, size, 2), network.training_outputs)
+        training = _trace(network.train(), _make_images(network, size, 2), network.training_outputs)
         for name in [name for name in training if name not in rows]:
             rows[name] = replace(training[name], macs=training[name].macs // 2, training_only=True)
     own = _own_parameters(network)
@@ -109,7 +120,7 @@ def _rows(network: Network, size: int) -> tuple[LayerRow, ...]:
 
 
 def _own_parameters(network: nn.Module) -> Counter[str]:
-    """Return the number of parameters that each module holds itself; one that two modules share counts once."""
+    """Return the number of parameters of each module without its children; a shared parameter counts once."""
     own: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
         own[name.rpartition(".")[0]] += parameter.numel()
@@ -117,12 +128,12 @@ def _own_parameters(network: nn.Module) -> Counter[str]:
 
 
 class _Tracer:
-    """Writes a row for each call of a module, by hooks before and after it."""
+    """Records a row per module, with hooks before and after each call."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         self.counter = counter
         self.rows: dict[str, LayerRow] = {}
-        self.starts: list[int] = []  # FLOPs before each open call, and of what was called inside it
+        self.starts: list[int] = []  # FLOPs before each active call, plus those of its nested calls
 
     def before(self, module: nn.Module, inputs: Any) -> None:  # noqa: ARG002
         self.starts.append(self.counter.get_total_flops())
@@ -137,7 +148,7 @@ class _Tracer:
 
 
 def _trace(network: Network, images: Tensor, call: Callable[[Tensor], Any]) -> dict[str, LayerRow]:
-    """Return a row, still without parameters, for each module that `call` calls; macs are of all images together."""
+    """Return a row per module that `call` calls, without parameters; macs are the sum over all images."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tracer = _Tracer(counter)
         modules = list(network.named_modules())
@@ -150,43 +161,48 @@ def _trace(network: Network, images: Tensor, call: Callable[[Tensor], Any]) -> d
 
 
 def _memory(network: Network, images: Tensor) -> dict[str, int]:
-    """Return the bytes of each kind, and of all, to train with these images (N, C, S, S)."""
-    trained = sum(parameter.nbytes for parameter in network.parameters())
-    weights = trained + sum(buffer.nbytes for buffer in network.buffers())
-    found = {"weights": weights, "gradients": trained, "optimizer": 2 * trained, "average": 2 * weights}
-    return found | {"activations": (kept := _activations(network, images)), "total": sum(found.values()) + kept}
+    """Return the bytes to train with these images (N, C, S, S), by kind and in total."""
+    parameters = sum(parameter.nbytes for parameter in network.parameters())
+    weights = parameters + sum(buffer.nbytes for buffer in network.buffers())
+    memory = {"weights": weights, "gradients": parameters, "optimizer": 2 * parameters, "average": 2 * weights}
+    memory["activations"] = _activation_bytes(network, images)
+    return memory | {"total": sum(memory.values())}
 
 
-def _activations(network: Network, images: Tensor) -> int:
-    """Return the bytes that are kept from the forward to the backward pass of images (N, C, S, S).
+def _activation_bytes(network: Network, images: Tensor) -> int:
+    """Return the bytes that are saved for the backward pass of images (N, C, S, S).
 
-    With `checkpoint_activations` these are the inputs of the segments, and what the largest segment computes anew.
+    With `activation_checkpointing` these are the inputs of the segments, and the recomputed tensors of the largest one.
     """
-    own = set(network.modules())
+    modules = set(network.modules())
     segments: list[tuple[nn.Module, Tensor]] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        sliced = isinstance(module, nn.Sequential) and module not in own  # by `Network.through`
-        if sliced and network.checkpoint_activations:
+    def record_segment(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        is_segment = isinstance(module, nn.Sequential) and module not in modules  # of `Network.forward_sequence`
+        if is_segment and network.activation_checkpointing:
             segments.append((module, inputs[0]))
 
-    with register_module_forward_pre_hook(note):
-        kept = _bytes(_saved(partial(_loss, network, images)) | _storage(images), network)
-    anew = [_bytes(_saved(partial(segment, x)) | _storage(x), network) - x.nbytes for segment, x in segments]
-    return kept + max(anew, default=0)
+    with register_module_forward_pre_hook(record_segment):
+        saved = _count_bytes(_saved_storages(partial(_loss, network, images)) | _storage(images), network)
+    recomputed = [
+        _count_bytes(_saved_storages(partial(segment, x)) | _storage(x), network) - x.nbytes for segment, x in segments
+    ]
+    return saved + max(recomputed, default=0)
 
 
 def _loss(network: Network, images: Tensor) -> Tensor:
     labels = torch.zeros(len(images), dtype=torch.long, device="meta")
     try:
         outputs = network.training_outputs(images)
-    except ValueError as error:  # torch's, of a BatchNorm that sees one value of each channel
-        raise WrongInput(f"This network cannot be trained with batches of {len(images)}: {error}") from error
+    except ValueError as error:  # of BatchNorm with one value per channel
+        raise InputShapeError(
+            f"batch: the network cannot be trained with batches of {len(images)} ({error}): use a larger batch."
+        ) from error
     return torch.stack([weight * F.cross_entropy(logits, labels) for weight, logits in outputs]).sum()
 
 
-def _saved(call: Callable[[], Tensor]) -> Storages:
-    """Return what autograd saves while `call` runs; tensors that share their memory are one."""
+def _saved_storages(call: Callable[[], Tensor]) -> Storages:
+    """Return the storages that autograd saves while `call` runs."""
     saved: Storages = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -199,11 +215,11 @@ def _saved(call: Callable[[], Tensor]) -> Storages:
 
 
 def _storage(tensor: Tensor) -> Storages:
-    """Return a tensor's memory by its identity, which stays its own for as long as the result lives."""
+    """Return a tensor's storage by its identity, which is unique while the storage exists."""
     return {tensor.untyped_storage()._cdata: tensor.untyped_storage()}
 
 
-def _bytes(storages: Storages, module: nn.Module) -> int:
-    """Return the bytes of all storages that are not a module's own parameters and buffers."""
+def _count_bytes(storages: Storages, module: nn.Module) -> int:
+    """Return the bytes of all storages except those of the module's parameters and buffers."""
     own = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
     return sum(storage.nbytes() for key, storage in storages.items() if key not in own)

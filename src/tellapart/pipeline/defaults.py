@@ -1,4 +1,4 @@
-"""What the data decides when the recipe does not: each choice is made here, and said aloud."""
+"""The settings that a recipe leaves open, chosen from the training images; each choice is reported."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,39 +8,45 @@ from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit
 from tellapart.data.split import Rows, Splits
-from tellapart.errors import BadRecipe, UnknownModel, printable
-from tellapart.models import entry
-from tellapart.models.registry import LAYERED, SMALL
+from tellapart.errors import RecipeError, UnknownModelError, printable
+from tellapart.models import get_entry
+from tellapart.models.registry import SEQUENTIAL, SMALL_IMAGE_SIDE
 from tellapart.progress import Event, Progress
-from tellapart.recipe import AugmentRecipe, PreprocessRecipe, Recipe, TrainingRecipe
-from tellapart.training.optimizers import default_decay, default_rate
+from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.sections import AugmentRecipe, PreprocessRecipe
+from tellapart.training.optimizers import default_learning_rate, default_weight_decay
 
 _FINE_TUNING_RATE = 1e-3
-_GREY = 0.95  # share of the training pictures that have to be grey for all to be taken as grey
+_MIN_GREY_SHARE = 0.95  # of the training images, for one input channel
 
 
-def resolve(recipe: Recipe, found: Audit, splits: Splits, progress: Progress) -> Recipe:
-    """Return the recipe with nothing left open, and tell the user what was chosen and why."""
-    seen = Seen.of(found, splits.train)
-    model, pretrained = _model(recipe, seen, progress)
-    preprocess = _preprocess(recipe, model, pretrained, seen, progress)
-    augment = _augment(recipe.augment, seen, progress)
-    training = _training(recipe.training, model, pretrained, len(splits.train))
-    resolved = replace(
-        recipe, model=model, pretrained=pretrained, preprocess=preprocess, augment=augment, training=training
-    )
+def resolve_defaults(recipe: Recipe, audit: Audit, splits: Splits, progress: Progress) -> Recipe:
+    """Return the recipe with every open setting resolved, and report the choices and their reasons.
+
+    Raises `RecipeError` for settings that contradict each other, and `UnknownModelError` for a network that does not
+    accept the size.
+    """
+    images = TrainingImages.of(audit, splits.train)
+    name, pretrained = _resolve_model(recipe, images, progress)
+    recipe = replace(recipe, model=replace(recipe.model, name=name, pretrained=pretrained))
+    preprocess = _resolve_preprocess(recipe, images, progress)
+    augment = _resolve_augment(recipe.augment, images, progress)
+    resolved = _resolve_training(replace(recipe, preprocess=preprocess, augment=augment), len(splits.train))
     size = preprocess.size or 0
-    lowest = entry(model).smallest(size, pretrained)
-    if size < lowest and not recipe.weights:  # a classifier given as weights brings its own stem
-        raise UnknownModel(f"{model} takes pictures from {lowest} pixels, not {size}: set preprocess.size={lowest}.")
+    min_size = get_entry(name).min_size_for(size, pretrained)
+    if size < min_size and not recipe.model.weights:  # a classifier file given as weights has its own stem
+        raise UnknownModelError(
+            f"{name} requires images of at least {min_size} pixels, found {size}: set preprocess.size={min_size}."
+        )
     return resolved
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What choices rest on: sizes (n,) of the training pictures, in pixels, and the share of them that is grey.
+class TrainingImages:
+    """The properties of the training images that defaults depend on.
 
-    No other picture is looked at: what is chosen by test pictures is tested too kindly.
+    heights, widths: (n,) in pixels. grey_share: fraction of grey images. Other images are not used, since settings
+    chosen from test images would bias the test.
     """
 
     heights: NDArray[np.int32]
@@ -48,144 +54,151 @@ class Seen:
     grey_share: float
 
     @classmethod
-    def of(cls, found: Audit, rows: Rows) -> "Seen":
-        """Return it of some rows, those of training."""
-        return cls(found.heights[rows], found.widths[rows], float(found.grey[rows].mean()))
+    def of(cls, audit: Audit, rows: Rows) -> "TrainingImages":
+        """Return the properties of the images in some rows."""
+        return cls(audit.heights[rows], audit.widths[rows], float(audit.grey[rows].mean()))
 
     @property
-    def grey(self) -> bool:
-        """Whether they count as grey: nearly all are. A stray pixel of colour in one of many changes nothing."""
-        return self.grey_share >= _GREY
+    def are_grey(self) -> bool:
+        """Whether nearly all images are grey; a few in color do not matter."""
+        return self.grey_share >= _MIN_GREY_SHARE
 
     @property
-    def short_side(self) -> int:
-        """The median of their shorter sides, in pixels."""
-        return int(np.median(np.minimum(self.heights, self.widths)))
+    def are_small(self) -> bool:
+        """Whether the median of the shorter sides is small."""
+        return int(np.median(np.minimum(self.heights, self.widths))) < SMALL_IMAGE_SIDE
 
     @property
     def long_side(self) -> int:
-        """The median of their longer sides, in pixels."""
+        """The median of the longer sides, in pixels."""
         return int(np.median(np.maximum(self.heights, self.widths)))
 
 
-def _model(recipe: Recipe, seen: Seen, progress: Progress) -> tuple[str, bool]:
-    small = seen.short_side < SMALL
-    if (recipe.model == LAYERED) != bool(recipe.layers):
-        raise BadRecipe(f'The recipe needs both model = "{LAYERED}" and its layers, or neither.')
-    if recipe.weights and not recipe.model:
-        raise BadRecipe("The recipe gives weights and no model: name the network that they are of, by --model.")
-    name = recipe.model or ("small_resnet" if small else "efficientnet_lite0")
-    pretrained = _pretrained(recipe, name, small)
-    origin = recipe.weights or "ImageNet weights"
+def _resolve_model(recipe: Recipe, images: TrainingImages, progress: Progress) -> tuple[str, bool]:
+    """Return the name of the network, and whether it is pretrained."""
+    if (recipe.model.name == SEQUENTIAL) != bool(recipe.model.layers):
+        raise RecipeError(f"Set both model.name='{SEQUENTIAL}' and model.layers, or neither.")
+    if recipe.model.weights and not recipe.model.name:
+        raise RecipeError("model.weights requires model.name: name the network of the weights with --model.")
+    name = recipe.model.name or ("small_resnet" if images.are_small else "efficientnet_lite0")
+    pretrained = _resolve_pretrained(recipe, name, images)
+    origin = recipe.model.weights or "ImageNet weights"
     kind = f"fine-tuned from {printable(origin)}" if pretrained else "trained from scratch"
-    reason = "" if recipe.model else f", because the pictures are {'under' if small else 'at least'} {SMALL} pixels"
+    comparison = "smaller than" if images.are_small else "at least"
+    reason = "" if recipe.model.name else f", because the images are {comparison} {SMALL_IMAGE_SIDE} pixels"
     progress.report(Event.MODEL_CHOSEN, f"Network: {name}, {kind}{reason}.", model=name, pretrained=pretrained)
     return name, pretrained
 
 
-def _pretrained(recipe: Recipe, name: str, small: bool) -> bool:
-    """Start from weights that are given, or published for photographs; raises `BadRecipe` if there are none."""
-    has_weights = entry(name).pretrained is not None
-    if recipe.weights and recipe.pretrained is False:
-        raise BadRecipe("The recipe gives weights and pretrained=false: leave one of them out.")
-    pretrained = bool(recipe.weights) or (has_weights and not small if recipe.pretrained is None else recipe.pretrained)
-    if pretrained and not has_weights and not recipe.weights:
-        raise BadRecipe(
-            f"{name} has no published weights: set pretrained=false, give a file by --weights, or choose a network "
-            "that `tellapart models` lists as pretrained."
+def _resolve_pretrained(recipe: Recipe, name: str, images: TrainingImages) -> bool:
+    """Return whether to start from pretrained weights; by default for all but small images, if there are any."""
+    model, is_published = recipe.model, get_entry(name).pretrained is not None
+    if model.weights and model.pretrained is False:
+        raise RecipeError("model.weights and model.pretrained=false contradict each other: set only one.")
+    default = is_published and not images.are_small
+    pretrained = bool(model.weights) or (default if model.pretrained is None else model.pretrained)
+    if pretrained and not is_published and not model.weights:
+        raise RecipeError(
+            f"{name} has no published weights: set model.pretrained=false, give a file with --weights, or choose a "
+            "pretrained network from `tellapart models`."
         )
-    if recipe.training.frozen_base and not pretrained:
-        raise BadRecipe("training.frozen_base needs a base with weights: set pretrained=true, or give --weights.")
+    if recipe.fine_tuning.freeze_backbone and not pretrained:
+        raise RecipeError(
+            "fine_tuning.freeze_backbone requires pretrained weights: set model.pretrained=true, or use --weights."
+        )
     return pretrained
 
 
-def _preprocess(whole: Recipe, model: str, pretrained: bool, seen: Seen, progress: Progress) -> PreprocessRecipe:
-    recipe, given = whole.preprocess, bool(whole.weights)
-    if recipe.channels not in (None, 1, 3):
-        raise BadRecipe(f"preprocess.channels must be 1 (grey) or 3 (colour), not {recipe.channels}.")
-    if pretrained and not given and recipe.channels == 1:
-        raise BadRecipe(f"The published weights of {model} need preprocess.channels=3; grey pictures work as they are.")
-    channels = recipe.channels or (3 if pretrained or not seen.grey else 1)
-    resize, reason = (recipe.resize, "as told") if recipe.resize else _resize(seen)
-    size = recipe.size or _size(model, pretrained, seen)
-    colour = "grey" if channels == 1 else "colour"
-    if recipe.channels is None and channels == 1 and seen.grey_share < 1:
-        colour += f", as {seen.grey_share:.1%} of the training pictures are (preprocess.channels=3 keeps the colour)"
+def _resolve_preprocess(recipe: Recipe, images: TrainingImages, progress: Progress) -> PreprocessRecipe:
+    """Return how images are resized; recipe: with its network resolved."""
+    settings, name, pretrained = recipe.preprocess, str(recipe.model.name), bool(recipe.model.pretrained)
+    if settings.channels not in (None, 1, 3):
+        raise RecipeError(f"preprocess.channels: expected 1 (grey) or 3 (color), found {settings.channels}.")
+    if pretrained and not recipe.model.weights and settings.channels == 1:
+        raise RecipeError(
+            f"The published weights of {name} require preprocess.channels=3; grey images are converted automatically."
+        )
+    channels = settings.channels or (3 if pretrained or not images.are_grey else 1)
+    resize, reason = (settings.resize, "as set in the recipe") if settings.resize else _choose_resize(images)
+    size = settings.size or _choose_size(name, pretrained, images)
+    color = "grey" if channels == 1 else "color"
+    if settings.channels is None and channels == 1 and images.grey_share < 1:
+        color += f", like {images.grey_share:.1%} of the training images (set preprocess.channels=3 to keep color)"
     progress.report(
         Event.RESIZE_CHOSEN,
-        f"Resize: {resize} to {size} x {size}, {reason}; {colour}.",
+        f"Resize: {resize} to {size} x {size}, {reason}; {color}.",
         resize=resize,
         size=size,
         channels=channels,
     )
-    if entry(model).arguments(size, pretrained).get("small_stem"):
+    if get_entry(name).arguments(size, pretrained).get("small_stem"):
         progress.report(
-            Event.STEM_CHOSEN, f"Stem: without stride and pooling, because the input is under {SMALL} pixels."
+            Event.STEM_CHOSEN,
+            f"Stem: without stride and pooling, because the input is smaller than {SMALL_IMAGE_SIDE} pixels.",
         )
     return PreprocessRecipe(resize, size, channels)
 
 
-def _resize(seen: Seen) -> tuple[str, str]:
-    """Choose by the aspect ratios: what is lost or bent should be little, and the same for all pictures."""
-    aspect = seen.widths / seen.heights
-    low, middle, high = np.quantile(aspect, [0.05, 0.5, 0.95])
-    elongated = max(high, 1 / low)
-    if high / low <= 1.25 and max(middle, 1 / middle) <= 2:
-        return "squash", f"because nearly all have the same shape ({middle:.2f} times as wide as high)"
-    if elongated <= 1.6:
-        cut = 1 - 1 / elongated
-        return "crop", f"because shapes differ little (up to {elongated:.2f} to 1; then {cut:.0%} is cut off)"
-    return "pad", f"because shapes differ widely (up to {elongated:.2f} to 1)"
+def _choose_resize(images: TrainingImages) -> tuple[str, str]:
+    """Return the method that crops or distorts little, from the aspect ratios, and the reason."""
+    aspect = images.widths / images.heights
+    low, median, high = np.quantile(aspect, [0.05, 0.5, 0.95])
+    elongation = max(high, 1 / low)
+    if high / low <= 1.25 and max(median, 1 / median) <= 2:
+        return "squash", f"because nearly all images have the same aspect ratio ({median:.2f})"
+    if elongation <= 1.6:
+        return "crop", (
+            f"because aspect ratios differ little (up to {elongation:.2f} to 1; this removes up to "
+            f"{1 - 1 / elongation:.0%} of an image)"
+        )
+    return "pad", f"because aspect ratios differ widely (up to {elongation:.2f} to 1)"
 
 
-def _size(model: str, pretrained: bool, seen: Seen) -> int:
-    side, meant = seen.long_side, entry(model).size
+def _choose_size(name: str, pretrained: bool, images: TrainingImages) -> int:
+    entry, side = get_entry(name), images.long_side
     if pretrained:
-        return int(min(max(32 * round(side / 32), 160), max(meant, 64)))
-    size = int(np.clip(side, max(24, entry(model).min_size), max(64, meant)))
-    return max(size, entry(model).smallest(size, pretrained))
+        return int(min(max(32 * round(side / 32), 160), max(entry.size, 64)))
+    size = int(np.clip(side, max(24, entry.min_size), max(64, entry.size)))
+    return max(size, entry.min_size_for(size, pretrained))
 
 
-def _augment(recipe: AugmentRecipe, seen: Seen, progress: Progress) -> AugmentRecipe:
-    """Mirror photographs and coloured pictures; grey and small ones may be signs, whose mirror image is another."""
-    sign = seen.grey and seen.short_side < SMALL
-    chosen: dict[str, Any] = {
-        "flip": not sign,
-        "rotation": 12.0 if sign else 10.0,
-        "zoom": 0.12 if sign else 0.2,
-        "shift": 0.08,
-        "shear": 0.15 if sign else 0.05,
-        "brightness": 0.0 if sign else 0.1,
-        "contrast": 0.0 if sign else 0.2,
+def _resolve_augment(augment: AugmentRecipe, images: TrainingImages, progress: Progress) -> AugmentRecipe:
+    """Flip images, unless they are grey and small: these may be characters, which a flip changes."""
+    characters = images.are_grey and images.are_small
+    defaults: dict[str, Any] = {
+        "hflip": not characters,
+        "rotation": 12.0 if characters else 10.0,
+        "zoom": 0.12 if characters else 0.2,
+        "translate": 0.08,
+        "shear": 0.15 if characters else 0.05,
+        "brightness": 0.0 if characters else 0.1,
+        "contrast": 0.0 if characters else 0.2,
     }
-    values = {name: value if getattr(recipe, name) is None else getattr(recipe, name) for name, value in chosen.items()}
-    if recipe.flip is None:
+    if augment.hflip is None:
         progress.report(
             Event.HFLIP_CHOSEN,
-            "Mirrored copies: no, these look like signs or characters."
-            if sign
-            else "Mirrored copies: yes (augment.flip=false where left and right matter).",
-            hflip=not sign,
+            "Horizontal flip: no, the images look like signs or characters."
+            if characters
+            else "Horizontal flip: yes (set augment.hflip=false if left and right matter).",
+            hflip=not characters,
         )
-    return replace(recipe, **values)
+    return replace(augment, **{name: value for name, value in defaults.items() if getattr(augment, name) is None})
 
 
-def _training(recipe: TrainingRecipe, model: str, pretrained: bool, pictures: int) -> TrainingRecipe:
+def _resolve_training(recipe: Recipe, num_images: int) -> Recipe:
+    """Return the recipe with its epochs and optimizer; recipe: with its network resolved."""
+    settings, entry, pretrained = recipe.optimizer, get_entry(str(recipe.model.name)), bool(recipe.model.pretrained)
     epochs = None
-    if recipe.budget is None:
-        few, many, steps = (3, 8, 4_000) if pretrained else (12, 40, 60_000)
-        epochs = recipe.epochs or int(np.clip(round(steps / pictures), few, many))
-    largest = 32 if pretrained else 64
-    batch_size = recipe.batch_size or int(np.clip(pictures // 10, 4, largest))
-    optimizer = recipe.optimizer or ("adamw" if pretrained else entry(model).optimizer)
-    decay = default_decay(optimizer) if recipe.weight_decay is None else recipe.weight_decay
-    scratch_rate = default_rate(optimizer) * entry(model).rate
-    rate = recipe.learning_rate or (_FINE_TUNING_RATE if pretrained else scratch_rate)
-    return replace(
-        recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=rate,
-        weight_decay=decay,
+    if recipe.schedule.max_time is None:
+        min_epochs, max_epochs, steps = (3, 8, 4_000) if pretrained else (12, 40, 60_000)
+        epochs = recipe.schedule.epochs or int(np.clip(round(steps / num_images), min_epochs, max_epochs))
+    name = settings.name or ("adamw" if pretrained else entry.optimizer)
+    scratch_rate = default_learning_rate(name) * entry.learning_rate_mult
+    optimizer = replace(
+        settings,
+        name=name,
+        batch_size=settings.batch_size or int(np.clip(num_images // 10, 4, 32 if pretrained else 64)),
+        learning_rate=settings.learning_rate or (_FINE_TUNING_RATE if pretrained else scratch_rate),
+        weight_decay=default_weight_decay(name) if settings.weight_decay is None else settings.weight_decay,
     )
+    return replace(recipe, schedule=replace(recipe.schedule, epochs=epochs), optimizer=optimizer)

@@ -1,101 +1,105 @@
-"""Several classifiers as one: by a vote of their probabilities, or by the mean of their weights.
-
-And one classifier that sees each picture in several ways.
-"""
+"""Ensembles: several classifiers as one, by averaging their probabilities or weights; and test-time augmentation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from tellapart.classifier.classifier import Architecture, Classifier
-from tellapart.errors import CannotCombine, printable
-from tellapart.models.ensemble import MIRRORED, SAME, SHIFTS
+from tellapart.classifier.architecture import Architecture
+from tellapart.classifier.classifier import Classifier
+from tellapart.errors import EnsembleError, printable
+from tellapart.models.ensemble import HFLIP, IDENTITY, SHIFTS
 from tellapart.models.registry import ENSEMBLE
 
-# What people ask for, and the views that it adds to the picture as it is.
-VIEWS = {"mirror": (MIRRORED,), "shifts": tuple(SHIFTS)}
+TTA = {"hflip": (HFLIP,), "shift": tuple(SHIFTS)}  # option -> the views that are added to the image itself
 
 
-def ensemble(classifiers: Sequence[Classifier], views: Sequence[str] = ()) -> Classifier:
-    """Return one classifier whose probabilities are the mean of several's, all in one network.
+def average_probabilities(classifiers: Sequence[Classifier], tta: Sequence[str] = ()) -> Classifier:
+    """Return one classifier, in one network, whose probabilities are the mean of those of several.
 
-    views: of `VIEWS`: how each sees a picture, besides as it is, which is test-time augmentation (Krizhevsky et al.
-    2012, "ImageNet classification with deep convolutional neural networks", section 4.1); one classifier is enough
-    then. They must tell the same classes of pictures resized in the same way. What it knows of its own doubts is still
-    to be learnt (`with_confidence`). Raises `CannotCombine`.
+    tta: test-time augmentation, names of `TTA`, whose views are averaged too (Krizhevsky et al. 2012, "ImageNet
+    classification with deep convolutional neural networks", section 4.1); then one classifier is enough. All must have
+    the same classes and resizing. The result is not calibrated. Raises `EnsembleError`.
     """
-    seen = _views(views)
-    first = _alike(classifiers, ("resize", "size", "channels", "interpolation"), least=1 if views else 2)
+    views = _views(tta)
+    first = _check_alike(classifiers, ("resize", "size", "channels", "interpolation"), minimum=1 if tta else 2)
+    if any(classifier.architecture.name == ENSEMBLE for classifier in classifiers):
+        raise EnsembleError("An ensemble cannot be a member of another ensemble: use its members instead.")
     members = [
         {
-            "name": each.architecture.name,
-            "arguments": each.architecture.arguments,
-            "mean": list(each.preprocess.mean),
-            "std": list(each.preprocess.std),
-            "temperature": each.temperature,
+            "name": classifier.architecture.name,
+            "arguments": classifier.architecture.arguments,
+            "mean": list(classifier.preprocess.mean),
+            "std": list(classifier.preprocess.std),
+            "temperature": classifier.temperature,
         }
-        for each in classifiers
+        for classifier in classifiers
     ]
-    if any(member["name"] == ENSEMBLE for member in members):
-        raise CannotCombine("An ensemble cannot be a member of another: name the classifiers that it was made of.")
-    arguments = {"members": members} | ({"views": seen} if views else {})
+    arguments = {"members": members} | ({"views": views} if tta else {})
     architecture = Architecture(ENSEMBLE, len(first.classes), first.architecture.in_channels, arguments)
     network = architecture.build()
-    weights = {}
-    for place, each in enumerate(classifiers):
-        head = each.network.head_name + "."
-        for name, value in each.network.state_dict().items():
-            own = (
-                f"vote.heads.{place}.{name.removeprefix(head)}" if name.startswith(head) else f"members.{place}.{name}"
-            )
-            weights[own] = value
-    network.load_state_dict(weights)
+    network.load_state_dict(_member_weights(classifiers))
     channels = first.preprocess.channels
-    settings = replace(first.preprocess, mean=(0.0,) * channels, std=(1.0,) * channels)
-    return Classifier(architecture, network.eval(), settings, first.classes)
+    preprocess = replace(first.preprocess, mean=(0.0,) * channels, std=(1.0,) * channels)  # each member normalizes
+    return Classifier(architecture=architecture, network=network.eval(), preprocess=preprocess, classes=first.classes)
 
 
-def averaged(classifiers: Sequence[Classifier]) -> Classifier:
-    """Return one classifier of the same size, with the mean of several's weights.
+def average_weights(classifiers: Sequence[Classifier]) -> Classifier:
+    """Return one classifier of the same size, with the mean of the weights of several.
 
-    It pays where all were fine-tuned from the same weights (Wortsman et al. 2022, "Model soups", section 2); from
-    scratch their weights have nothing in common, and the mean of them tells nothing. Raises `CannotCombine`.
+    Useful for classifiers that were fine-tuned from the same weights (Wortsman et al. 2022, "Model soups", section 2);
+    networks that were trained from scratch have unrelated weights. Raises `EnsembleError`.
     """
-    first = _alike(classifiers, ("resize", "size", "channels", "interpolation", "mean", "std"))
-    if any(each.architecture != first.architecture for each in classifiers):
-        raise CannotCombine("The weights of different networks have no mean: let the classifiers vote instead.")
-    states = [each.network.state_dict() for each in classifiers]
+    first = _check_alike(classifiers, ("resize", "size", "channels", "interpolation", "mean", "std"))
+    if any(classifier.architecture != first.architecture for classifier in classifiers):
+        raise EnsembleError(
+            "Cannot average the weights of different architectures: use average='probabilities' instead."
+        )
+    states = [classifier.network.state_dict() for classifier in classifiers]
     mean = {
         name: torch.stack([state[name].float() for state in states]).mean(dim=0).to(value.dtype)
         for name, value in states[0].items()
     }
     network = first.architecture.build()
     network.load_state_dict(mean)
-    return Classifier(first.architecture, network.eval(), first.preprocess, first.classes)
+    return Classifier(
+        architecture=first.architecture, network=network.eval(), preprocess=first.preprocess, classes=first.classes
+    )
 
 
-def _views(asked: Sequence[str]) -> list[str]:
-    """Return the names of the views, the picture as it is first."""
-    for name in asked:
-        if name not in VIEWS:
-            raise CannotCombine(f"Expected {' or '.join(VIEWS)} as a view of pictures, found '{printable(name)}'.")
-    return [SAME, *dict.fromkeys(view for name in asked for view in VIEWS[name])]
+def _member_weights(classifiers: Sequence[Classifier]) -> dict[str, torch.Tensor]:
+    """Return the weights of the members by their names in the ensemble network."""
+    weights = {}
+    for member, classifier in enumerate(classifiers):
+        head = classifier.network.head_name + "."
+        for name, value in classifier.network.state_dict().items():
+            in_head = name.startswith(head)
+            prefix = f"average.heads.{member}." if in_head else f"members.{member}."
+            weights[prefix + (name.removeprefix(head) if in_head else name)] = value
+    return weights
 
 
-def _alike(classifiers: Sequence[Classifier], settings: tuple[str, ...], least: int = 2) -> Classifier:
-    if len(classifiers) < least:
-        raise CannotCombine("Expected at least two classifiers to combine.")
+def _views(tta: Sequence[str]) -> list[str]:
+    """Return the names of the views, the unchanged image first."""
+    for name in tta:
+        if name not in TTA:
+            raise EnsembleError(f"Expected {' or '.join(TTA)} for test-time augmentation, found '{printable(name)}'.")
+    return [IDENTITY, *dict.fromkeys(view for name in tta for view in TTA[name])]
+
+
+def _check_alike(classifiers: Sequence[Classifier], settings: tuple[str, ...], minimum: int = 2) -> Classifier:
+    """Return the first classifier; raises `EnsembleError` if another differs in classes or preprocessing."""
+    if len(classifiers) < minimum:
+        raise EnsembleError("Expected at least two classifiers, or one with test-time augmentation.")
     first = classifiers[0]
-    for each in classifiers[1:]:
-        if each.classes != first.classes:
-            raise CannotCombine(
-                "The classifiers tell different classes: only those of the same classes can be combined."
-            )
+    for classifier in classifiers[1:]:
+        if classifier.classes != first.classes:
+            raise EnsembleError("The classifiers have different classes: all members need the same classes.")
         for name in settings:
-            if getattr(each.preprocess, name) != getattr(first.preprocess, name):
-                raise CannotCombine(
-                    f"The classifiers take pictures otherwise ({name}: {getattr(first.preprocess, name)} and "
-                    f"{getattr(each.preprocess, name)}): train them with the same preprocess."
+            expected, value = getattr(first.preprocess, name), getattr(classifier.preprocess, name)
+            if value != expected:
+                raise EnsembleError(
+                    f"The classifiers have different preprocessing ({name}: {expected} and {value}): train them with "
+                    "the same [preprocess] section."
                 )
     return first

@@ -1,7 +1,7 @@
-"""`combine(runs) -> Combined`: several runs as one, or one that sees each picture in several ways.
+"""`ensemble(runs) -> EnsembleResult`: several runs as one classifier, or one run with test-time augmentation.
 
-All were trained on the same parts of the same pictures, so that those of validation can tell what is gained by it, and
-those of test are new to each. Letters: N validation pictures.
+All runs need the same split of the same images, so that the gain can be measured on validation images, and no member
+was trained on test images. Letters: N validation images.
 """
 
 import statistics
@@ -15,33 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.classifier.classifier import Classifier
-from tellapart.data.batching import Part
+from tellapart.data.batching import PixelDataset
 from tellapart.data.pixel_cache import open_pixels
 from tellapart.data.split import read_splits
-from tellapart.errors import CannotCombine, printable
-from tellapart.evaluation.dataset import Judged, open_model
-from tellapart.evaluation.provenance import tested_source
+from tellapart.errors import EnsembleError, printable
+from tellapart.evaluation.dataset import OpenedModel, open_model
+from tellapart.evaluation.provenance import test_split_source
+from tellapart.io.run_directory import RunDirectory
 from tellapart.metrics import row_log_loss
 from tellapart.metrics.paired import PairedDifference, paired_difference
-from tellapart.pipeline.ensemble import averaged, ensemble
-from tellapart.pipeline.train import conclude, prepare
+from tellapart.pipeline.ensemble import average_probabilities, average_weights
+from tellapart.pipeline.finish import finish_run
+from tellapart.pipeline.prepare import PreparedRun, prepare_run
 from tellapart.progress import Event, Progress, progress_for_viewers
-from tellapart.recipe import load_recipe
-from tellapart.runs.run import Run, open_run, read_run, write_history
-from tellapart.training.fit import Fitted, part_of
+from tellapart.recipe.recipe import load_recipe
+from tellapart.runs.run import Run, create_run, read_history, read_run, write_history
+from tellapart.training.fit import FitResult, select_pixels
 
+_AVERAGES = ("probabilities", "weights")
+_TIMED_IMAGES, _REPEATS = 64, 5
 _VERDICTS = {
-    "b": "In accuracy that is surely better.",
-    "a": "In accuracy that is surely worse: the best of them alone is the one to take.",
-    None: "In accuracy that is not surely better than the best of them alone.",
+    "b": "The gain in accuracy is statistically significant.",
+    "a": "The loss in accuracy is statistically significant: use the best member alone.",
+    None: "The difference in accuracy is not statistically significant.",
 }
-_WAYS = {"vote": "vote", "weights": "mean"}  # what people ask for, and what a list of runs calls it
-_TIMED, _REPEATS = 64, 5  # pictures, and how often
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A classifier on the validation pictures; seconds: for a picture, here."""
+class ModelScore:
+    """The metrics of a classifier on the validation images; seconds: per image, on this machine."""
 
     name: str
     accuracy: float
@@ -50,130 +52,158 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Combined:
-    """The run of the combined classifier, and what is gained by it on the validation pictures.
+class EnsembleResult:
+    """The run of the ensemble, and the scores on the validation images.
 
-    members: the best first. gain: of the combined one over the best of them.
+    members: best first. gain: of the ensemble over the best member.
     """
 
     run: Run
-    members: tuple[Seen, ...]
-    whole: Seen
+    members: tuple[ModelScore, ...]
+    ensemble: ModelScore
     gain: PairedDifference
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """Return the result in words."""
         best, gain = self.members[0], self.gain.difference
         return (
-            f"On {self.gain.pictures:,} validation pictures: accuracy {self.whole.accuracy:.1%} instead of "
-            f"{best.accuracy:.1%}, {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}); "
-            f"log loss {self.whole.log_loss:.3f} instead of {best.log_loss:.3f}; "
-            f"{self.whole.seconds / best.seconds:.1f} times the time for a picture. {_VERDICTS[self.gain.better]}"
+            f"On {self.gain.images:,} validation images: accuracy {self.ensemble.accuracy:.1%}, best member "
+            f"{best.accuracy:.1%}, gain {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to "
+            f"{100 * gain.high:+.1f}); log loss {self.ensemble.log_loss:.3f}, best member {best.log_loss:.3f}; "
+            f"{self.ensemble.seconds / best.seconds:.1f} times the time per image. {_VERDICTS[self.gain.better]}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `combine --json` prints."""
+        """Return the object that `ensemble --json` prints."""
         return {
             "directory": str(self.run.directory),
             "members": [vars(member) for member in self.members],
-            "combined": vars(self.whole),
+            "ensemble": vars(self.ensemble),
             "gain": self.gain.difference.to_json(),
             "test": self.run.metrics["test"],
         }
 
 
-def combine(
+def ensemble(
     runs: Sequence[str | Path],
     *,
-    by: str = "vote",
-    views: Sequence[str] = (),
+    average: str = "probabilities",
+    tta: Sequence[str] = (),
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> Combined:
-    """Make one classifier of several runs, calibrate it, say what it gains on validation pictures, and test it.
+) -> EnsembleResult:
+    """Combine runs into one classifier, calibrate it, measure its gain on the validation images, and test it.
 
-    runs: folders of runs on the same parts of the same pictures. by: "vote", the mean of probabilities, or "weights",
-    the mean of the weights of one architecture. views: "mirror" and "shifts", how each sees a picture besides as it
-    is; with them one run is enough. out: the folder of the combined run, <first run>-combined by default.
-    resume: begin again in `out` where it was cut short.
+    runs: run directories with the same split of the same images. average: "probabilities" of the classifiers, or
+    "weights" of one architecture (weight averaging, or a model soup). tta: test-time augmentation, "hflip" and "shift";
+    with it a single run is enough. out: the directory of the new run, <first run>-ensemble by default. resume: continue
+    an interrupted ensemble in `out`.
 
-    Raises `CannotCombine` for runs that do not go together, `RunExists`, `CannotCompare` where the pictures are no
-    longer at hand, or what `load` raises.
+    Raises `EnsembleError` for runs that do not fit together, `RunExistsError`, `ComparisonError` where the images are
+    no longer available, or what `load` raises.
     """
-    said = progress or progress_for_viewers()
-    if by not in _WAYS:
-        raise CannotCombine(f"Runs are combined by {' or by '.join(_WAYS)}, not by '{printable(by)}'.")
-    judged = [open_model(run, said) for run in runs]
-    members, first = _same_parts(judged)
-    found = _combined(members, by, views)
-    folder = Path(out) if out is not None else first.parent / f"{first.name}-combined"
-    recipe = load_recipe(first / "recipe.toml")
-    purpose = "-".join(["", by, *views, *(str(each.facts.get("identity")) for each in members)])
-    prepared = prepare(tested_source(judged[0], said), recipe, {}, folder, resume, said, purpose)
-    pixels = open_pixels(prepared.found, found.resize, found.resize_key(), found.preprocess.size, said)
-    train, validation, _ = (part_of(prepared.found, pixels, rows) for rows in prepared.splits.parts())
-    history = read_run(first).history
-    if not prepared.finished:
-        made_of = ", ".join([f"{_WAYS[by]} of {len(members)}", *views])
-        open_run(prepared.directory, prepared.recipe, prepared.identity, prepared.found, prepared.splits, made_of)
-        write_history(prepared.directory, history)
-        conclude(prepared, Fitted(found, train, validation, history, prepared.found, pixels), said)
-    run = read_run(prepared.directory)
-    said.report(Event.ENSEMBLE_SCORING, "Measuring on the validation pictures what is gained.")
-    whole, right = _seen("combined", run.classifier, validation)
-    told = [_seen(each.name, member, validation) for each, member in zip(judged, members, strict=True)]
-    told.sort(key=lambda pair: (-pair[0].accuracy, pair[0].log_loss))
-    gain = paired_difference(told[0][1], right)
-    return Combined(run, tuple(seen for seen, _ in told), whole, gain)
+    progress = progress or progress_for_viewers()
+    if average not in _AVERAGES:
+        raise EnsembleError(f"Expected average={' or '.join(_AVERAGES)}, found '{printable(average)}'.")
+    models = [open_model(run, progress) for run in runs]
+    members, first = _check_same_split(models)
+    classifier = _average(members, average, tta)
+    directory = Path(out) if out is not None else first.parent / f"{first.name}-ensemble"
+    prepared = prepare_run(
+        test_split_source(models[0], progress),
+        load_recipe(RunDirectory(first).recipe),
+        directory,
+        resume,
+        progress,
+        purpose="-".join(["", average, *tta, *(str(member.metadata.get("identity")) for member in members)]),
+    )
+    fit_result = _as_fit_result(classifier, first, prepared, progress)
+    if prepared.finished:
+        run = read_run(prepared.directory)
+    else:
+        description = ", ".join([f"{average} of {len(members)}", *tta])
+        create_run(prepared.directory, prepared.recipe, prepared.identity, prepared.audit, prepared.splits, description)
+        write_history(prepared.directory, fit_result.history)
+        run = finish_run(prepared, fit_result, progress)
+    progress.report(Event.ENSEMBLE_SCORING, "Measuring the gain on the validation images.")
+    named_members = [(model.name, member) for model, member in zip(models, members, strict=True)]
+    return _compare(run, named_members, fit_result.validation)
 
 
-def _combined(members: Sequence[Classifier], by: str, views: Sequence[str]) -> Classifier:
-    if by == "vote":
-        return ensemble(members, views)
-    mean = averaged(members)
-    return ensemble([mean], views) if views else mean
+def _average(members: Sequence[Classifier], average: str, tta: Sequence[str]) -> Classifier:
+    if average == "probabilities":
+        return average_probabilities(members, tta)
+    mean = average_weights(members)
+    return average_probabilities([mean], tta) if tta else mean
 
 
-def _same_parts(judged: Sequence[Judged]) -> tuple[list[Classifier], Path]:
-    """Return the classifiers, and the folder of the first; `CannotCombine` if another has learned of other pictures."""
-    if not judged:
-        raise CannotCombine("Expected at least one run to combine.")
-    members, folders, parts = list[Classifier](), list[Path](), list[dict[str, set[str]]]()
-    for each in judged:
-        if each.run is None or not isinstance(each.classifier, Classifier):
-            raise CannotCombine(
-                f"{each.name} is not a run's folder: the combined classifier is calibrated and tested on the pictures "
-                "of its runs, so name the folders that `tellapart train` has written."
+def _as_fit_result(classifier: Classifier, first: Path, prepared: PreparedRun, progress: Progress) -> FitResult:
+    """Return an ensemble as if it had been trained, with the history of its first member."""
+    pixels = open_pixels(
+        prepared.audit, classifier.resize, classifier.resize_key(), classifier.preprocess.size, progress
+    )
+    train, validation = (
+        select_pixels(prepared.audit, pixels, rows) for rows in (prepared.splits.train, prepared.splits.validation)
+    )
+    return FitResult(
+        classifier=classifier,
+        train=train,
+        validation=validation,
+        history=read_history(first),
+        audit=prepared.audit,
+        pixels=pixels,
+    )
+
+
+def _check_same_split(models: Sequence[OpenedModel]) -> tuple[list[Classifier], Path]:
+    """Return the classifiers, and the directory of the first run; raises `EnsembleError` if the splits differ."""
+    if not models:
+        raise EnsembleError("Expected at least one run to combine, found none.")
+    members, directories, splits = list[Classifier](), list[Path](), list[dict[str, set[str]]]()
+    for model in models:
+        if model.run is None or not isinstance(model.classifier, Classifier):
+            raise EnsembleError(
+                f"{model.name} is not a run directory: an ensemble is calibrated and tested on the images of its runs, "
+                "so use directories that `tellapart train` has written."
             )
-        members.append(each.classifier)
-        folders.append(each.run)
-        parts.append(_parts(each.run))
-        same_data = each.classifier.facts.get("fingerprint") == judged[0].classifier.facts.get("fingerprint")
-        if not same_data or parts[-1] != parts[0]:
-            raise CannotCombine(
-                f"{judged[0].name} and {each.name} were trained on different parts of their pictures, so what one has "
-                "learned would test the other: train both with one split, as by `tellapart train RUN/split.csv`."
+        members.append(model.classifier)
+        directories.append(model.run)
+        splits.append(_read_split(model.run))
+        same_data = model.classifier.metadata.get("fingerprint") == models[0].classifier.metadata.get("fingerprint")
+        if not same_data or splits[-1] != splits[0]:
+            raise EnsembleError(
+                f"{models[0].name} and {model.name} have different splits, so test images of one may be training "
+                "images of the other: train both with the same split, as in `tellapart train RUN/split.csv`."
             )
-    return members, folders[0]
+    return members, directories[0]
 
 
-def _parts(run: Path) -> dict[str, set[str]]:
-    """Return the pictures of each part of a run: where their files are, or their names."""
-    split = read_splits(run / "split.csv")
-    files = all((run / name).is_file() for names in split.values() for name in names)
-    return {part: {str((run / n).resolve()) if files else n for n in names} for part, names in split.items()}
+def _read_split(run: Path) -> dict[str, set[str]]:
+    """Return the images of each split of a run: the paths of their files, or their names."""
+    split = read_splits(RunDirectory(run).split)
+    are_files = all((run / name).is_file() for names in split.values() for name in names)
+    return {key: {str((run / name).resolve()) if are_files else name for name in names} for key, names in split.items()}
 
 
-def _seen(name: str, classifier: Classifier, validation: Part) -> tuple[Seen, NDArray[np.bool_]]:
-    """Return how a classifier does on the validation pictures, and which (N,) it gets right."""
-    answers = classifier.of_pixels(validation.pixels)
-    right = answers.argmax(axis=1) == validation.labels
-    some = validation.pixels[slice(0, _TIMED)]
+def _compare(run: Run, members: Sequence[tuple[str, Classifier]], validation: PixelDataset) -> EnsembleResult:
+    """Compare an ensemble with its members on the validation images."""
+    ensemble_score, ensemble_correct = _score("ensemble", run.classifier, validation)
+    scored = [_score(name, member, validation) for name, member in members]
+    scored.sort(key=lambda pair: (-pair[0].accuracy, pair[0].log_loss))
+    gain = paired_difference(scored[0][1], ensemble_correct)
+    return EnsembleResult(run, tuple(score for score, _ in scored), ensemble_score, gain)
+
+
+def _score(name: str, classifier: Classifier, validation: PixelDataset) -> tuple[ModelScore, NDArray[np.bool_]]:
+    """Return the scores of a classifier on the validation images, and which of them (N,) it predicts correctly."""
+    probabilities = classifier.predict_proba(validation.pixels)
+    correct = probabilities.argmax(axis=1) == validation.labels
+    log_loss = float(row_log_loss(probabilities, validation.labels).mean())
+    sample = validation.pixels[slice(0, _TIMED_IMAGES)]
     seconds = []
     for _ in range(_REPEATS):
-        began = time.perf_counter()
-        classifier.of_pixels(some)
-        seconds.append((time.perf_counter() - began) / len(some))
-    loss = float(row_log_loss(answers, validation.labels).mean())
-    return Seen(name, float(right.mean()), loss, statistics.median(seconds)), right
+        started = time.perf_counter()
+        classifier.predict_proba(sample)
+        seconds.append((time.perf_counter() - started) / len(sample))
+    return ModelScore(name, float(correct.mean()), log_loss, statistics.median(seconds)), correct

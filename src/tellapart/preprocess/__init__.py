@@ -1,1 +1,1 @@
-"""From an image of any size to the input of a network."""
+"""Preprocessing: from an image of any size to the input of a network."""

@@ -1,55 +1,68 @@
-"""Antialiased resampling of pictures by numpy alone, bit for bit what torch does to uint8.
+"""Antialiased resampling of images in NumPy, bit-identical to torch on uint8.
 
-torch works in whole numbers, as Pillow does with more binary places: the weights of each output pixel are rounded to 16
-bits with as many binary places as fit, products are summed exactly, and sums are rounded; first along the rows, then
-along the columns. One grey level in some pixels is enough to change a probability by 0.01, so nothing close will do.
+torch has fixed-point arithmetic, as Pillow does with more fractional bits. The weights of each output pixel are rounded
+to 16 bits with as many fractional bits as fit, products are summed exactly, and sums are rounded; first along the rows,
+then along the columns. The result must be identical: one gray level in some pixels can change a probability by 0.01.
 
-Letters: H and W pixels, L pixels before and T after a pass.
+Letters: H and W pixels, L pixels before and T after a pass, t output and l input pixels of a block.
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tellapart.data.image import Picture
+from tellapart.data.image import ImageArray
 from tellapart.preprocess.settings import Interpolation
 
-_PLACES, _WORD = 22, 2**15  # binary places at most; weights stay below a signed word
-_EXACT = 2**24  # whole numbers up to here are exact in float32
-_BLOCK = 24  # output pixels at once: their weights span few input pixels
-_USUAL = 8192  # pixels of a side
-_REACH = {"bilinear": 1.0, "bicubic": 2.0}
+_MAX_BITS, _WORD = 22, 2**15  # fractional bits; weights fit a signed 16-bit integer
+_EXACT = 2**24  # integers up to here are exact in float32
+_BLOCK = 24  # output pixels per block, whose weights span few input pixels
+_MAX_CACHED = 8192  # pixels of a side
+_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 Floats = NDArray[np.float32]
-Passes = list[tuple[slice, slice, tuple[Floats, ...], int]]
 
 
-def resample(picture: Picture, height: int, width: int, interpolation: Interpolation) -> Picture:
-    """Return a picture (H, W, 3) in another size, (height, width, 3)."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    bands = Image.fromarray(np.ascontiguousarray(picture)).split()  # much faster than numpy at taking colours apart
+@dataclass(frozen=True)
+class _Block:
+    """Some output pixels of a pass, the input pixels that they depend on, and weights (t, l) in units of 1 / unit.
+
+    Weights are integers. If sums of products would not be exact in float32, `parts` are their high and low bytes.
+    """
+
+    outputs: slice
+    inputs: slice
+    parts: tuple[Floats, ...]
+    unit: int
+
+
+def resample(image: ImageArray, height: int, width: int, interpolation: Interpolation) -> ImageArray:
+    """Return an image (H, W, 3) resized to (height, width, 3)."""
+    if image.shape[:2] == (height, width):
+        return image
+    bands = Image.fromarray(np.ascontiguousarray(image)).split()  # much faster than NumPy at separating channels
     planes = np.stack([np.asarray(band) for band in bands])  # 3 H W
     if width != planes.shape[2]:
-        across = np.empty((3, planes.shape[1], width), np.uint8)
-        for places, needed, parts, unit in _passes(planes.shape[2], width, interpolation):
-            inputs = planes[:, :, needed].astype(np.float32)
-            across[:, :, places] = _levels([inputs @ part.T for part in parts], unit)
-        planes = across
+        resized_rows = np.empty((3, planes.shape[1], width), np.uint8)
+        for block in _get_blocks(planes.shape[2], width, interpolation):
+            inputs = planes[:, :, block.inputs].astype(np.float32)
+            resized_rows[:, :, block.outputs] = _round_levels([inputs @ part.T for part in block.parts], block.unit)
+        planes = resized_rows
     if height != planes.shape[1]:
-        down = np.empty((3, height, width), np.uint8)
-        for places, needed, parts, unit in _passes(planes.shape[1], height, interpolation):
-            inputs = planes[:, needed].astype(np.float32)
-            down[:, places] = _levels([part @ inputs for part in parts], unit)
-        planes = down
+        resized_columns = np.empty((3, height, width), np.uint8)
+        for block in _get_blocks(planes.shape[1], height, interpolation):
+            inputs = planes[:, block.inputs].astype(np.float32)
+            resized_columns[:, block.outputs] = _round_levels([part @ inputs for part in block.parts], block.unit)
+        planes = resized_columns
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def _levels(sums: list[Floats], unit: int) -> NDArray[np.floating]:
-    """Return rounded levels 0..255 from sums in units: one exact array, or the higher and the lower byte's."""
+def _round_levels(sums: list[Floats], unit: int) -> NDArray[np.floating]:
+    """Return levels 0 to 255 from sums in units of 1 / unit: one exact array, or those of the high and low bytes."""
     levels: NDArray[np.floating] = sums[0]
     if len(sums) > 1:
         levels = sums[0].astype(np.float64) * 256 + sums[1]
@@ -59,56 +72,51 @@ def _levels(sums: list[Floats], unit: int) -> NDArray[np.floating]:
     return levels.clip(0, 255)
 
 
-def _passes(source: int, target: int, interpolation: Interpolation) -> Passes:
-    """Return the passes from L to T; those of usual sides are kept, and those of others are too large to be."""
-    return (_kept_passes if source <= _USUAL else _made_passes)(source, target, interpolation)
+def _get_blocks(source: int, target: int, interpolation: Interpolation) -> list[_Block]:
+    """Return the blocks of a pass from L to T pixels, cached unless the image is very large."""
+    return (_cached_blocks if source <= _MAX_CACHED else _compute_blocks)(source, target, interpolation)
 
 
 @lru_cache(maxsize=16)
-def _kept_passes(source: int, target: int, interpolation: Interpolation) -> Passes:
-    return _made_passes(source, target, interpolation)
+def _cached_blocks(source: int, target: int, interpolation: Interpolation) -> list[_Block]:
+    return _compute_blocks(source, target, interpolation)
 
 
-def _made_passes(source: int, target: int, interpolation: Interpolation) -> Passes:
-    """Return (output places, input places that they need, weights (t, l), unit) for blocks of a pass from L to T.
-
-    Weights are whole numbers; where sums of products would not be exact in float32 they come in two bytes.
-    """
-    first, weights, unit = _weights(source, target, interpolation)
-    taps, passes = weights.shape[1], []
+def _compute_blocks(source: int, target: int, interpolation: Interpolation) -> list[_Block]:
+    first, weights, unit = _compute_weights(source, target, interpolation)
+    taps, blocks = weights.shape[1], []
     split = 255.5 * np.abs(weights).sum(axis=1).max() >= _EXACT
     for start in range(0, target, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, target))
         low, high = int(first[rows[0]]), int(min(first[rows[-1]] + taps, source))
-        block = np.zeros((len(rows), high - low + taps))  # what lies beyond the picture has no weight
-        block[np.arange(len(rows))[:, None], first[rows, None] - low + np.arange(taps)] = weights[rows]
-        block = block[:, : high - low]
-        upper = np.floor(block / 256)
-        parts = (upper, block - 256 * upper) if split else (block,)
-        passes.append(
-            (slice(start, start + len(rows)), slice(low, high), tuple(p.astype(np.float32) for p in parts), unit)
-        )
-    return passes
+        dense = np.zeros((len(rows), high - low + taps))
+        dense[np.arange(len(rows))[:, None], first[rows, None] - low + np.arange(taps)] = weights[rows]
+        dense = dense[:, : high - low]  # pixels outside the image have a weight of 0
+        high_byte = np.floor(dense / 256)
+        parts = (high_byte, dense - 256 * high_byte) if split else (dense,)
+        floats = tuple(part.astype(np.float32) for part in parts)
+        blocks.append(_Block(slice(start, start + len(rows)), slice(low, high), floats, unit))
+    return blocks
 
 
-def _weights(
+def _compute_weights(
     source: int, target: int, interpolation: Interpolation
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Return for each output pixel its first input pixel (T,), and weights (T, taps) in units, which are 1 / unit."""
+    """Return each output pixel's first input pixel (T,), its integer weights (T, taps), and their unit."""
     scale = source / target
-    wide = max(scale, 1.0)
-    support = _REACH[interpolation] * wide
-    centre = scale * (np.arange(target) + 0.5)
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    beyond = np.minimum((centre + support + 0.5).astype(np.int64), source)
-    places = first[:, None] + np.arange(2 * math.ceil(support) + 1)
-    steps = np.abs((places - centre[:, None] + 0.5) * (1 / wide))
-    heard = np.where(places < beyond[:, None], _FILTERS[interpolation](steps), 0.0)
-    shares = heard / heard.sum(axis=1, keepdims=True)
+    filter_scale = max(scale, 1.0)
+    support = _SUPPORT[interpolation] * filter_scale
+    center = scale * (np.arange(target) + 0.5)
+    first = np.maximum((center - support + 0.5).astype(np.int64), 0)
+    end = np.minimum((center + support + 0.5).astype(np.int64), source)
+    pixels = first[:, None] + np.arange(2 * math.ceil(support) + 1)
+    distances = np.abs((pixels - center[:, None] + 0.5) * (1 / filter_scale))
+    raw = np.where(pixels < end[:, None], _FILTERS[interpolation](distances), 0.0)
+    shares = raw / raw.sum(axis=1, keepdims=True)
     largest = float(shares.max())
-    digits = next((d for d in range(_PLACES) if int(0.5 + largest * 2 ** (d + 1)) >= _WORD), _PLACES)
-    words = np.sign(shares) * np.floor(np.abs(shares) * 2**digits + 0.5)
-    return first, words, 2**digits
+    bits = next((b for b in range(_MAX_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= _WORD), _MAX_BITS)
+    words = np.sign(shares) * np.floor(np.abs(shares) * 2**bits + 0.5)
+    return first, words, 2**bits
 
 
 def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,7 +124,7 @@ def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The kernel of Keys 1981, "Cubic convolution interpolation for digital image processing", with a = -1/2."""
+    """Return the kernel of Keys 1981, "Cubic convolution interpolation for digital image processing", with a = -1/2."""
     near = (1.5 * x - 2.5) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * -0.5
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -1,4 +1,4 @@
-"""What the preprocess of a network is set to, and where it places a picture; for the code that runs without torch too.
+"""The settings of a network's preprocessing, and the placement of an image in its input; free of torch.
 
 Letters: C channels, H and W pixels, S the network's input size.
 """
@@ -6,22 +6,22 @@ Letters: C channels, H and W pixels, S the network's input size.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from tellapart.errors import BadRecipe, did_you_mean
+from tellapart.errors import RecipeError, did_you_mean
 
 Resize = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic"]
-PAD = 128  # the grey that `pad` fills with
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights Pillow uses for grey
+PAD = 128  # the gray level of the border that `pad` adds
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grayscale
 
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """The JSON form of a `Preprocess`.
+    """The settings of a `Preprocess`.
 
-    resize: `squash` to a square, `crop` its middle (the short side is resized), or `pad` it with grey.
-    size: side S of the square, in pixels. channels: 1 (grey) or 3 (RGB).
-    mean, std: per channel, of pixels scaled to 0..1. interpolation: always antialiased; weights trained elsewhere may
-    need `bicubic`. crop_share: side of the square that `crop` keeps, as a share of the short side.
+    resize: `squash` to a square, `crop` the central square, or `pad` with gray to a square. size: side S of the square,
+    in pixels. channels: 1 (grayscale) or 3 (RGB). mean, std: per channel, of pixels scaled to 0 to 1. interpolation:
+    always antialiased; published weights may require `bicubic`. crop_share: side of the square that `crop` selects, as
+    a share of the short side.
     """
 
     resize: Resize
@@ -37,17 +37,20 @@ class PreprocessSettings:
             value = getattr(self, field)
             if value not in allowed:
                 hint = did_you_mean(str(value), allowed)
-                raise BadRecipe(f"preprocess.{field} must be one of {', '.join(allowed)}, not '{value}'.{hint}")
+                raise RecipeError(f"preprocess.{field}: expected one of {', '.join(allowed)}, found '{value}'.{hint}")
         if not 1 <= self.size <= 4096:
-            raise BadRecipe(f"preprocess.size must be from 1 to 4096 pixels, not {self.size}.")
+            raise RecipeError(f"preprocess.size: expected 1 to 4096 pixels, found {self.size}.")
         if self.channels not in (1, 3):
-            raise BadRecipe(f"preprocess.channels must be 1 or 3, not {self.channels}.")
+            raise RecipeError(f"preprocess.channels: expected 1 or 3, found {self.channels}.")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise BadRecipe(f"preprocess.mean and preprocess.std need {self.channels} numbers each, one a channel.")
+            raise RecipeError(
+                f"preprocess.mean and preprocess.std: expected one number per channel ({self.channels}), found "
+                f"{len(self.mean)} and {len(self.std)}."
+            )
         if not 0 < self.crop_share <= 1:
-            raise BadRecipe(f"preprocess.crop_share must be above 0 and at most 1, not {self.crop_share}.")
+            raise RecipeError(f"preprocess.crop_share: expected above 0 and at most 1, found {self.crop_share}.")
         if not all(s > 0 for s in self.std):
-            raise BadRecipe(f"preprocess.std must be above 0, not {list(self.std)}.")
+            raise RecipeError(f"preprocess.std: expected above 0, found {list(self.std)}.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
@@ -55,7 +58,7 @@ class PreprocessSettings:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "PreprocessSettings":
-        """Rebuild the settings; raises `BadRecipe` for values out of range."""
+        """Return the settings of a JSON object; raises `RecipeError` for values out of range."""
         return PreprocessSettings(
             resize=values["resize"],
             size=int(values["size"]),
@@ -69,7 +72,7 @@ class PreprocessSettings:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of pixels, from its top left corner."""
+    """A rectangle of pixels; top and left are its first row and column."""
 
     top: int
     left: int
@@ -78,27 +81,27 @@ class Box:
 
     @property
     def rows(self) -> slice:
-        """The rows of pixels it covers."""
+        """The range of rows."""
         return slice(self.top, self.top + self.height)
 
     @property
     def columns(self) -> slice:
-        """The columns of pixels it covers."""
+        """The range of columns."""
         return slice(self.left, self.left + self.width)
 
 
 def placement(settings: PreprocessSettings, height: int, width: int) -> tuple[Box, Box]:
-    """Return which box of a picture (H, W) the network sees, and the box of its square (S, S) where that is shown."""
+    """Return the box of an image (H, W) that is resized, and its box in the network's input (S, S)."""
     size = settings.size
     source, target = Box(0, 0, height, width), Box(0, 0, size, size)
     if settings.resize == "crop":
         side = max(1, round(settings.crop_share * min(height, width)))
-        source = _middle(height, width, side, side)
+        source = _center(height, width, side, side)
     elif settings.resize == "pad":
         scale = size / max(height, width)
-        target = _middle(size, size, max(1, round(height * scale)), max(1, round(width * scale)))
+        target = _center(size, size, max(1, round(height * scale)), max(1, round(width * scale)))
     return source, target
 
 
-def _middle(height: int, width: int, inner_height: int, inner_width: int) -> Box:
+def _center(height: int, width: int, inner_height: int, inner_width: int) -> Box:
     return Box((height - inner_height) // 2, (width - inner_width) // 2, inner_height, inner_width)

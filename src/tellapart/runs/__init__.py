@@ -1,1 +1,1 @@
-"""Run directories."""
+"""Run directories: writing, reading and listing them."""

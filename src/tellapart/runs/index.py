@@ -1,4 +1,4 @@
-"""What runs there are in a folder, for a table: read from the files that each has written, without its classifier."""
+"""The runs in a folder, as a table: read from their files, without loading classifiers."""
 
 import json
 import operator
@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tellapart.errors import BadSetting, did_you_mean, printable
-from tellapart.recipe import flat
+from tellapart.errors import SettingError, did_you_mean, printable
+from tellapart.io.run_directory import RunDirectory, find_runs
+from tellapart.recipe.recipe import flatten
 
-_CONDITION = re.compile(r"\s*(?P<name>[\w.]+)\s*(?P<sign>>=|<=|!=|=|>|<)\s*(?P<value>.+?)\s*")
-_SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+_CONDITION = re.compile(r"\s*(?P<name>[\w.]+)\s*(?P<operator>>=|<=|!=|=|>|<)\s*(?P<value>.+?)\s*")
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, "!=": operator.ne, "=": operator.eq, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 _HEADLINES = ("accuracy", "macro_f1", "log_loss", "calibration_error")
+_MIN_PREFIX = 4  # characters of a fingerprint that identify it
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A run: its folder, when it ended or last went on (seconds since 1970), and what is known of it by name.
+class RunSummary:
+    """A run: its directory, when it was last changed (seconds since 1970), whether it is finished, and its values.
 
-    values: `test.accuracy` and other figures, `model`, `epochs`, `seconds`, `data` (the fingerprint of the pictures),
-    `combined` (as "vote of 3", for one made of others, which has no epochs and seconds), and the keys of its recipe, as
-    `training.learning_rate`. finished: False for one that has not ended.
+    values, by name: `test.accuracy` and other metrics, `epochs`, `seconds`, `data` (the fingerprint of the images), the
+    keys of the recipe such as `optimizer.learning_rate`, and for a run that combines others `ensemble` (as in
+    "probabilities of 3"); then `epochs` and `seconds` are None.
     """
 
     directory: Path
@@ -35,104 +37,116 @@ class Listed:
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as a JSON object."""
-        about = {"directory": str(self.directory), "when": self.when, "finished": self.finished}
-        return about | {"values": self.values}
+        return {
+            "directory": str(self.directory),
+            "when": self.when,
+            "finished": self.finished,
+            "values": self.values,
+        }
 
 
-def list_runs(folder: Path) -> list[Listed]:
-    """Return the runs in a folder and below it, the newest first; what is damaged in one is left out of its values."""
-    found = [_read(path.parent) for path in sorted(folder.rglob("recipe.toml")) if (path.parent / "run.json").is_file()]
-    return sorted(found, key=lambda run: -run.when)
+def list_runs(folder: Path) -> list[RunSummary]:
+    """Return the runs in a folder, at any depth, newest first; values from damaged files are omitted."""
+    return sorted(map(_summarize, find_runs(folder)), key=lambda run: -run.when)
 
 
-def selected(runs: Iterable[Listed], conditions: Iterable[str], order: str | None) -> list[Listed]:
-    """Return the runs for which all conditions hold, as `test.accuracy>0.9`, `model=resnet18` or `data=3fa4`.
+def select_runs(runs: Iterable[RunSummary], conditions: Iterable[str], order: str | None) -> list[RunSummary]:
+    """Return the runs that meet all conditions, such as `test.accuracy>0.9`, `model.name=resnet18` or `data=3fa4`.
 
-    order: the name of a value, the highest first; with a minus before it the lowest first. A run without the value does
-    not fulfil a condition, and comes last. Raises `BadSetting` for a condition that cannot be read, or a name that is
-    no run's.
+    order: the name of a value, highest first; with a leading minus, lowest first. A run without a value meets no
+    condition on it, and is sorted last. Raises `SettingError` for an invalid condition or an unknown name.
     """
-    kept = list(runs)
-    known_names = {name for run in kept for name in run.values}
+    selected = list(runs)
+    names = {name for run in selected for name in run.values}
     for text in conditions:
         match = _CONDITION.fullmatch(text)
         if not match:
-            raise BadSetting(
-                f"Expected a condition such as 'test.accuracy>0.9' or model=resnet18, found '{printable(text)}': the "
-                "shell takes a > that stands in no quotes."
+            raise SettingError(
+                f"Expected a condition such as 'test.accuracy>0.9' or model.name=resnet18, found '{printable(text)}': "
+                "quote a condition with < or >, or the shell redirects to a file."
             )
-        _check_name(match["name"], known_names)
-        kept = [
-            run for run in kept if _holds(match["name"], run.values.get(match["name"]), match["sign"], match["value"])
-        ]
-    if order:
-        lowest, name = order.startswith("-"), order.lstrip("-")
-        _check_name(name, known_names)
-        known = [run for run in kept if isinstance(run.values.get(name), (int, float))]
-        rest = [run for run in kept if run not in known]
-        kept = sorted(known, key=lambda run: run.values[name], reverse=not lowest) + rest
-    return kept
+        name, symbol, value = match.group("name", "operator", "value")
+        _check_name(name, names)
+        selected = [run for run in selected if _is_met(name, run.values.get(name), symbol, value)]
+    return _sort(selected, order, names) if order else selected
 
 
-def _check_name(name: str, known: Collection[str]) -> None:
-    if known and name not in known:
-        likely = f"test.{name}" if f"test.{name}" in known else ""
-        advice = f" Did you mean '{likely}'?" if likely else did_you_mean(name, known)
-        raise BadSetting(f"No run has a value called '{printable(name)}'.{advice}")
+def _sort(runs: list[RunSummary], order: str, names: Collection[str]) -> list[RunSummary]:
+    ascending, name = order.startswith("-"), order.lstrip("-")
+    _check_name(name, names)
+    numeric = [run for run in runs if isinstance(run.values.get(name), (int, float))]
+    others = [run for run in runs if run not in numeric]
+    return sorted(numeric, key=lambda run: run.values[name], reverse=not ascending) + others
 
 
-def _holds(name: str, value: Any, sign: str, wanted: str) -> bool:
+def _check_name(name: str, names: Collection[str]) -> None:
+    if names and name not in names:
+        qualified = f"test.{name}"
+        hint = f" Did you mean '{qualified}'?" if qualified in names else did_you_mean(name, names)
+        raise SettingError(f"No run has a value named '{printable(name)}'.{hint}")
+
+
+def _is_met(name: str, value: Any, symbol: str, expected: str) -> bool:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            return _SIGNS[sign](value, float(wanted))
+            return _OPERATORS[symbol](value, float(expected))
         except ValueError:
-            return sign == "!="
-    if value is None or sign not in ("=", "!="):
+            return symbol == "!="
+    if value is None or symbol not in ("=", "!="):
         return False
     text = str(value)
-    same = text.lower() == wanted.lower() or (name == "data" and len(wanted) >= 4 and text.startswith(wanted))
-    return same == (sign == "=")
+    is_prefix = name == "data" and len(expected) >= _MIN_PREFIX and text.startswith(expected)
+    is_equal = text.lower() == expected.lower() or is_prefix
+    return is_equal == (symbol == "=")
 
 
-def _read(directory: Path) -> Listed:
-    history, metrics = _lines(directory / "history.jsonl"), _document(directory / "metrics.json")
-    facts = _document(directory / "report.json").get("facts")
-    values = flat(_recipe(directory / "recipe.toml"))
-    for part, figures in metrics.items():
-        found = {name: figures.get(name) for name in _HEADLINES} if isinstance(figures, dict) else {}
-        values |= {f"{part}.{name}": each["value"] for name, each in found.items() if isinstance(each, dict)}
+def _summarize(run: RunDirectory) -> RunSummary:
+    history, report = _read_lines(run.history), _read_document(run.report_json)
+    values = flatten(_read_toml(run.recipe)) | _headlines(_read_document(run.metrics))
     values |= {"epochs": len(history), "seconds": history[-1].get("seconds") if history else None}
-    if combined := _document(directory / "run.json").get("combined"):  # their course is that of the first of them
-        values |= {"combined": combined, "epochs": None, "seconds": None}
-    values["data"] = facts.get("fingerprint") if isinstance(facts, dict) else None
-    newest = max(_changed(directory / name) for name in ("recipe.toml", "history.jsonl", "model.safetensors"))
-    return Listed(directory, newest, (directory / "model.safetensors").is_file(), values)
+    if ensemble := _read_document(run.info).get("ensemble"):  # its history is that of its first member
+        values |= {"ensemble": ensemble, "epochs": None, "seconds": None}
+    metadata = report.get("metadata")
+    values["data"] = metadata.get("fingerprint") if isinstance(metadata, dict) else None
+    newest = max(_modification_time(path) for path in (run.recipe, run.history, run.classifier))
+    return RunSummary(run.path, newest, run.is_finished, values)
 
 
-def _changed(path: Path) -> float:
+def _headlines(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the headline metrics by name, such as `test.accuracy`."""
+    return {
+        f"{split}.{name}": values[name]["value"]
+        for split, values in metrics.items()
+        if isinstance(values, dict)
+        for name in _HEADLINES
+        if isinstance(values.get(name), dict)
+    }
+
+
+def _modification_time(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # it is not there, or not any more
+    except OSError:
         return 0.0
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
         return []
-    return [entry for entry in found if isinstance(entry, dict)]
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _recipe(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""A server for exported classifiers: HTTP in front, processes that compute behind it, bounds on everything between."""
+"""An HTTP server for exported classifiers: HTTP in one process, inference in worker processes, limits on both."""

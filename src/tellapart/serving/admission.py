@@ -1,68 +1,64 @@
-"""Who is let in: bounds on the pictures and bytes in the server at once, checked before a body is read."""
+"""Admission control: limits on the images and bytes in progress, checked before a body is read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 
 from tellapart.serving.limits import Limits
-from tellapart.serving.problem import Problem
+from tellapart.serving.problem import AT_CAPACITY, ProblemError
 
 
 class Admission:
-    """Counts what is in the server; all calls come from the event loop, so nothing is locked."""
+    """Counts the images and bytes in progress; needs no lock, as all calls come from the event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.pictures = 0
-        self.bytes_held = 0
+        self.images = 0
+        self.buffered_bytes = 0
 
     @property
-    def full(self) -> bool:
-        """Whether nobody can be let in."""
-        return self.pictures >= self.limits.pictures or self.bytes_held >= self.limits.bytes_held
+    def at_capacity(self) -> bool:
+        """Whether no request can be admitted."""
+        return self.images >= self.limits.images or self.buffered_bytes >= self.limits.buffered_bytes
 
     @contextmanager
-    def let_in(self, size: int) -> Iterator["Place"]:
-        """Keep a place for a request of so many bytes; raises `Problem` 503 at once if there is none."""
-        if self.full or self.bytes_held + size > self.limits.bytes_held:
-            raise busy()
-        place = Place(self)
-        place.hold(size)
-        self.pictures += 1
+    def admit(self, size: int) -> Iterator["Ticket"]:
+        """Admit a request of `size` bytes; raises `ProblemError` `at_capacity` immediately if there is no room."""
+        if self.at_capacity:
+            raise capacity_problem()
+        ticket = Ticket(self)
+        ticket.reserve_bytes(size)
+        self.images += 1
         try:
-            yield place
+            yield ticket
         finally:
-            self.pictures -= place.pictures
-            self.bytes_held -= place.held
+            self.images -= ticket.images
+            self.buffered_bytes -= ticket.buffered_bytes
 
 
-class Place:
-    """The part of the server that a request holds."""
+class Ticket:
+    """The share of the server's capacity that one request holds."""
 
     def __init__(self, admission: Admission) -> None:
-        self.admission, self.held, self.pictures = admission, 0, 1
+        self.admission = admission
+        self.images = 1
+        self.buffered_bytes = 0
 
-    def hold(self, count: int) -> None:
-        """Hold more bytes; raises `Problem` 503 if there is no room for them."""
-        if self.admission.bytes_held + count > self.admission.limits.bytes_held:
-            raise busy()
-        self.admission.bytes_held += count
-        self.held += count
+    def reserve_bytes(self, count: int) -> None:
+        """Hold more bytes; raises `ProblemError` `at_capacity` if there is no room for them."""
+        if self.admission.buffered_bytes + count > self.admission.limits.buffered_bytes:
+            raise capacity_problem()
+        self.admission.buffered_bytes += count
+        self.buffered_bytes += count
 
-    def count(self, pictures: int) -> None:
-        """Hold a place for each picture of a form; raises `Problem` 503 if there are not as many, but for one alone."""
-        others = self.admission.pictures - self.pictures
-        if others and others + pictures > self.admission.limits.pictures:
-            raise busy()
-        self.admission.pictures += pictures - self.pictures
-        self.pictures = pictures
-
-
-def starting() -> Problem:
-    """Return what one is told who comes before the models are loaded."""
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "The server is starting: come again in a few seconds.", 1)
+    def set_images(self, count: int) -> None:
+        """Hold `count` images, as of a form; raises `ProblemError` `at_capacity` if there is no room beside others."""
+        others = self.admission.images - self.images
+        if others and others + count > self.admission.limits.images:
+            raise capacity_problem()
+        self.admission.images = others + count
+        self.images = count
 
 
-def busy() -> Problem:
-    """Return what one is told who is not let in."""
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "As much is being answered as can be: come again later.", 1)
+def capacity_problem() -> ProblemError:
+    """Return the problem of a request that is not admitted."""
+    return ProblemError(AT_CAPACITY, "The server is at capacity; retry later.", retry_after=1)

@@ -1,77 +1,72 @@
-"""What the application answers with, and what every request is asked first."""
+"""The state that all routes share, and the checks that every request passes first."""
 
 import hmac
 import time
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
 
 from tellapart.serving.admission import Admission
-from tellapart.serving.capture.capture import Collecting
+from tellapart.serving.capture.capture import Capture
 from tellapart.serving.limits import Limits
-from tellapart.serving.metrics import Figures
-from tellapart.serving.problem import Problem
-from tellapart.serving.worker.pool import Engine
+from tellapart.serving.metrics import ServerMetrics
+from tellapart.serving.problem import INVALID_REQUEST, UNAUTHORIZED, UNKNOWN_MODEL, ProblemError
+from tellapart.serving.worker.pool import WorkerPool
 
-DEADLINE = "deadline-ms"  # the header by which a client says how long it waits
-PROBLEM = {"content": {"application/problem+json": {"schema": {"type": "object"}}}}
+_DEADLINE_HEADER = "deadline-ms"
+_MAX_DIGITS = 9
 
 
 @dataclass
-class Service:
-    """The engine, and all that stands before it.
+class ServerContext:
+    """The worker pool, with its limits, authorization and metrics.
 
-    names: of the models, in the engine's order. documents: theirs, as exported. token: that a client has to show, if
-    any. origins: of pages in browsers that may ask. collecting: keeps pictures to label, if that is wanted.
+    metadata: the JSON documents of the models by name, in the pool's order. token: that clients must send, if any.
+    cors_origins: of pages of other sites that may send requests. capture: stores images to label, if enabled.
+    shutting_down: whether new connections should go elsewhere.
     """
 
-    engine: Engine
-    documents: dict[str, dict[str, Any]]
+    pool: WorkerPool
+    metadata: dict[str, dict[str, Any]]
     limits: Limits
     token: str | None = None
-    origins: tuple[str, ...] = ()
-    collecting: Collecting | None = None
-    draining: bool = False
+    cors_origins: tuple[str, ...] = ()
+    capture: Capture | None = None
+    shutting_down: bool = False
     admission: Admission = field(init=False)
-    figures: Figures = field(init=False)
+    metrics: ServerMetrics = field(init=False)
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
-        self.figures = Figures(self.admission, self.engine)
+        self.metrics = ServerMetrics(self.admission, self.pool)
 
     @property
-    def names(self) -> list[str]:
-        """Return the models' names."""
-        return list(self.documents)
+    def model_names(self) -> list[str]:
+        """Return the names of the models."""
+        return list(self.metadata)
 
-    def number(self, name: str | None) -> int:
-        """Return the place of a model, the first if none is named; raises `Problem` 404."""
+    def model_index(self, name: str | None) -> int:
+        """Return the index of a model in the pool, 0 for None; raises `ProblemError` `unknown_model`."""
         if name is None:
             return 0
-        if name not in self.documents:
-            raise Problem(HTTPStatus.NOT_FOUND, f"There is no such model; there are {', '.join(self.names)}.")
-        return self.names.index(name)
+        if name not in self.metadata:
+            raise ProblemError(UNKNOWN_MODEL, f"Unknown model; this server has {', '.join(self.model_names)}.")
+        return self.model_names.index(name)
 
-    def authorise(self, request: Request) -> None:
-        """Raise `Problem` 401 unless the client shows the token that is asked for."""
+    def authorize(self, request: Request) -> None:
+        """Raise `ProblemError` `unauthorized` unless the client sends the token of this server, if it has one."""
         if self.token is None:
             return
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self.token.encode()):
-            raise Problem(HTTPStatus.UNAUTHORIZED, "Send the token of this server as Authorization: Bearer TOKEN.")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token.encode()):
+            raise ProblemError(UNAUTHORIZED, "Send the token of this server as Authorization: Bearer TOKEN.")
 
     def deadline(self, request: Request) -> float:
-        """Return until when, on the clock `time.monotonic`, a client waits; raises `Problem` 422."""
-        now, told = time.monotonic(), request.headers.get(DEADLINE)
-        if told is None:
-            return now + self.limits.deadline
-        if not (told.isascii() and told.isdigit() and len(told) < 10):
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "Deadline-Ms is not a number of milliseconds.")
-        return now + min(int(told) / 1000, self.limits.deadline)
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return how the OpenAPI document tells of problems."""
-    return {status: {"description": HTTPStatus(status).phrase} | PROBLEM for status in statuses}
+        """Return the deadline of a request on the clock `time.monotonic`; raises `ProblemError` `invalid_request`."""
+        now, header = time.monotonic(), request.headers.get(_DEADLINE_HEADER)
+        if header is None:
+            return now + self.limits.timeout_seconds
+        if not (header.isascii() and header.isdigit() and len(header) <= _MAX_DIGITS):
+            raise ProblemError(INVALID_REQUEST, "The header Deadline-Ms must be a number of milliseconds.")
+        return now + min(int(header) / 1000, self.limits.timeout_seconds)

@@ -1,101 +1,119 @@
-"""What the server counts: for Prometheus since its start, and for its own page of late."""
+"""The metrics of the server: for Prometheus since its start, and recent ones for the status page."""
 
 import time
 from collections import Counter as Counts
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from tellapart.serving.admission import Admission
-from tellapart.serving.worker.messages import Told
-from tellapart.serving.worker.pool import Engine
+from tellapart.serving.worker.messages import InferenceResponse
+from tellapart.serving.worker.pool import WorkerPool
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-_SIZES = (1, 2, 4, 8, 16, 32, 64)
-_LATE = 60.0  # seconds that count as of late
-_REQUESTS, _ANSWERS = 20_000, 1000  # of late, at most
-_NAMED = 20  # classes
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_RECENT_SECONDS = 60.0
+_MAX_REQUESTS, _MAX_PREDICTIONS = 20_000, 1000  # that count as recent
+_MAX_CLASSES = 20  # on the status page
 
 
-class Figures:
-    """Counters and distributions since the start, and what happened of late."""
+class ServerMetrics:
+    """Counters and histograms since the start, and recent requests and predictions."""
 
-    def __init__(self, admission: Admission, engine: Engine) -> None:
+    def __init__(self, admission: Admission, pool: WorkerPool) -> None:
         self.admission = admission
         self.registry = CollectorRegistry()
-        self.requests = Counter("tellapart_requests", "Requests by status", ["status"], registry=self.registry)
-        self.rejected = Counter(
-            "tellapart_rejected", "Requests without an answer, by reason", ["reason"], registry=self.registry
+        self.requests = self._counter("requests", "Requests for predictions, by HTTP status", "status")
+        self.errors = self._counter("request_errors", "Requests without a prediction, by problem code", "code")
+        self.predictions = self._counter("predictions", "Predictions, by class", "model", "label")
+        self.out_of_distribution = self._counter("out_of_distribution", "Images out of distribution", "model")
+        self.duration = self._histogram("request_duration_seconds", "From the head of a request to its response")
+        self.queueing = self._histogram("queue_duration_seconds", "Waiting for a decoder and for the runtime")
+        self.decoding = self._histogram("decode_duration_seconds", "Decoding and resizing an image")
+        self.inference = self._histogram("inference_duration_seconds", "Inference of a batch")
+        self.batch_size = self._histogram("batch_size", "Images per batch", _BATCH_SIZES)
+        self.drift = self._gauge(
+            "drift", "Significant drift from validation (population stability index), else 0", "model", "distribution"
         )
-        self.answered = Counter(
-            "tellapart_predictions", "Pictures by class", ["model", "label"], registry=self.registry
+        self._gauge("images_in_progress", "Images in progress").set_function(lambda: admission.images)
+        self._gauge("buffered_bytes", "Bytes held for requests").set_function(lambda: admission.buffered_bytes)
+        self._gauge("workers_ready", "Worker processes that are ready").set_function(
+            lambda: sum(worker.ready for worker in pool.workers)
         )
-        self.unfamiliar = Counter("tellapart_unfamiliar", "Unfamiliar pictures", ["model"], registry=self.registry)
-        self.latency = self._distribution("tellapart_request_seconds", "From the head of a request to its answer")
-        self.waited = self._distribution("tellapart_wait_seconds", "For the decoder and the runtime to be free")
-        self.decoding = self._distribution("tellapart_decode_seconds", "Decoding and resizing a picture")
-        self.computing = self._distribution("tellapart_compute_seconds", "Computing a batch")
-        self.batch = self._distribution("tellapart_batch_pictures", "Pictures in a batch", _SIZES)
-        self.drift = Gauge(
-            "tellapart_drift", "Shift from validation (population stability index)", ["model", "of"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._gauge("tellapart_pictures", "Pictures in the server").set_function(lambda: admission.pictures)
-        self._gauge("tellapart_bytes", "Bytes held for requests").set_function(lambda: admission.bytes_held)
-        self._gauge("tellapart_ready", "Processes that compute, ready to answer").set_function(
-            lambda: sum(process.ready for process in engine.processes)
-        )
-        self._gauge("tellapart_replaced", "Processes that ended and were replaced").set_function(
-            lambda: engine.replaced
-        )
-        self._late: deque[tuple[float, int, float]] = deque(maxlen=_REQUESTS)  # when, status, seconds
-        self._said: deque[tuple[str, bool]] = deque(maxlen=_ANSWERS)  # label, and whether it was unfamiliar
+        self.registry.register(_RestartCollector(pool))
+        self._recent_requests: deque[tuple[float, int, float]] = deque(maxlen=_MAX_REQUESTS)  # end, status, seconds
+        self._recent_predictions: deque[tuple[str, bool]] = deque(maxlen=_MAX_PREDICTIONS)  # label, whether it is OOD
 
-    def request(self, status: int, seconds: float) -> None:
-        """Count a request and its end."""
+    def record_request(self, status: int, seconds: float) -> None:
+        """Count a request that has ended."""
         self.requests.labels(str(status)).inc()
-        self.latency.observe(seconds)
-        self._late.append((time.monotonic(), status, seconds))
+        self.duration.observe(seconds)
+        self._recent_requests.append((time.monotonic(), status, seconds))
 
-    def count(self, model: str, told: Told, answer: dict[str, Any]) -> None:
-        """Count an answer of a model, and its times."""
-        self.waited.observe(told.waited)
-        self.decoding.observe(told.decoding)
-        self.computing.observe(told.computing)
-        self.batch.observe(told.batch)
-        self.answered.labels(model, answer["label"]).inc()
-        if answer["familiar"] is False:
-            self.unfamiliar.labels(model).inc()
-        self._said.append((answer["label"], answer["familiar"] is False))
+    def record_error(self, code: str) -> None:
+        """Count a request that has ended with a problem."""
+        self.errors.labels(code).inc()
 
-    def text(self) -> bytes:
-        """Return all of it since the start in Prometheus's text format."""
+    def record_prediction(self, model: str, response: InferenceResponse, prediction: dict[str, Any]) -> None:
+        """Count a prediction of a model, and what it took."""
+        self.queueing.observe(response.queue_seconds)
+        self.decoding.observe(response.decode_seconds)
+        self.inference.observe(response.inference_seconds)
+        self.batch_size.observe(response.batch_size)
+        self.predictions.labels(model, prediction["label"]).inc()
+        is_ood = prediction["in_distribution"] is False
+        if is_ood:
+            self.out_of_distribution.labels(model).inc()
+        self._recent_predictions.append((prediction["label"], is_ood))
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
-    def of_late(self) -> dict[str, Any]:
-        """Return what happened in the last minute, and what the last thousand answers were."""
+    def recent_activity(self) -> dict[str, Any]:
+        """Return the requests of the last minute, and the last thousand predictions, as in `LiveStatus`."""
         now = time.monotonic()
-        late = [(when, status, seconds) for when, status, seconds in self._late if now - when < _LATE]
-        span = min(_LATE, now - late[0][0]) if late else _LATE
-        times = sorted(seconds for _, status, seconds in late if status == 200)
-        labels = Counts(label for label, _ in self._said)
+        requests = [request for request in self._recent_requests if now - request[0] < _RECENT_SECONDS]
+        span = min(_RECENT_SECONDS, now - requests[0][0]) if requests else _RECENT_SECONDS
+        seconds = sorted(duration for _, status, duration in requests if status == 200)
+        labels = Counts(label for label, _ in self._recent_predictions)
         return {
-            "requests_per_second": round(len(late) / max(1.0, span), 2),
-            "milliseconds": {name: _quantile(times, share) for name, share in (("p50", 0.5), ("p99", 0.99))},
-            "refused": sum(status != 200 for _, status, _ in late),
-            "pictures_inside": self.admission.pictures,
-            "answers": len(self._said),
-            "classes": dict(labels.most_common(_NAMED)),
-            "unfamiliar": sum(strange for _, strange in self._said),
+            "requests_per_second": round(len(requests) / max(1.0, span), 2),
+            "latency_ms": {"p50": _quantile_ms(seconds, 0.5), "p99": _quantile_ms(seconds, 0.99)},
+            "failed_requests": sum(status != 200 for _, status, _ in requests),
+            "images_in_progress": self.admission.images,
+            "predictions": len(self._recent_predictions),
+            "predicted_classes": dict(labels.most_common(_MAX_CLASSES)),
+            "out_of_distribution": sum(is_ood for _, is_ood in self._recent_predictions),
         }
 
-    def _distribution(self, name: str, about: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-        return Histogram(name, about, buckets=buckets, registry=self.registry)
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"tellapart_{name}", description, labels, registry=self.registry)
 
-    def _gauge(self, name: str, about: str) -> Gauge:
-        return Gauge(name, about, registry=self.registry)
+    def _histogram(self, name: str, description: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(f"tellapart_{name}", description, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(f"tellapart_{name}", description, labels, registry=self.registry)
 
 
-def _quantile(times: list[float], share: float) -> float | None:
-    return round(1000 * times[min(len(times) - 1, int(share * len(times)))], 1) if times else None
+class _RestartCollector(Collector):
+    """Reads the pool's number of restarts when metrics are scraped."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counter."""
+        yield CounterMetricFamily(
+            "tellapart_worker_restarts", "Worker processes that ended and were replaced", self.pool.restarts
+        )
+
+
+def _quantile_ms(seconds: list[float], share: float) -> float | None:
+    """Return a quantile of sorted durations in milliseconds, None if there are none."""
+    return round(1000 * seconds[min(len(seconds) - 1, int(share * len(seconds)))], 1) if seconds else None

@@ -1,50 +1,90 @@
-"""Errors as problem documents (RFC 9457)."""
+"""Errors of requests as problem documents (RFC 9457): text for people, and a stable `code` for programs."""
 
+import json
+from dataclasses import dataclass
 from http import HTTPStatus
 
-from starlette.responses import JSONResponse
+from tellapart.errors import UnknownClassError, UnknownModelError, UnreadableImageError
 
-_TITLES = {
-    HTTPStatus.UNAUTHORIZED: "A token is needed",
-    HTTPStatus.NOT_FOUND: "There is nothing here",
-    HTTPStatus.REQUEST_TIMEOUT: "The request came too slowly",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request is too large",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "This is not a picture that can be read",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "The picture is damaged",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "The server has failed",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The server is busy",
-    HTTPStatus.GATEWAY_TIMEOUT: "The deadline has passed",
-}
+MEDIA_TYPE = "application/problem+json"
 
 
-class Problem(Exception):
-    """What ends a request: a status, a sentence, and the seconds after which to come again, if that helps.
+@dataclass(frozen=True)
+class ProblemType:
+    """A kind of problem: its code, and the HTTP status that it is sent with."""
 
-    allow: what may be done instead, for a method that is not known here.
+    code: str
+    status: HTTPStatus
+
+
+UNAUTHORIZED = ProblemType("unauthorized", HTTPStatus.UNAUTHORIZED)
+UNKNOWN_MODEL = ProblemType(UnknownModelError.code, HTTPStatus.NOT_FOUND)
+UNKNOWN_CAPTURE = ProblemType("unknown_capture", HTTPStatus.NOT_FOUND)
+CAPTURE_DISABLED = ProblemType("capture_disabled", HTTPStatus.NOT_FOUND)
+REQUEST_TIMEOUT = ProblemType("request_timeout", HTTPStatus.REQUEST_TIMEOUT)
+CLIENT_DISCONNECTED = ProblemType("client_disconnected", HTTPStatus.REQUEST_TIMEOUT)
+BODY_TOO_LARGE = ProblemType("body_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+IMAGE_TOO_LARGE = ProblemType("image_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+NOT_AN_IMAGE = ProblemType("not_an_image", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+MISDIRECTED_REQUEST = ProblemType("misdirected_request", HTTPStatus.MISDIRECTED_REQUEST)
+UNREADABLE_IMAGE = ProblemType(UnreadableImageError.code, HTTPStatus.UNPROCESSABLE_ENTITY)
+UNKNOWN_CLASS = ProblemType(UnknownClassError.code, HTTPStatus.UNPROCESSABLE_ENTITY)
+INVALID_REQUEST = ProblemType("invalid_request", HTTPStatus.UNPROCESSABLE_ENTITY)
+INVALID_FORM = ProblemType("invalid_form", HTTPStatus.UNPROCESSABLE_ENTITY)
+HEADERS_TOO_LARGE = ProblemType("headers_too_large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+INTERNAL_ERROR = ProblemType("internal_error", HTTPStatus.INTERNAL_SERVER_ERROR)
+AT_CAPACITY = ProblemType("at_capacity", HTTPStatus.SERVICE_UNAVAILABLE)
+NOT_READY = ProblemType("not_ready", HTTPStatus.SERVICE_UNAVAILABLE)
+WORKER_LOST = ProblemType("worker_lost", HTTPStatus.SERVICE_UNAVAILABLE)
+OUT_OF_MEMORY = ProblemType("out_of_memory", HTTPStatus.SERVICE_UNAVAILABLE)
+CAPTURE_UNAVAILABLE = ProblemType("capture_unavailable", HTTPStatus.SERVICE_UNAVAILABLE)
+DEADLINE_EXCEEDED = ProblemType("deadline_exceeded", HTTPStatus.GATEWAY_TIMEOUT)
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem document.
+
+    detail: a sentence for people. retry_after: seconds after which to retry, where that helps. allow: the methods
+    allowed, for a method that is not.
     """
 
-    def __init__(self, status: int, detail: str, retry_after: int | None = None, allow: str | None = None) -> None:
+    def __init__(
+        self, problem: ProblemType, detail: str, *, retry_after: int | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.retry_after, self.allow = HTTPStatus(status), detail, retry_after, allow
+        self.code, self.status = problem.code, problem.status
+        self.detail, self.retry_after, self.allow = detail, retry_after, allow
 
     def to_json(self) -> dict[str, object]:
-        """Return the document."""
-        title = _TITLES.get(self.status, self.status.phrase)
-        return {"type": "about:blank", "title": title, "status": self.status.value, "detail": self.detail}
+        """Return the document; the title of the type "about:blank" is the phrase of the status (RFC 9457, 4.2.1)."""
+        return {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": self.status.value,
+            "detail": self.detail,
+            "code": self.code,
+        }
 
-    def response(self) -> JSONResponse:
-        """Return the response."""
-        headers = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
+    def body(self) -> bytes:
+        """Return the document as bytes."""
+        return json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of the response, but for its length and type."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
         if self.allow is not None:
-            headers["Allow"] = self.allow
+            headers["allow"] = self.allow
         if self.status == HTTPStatus.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.to_json(), self.status, headers, "application/problem+json")
+            headers["www-authenticate"] = "Bearer"
+        return headers
 
     def to_http(self, *, close: bool = False) -> bytes:
-        """Return the response as it goes over a connection, which is closed after it or not."""
-        response = self.response()
-        head = [(b"connection", b"close")] if close else []
-        lines = [b"%s: %s\r\n" % field for field in [*response.raw_headers, *head]]
-        first = f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n".encode()
-        return b"".join([first, *lines, b"\r\n", response.body])
+        """Return the whole response as it is sent; close: whether the connection is closed after it."""
+        body = self.body()
+        headers = {"content-length": str(len(body)), "content-type": MEDIA_TYPE} | self.headers()
+        if close:
+            headers["connection"] = "close"
+        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+        return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body

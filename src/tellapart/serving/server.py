@@ -1,4 +1,4 @@
-"""`serve(models)`: run the server until it is told to end; then answer what was let in, and end."""
+"""`serve(models, settings, progress)`: run the server until SIGTERM or SIGINT, then complete requests in progress."""
 
 import asyncio
 import contextlib
@@ -7,198 +7,169 @@ import multiprocessing
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import uvicorn
-
-from tellapart.errors import CannotServe, printable
+from tellapart.errors import ServeError, printable
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.progress import Event, Progress
-from tellapart.serving.capture.capture import Collecting
-from tellapart.serving.capture.store import Collection
-from tellapart.serving.context import Service
+from tellapart.serving.capture.capture import Capture
+from tellapart.serving.capture.store import CaptureStore
+from tellapart.serving.context import ServerContext
 from tellapart.serving.http.app import create_app
-from tellapart.serving.http.middleware import NotWhenFull
-from tellapart.serving.http.protocol import protocol_with
+from tellapart.serving.http.middleware import CapacityMiddleware
+from tellapart.serving.http.protocol import ConnectionPolicy
+from tellapart.serving.http.uvicorn_server import HttpSettings, UvicornServer
 from tellapart.serving.limits import Limits
-from tellapart.serving.worker.autotune import chosen
-from tellapart.serving.worker.plan import Plan
-from tellapart.serving.worker.pool import Engine
+from tellapart.serving.worker.autotune import choose_plan
+from tellapart.serving.worker.plan import WorkerPlan
+from tellapart.serving.worker.pool import WorkerPool
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_LEAST_TOKEN = 16
+_MIN_TOKEN_LENGTH = 16
 _BACKLOG = 1024
-_KEPT_OPEN = 75  # seconds: longer than proxies keep theirs, or they would send into a connection that is being closed
-_NOTICE = 0.5  # seconds in which connections that are kept open learn that they will be closed
+_EXTRA_FILES = 256  # open files besides connections
+_NOTICE_SECONDS = 0.5  # in which responses tell clients that their connections will be closed
+_MIN_GRACE = 5.0  # seconds beyond the timeout of a request
 
 
-def serve(
-    models: Mapping[str, Path],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token: str | None = None,
-    origins: tuple[str, ...] = (),
-    limits: Limits | None = None,
-    plan: Plan | None = None,
-    processes: int = 1,
-    collect: str | None = None,
-    progress: Progress | None = None,
-) -> None:
-    """Serve exported classifiers by HTTP until SIGTERM or SIGINT.
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve.
 
-    models: ONNX files by the names they have in requests; the first answers where none is named. token: that clients
-    have to show. origins: of pages in browsers that may ask. plan: how each of the processes computes, chosen by a
-    trial if not given. collect: a folder, or the URL of a PostgreSQL database, to keep pictures in that are worth a
-    label. Raises `CannotServe` if the address is taken or there is nowhere to keep pictures, and what `load_onnx`
-    raises.
+    token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. plan: of each
+    worker, chosen by a trial if None. workers: processes. capture: a folder, or the URL of a PostgreSQL database, to
+    store images to label.
     """
-    said = progress or Progress()
-    chosen_limits = limits or Limits()
-    if host not in _LOOPBACK and token is None:
-        said.warn(Event.SERVER_OPEN, f"anyone who can reach {host} can ask this server: set a token by --token-file.")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own way to end
-    _open_many(chosen_limits.connections)
-    documents = {name: read_onnx(path)[1] for name, path in models.items()}  # says at once what is wrong with one
-    with _listening(host, port) as listener:
-        collecting = Collecting(Collection(collect), documents) if collect else None
-        engine = Engine(list(models.values()), plan or _tried(models, said), processes, chosen_limits.pixels)
-        service = Service(engine, documents, chosen_limits, token, origins, collecting)
-        config = uvicorn.Config(
-            create_app(service, local=host in _LOOPBACK and token is None),
-            host=host,
-            http=protocol_with(chosen_limits.header_seconds, chosen_limits.connections, NotWhenFull(service)),
-            ws="none",
-            proxy_headers=False,
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=_KEPT_OPEN,
-            timeout_graceful_shutdown=int(max(chosen_limits.grace, chosen_limits.deadline + 5)),
-            server_header=False,
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    plan: WorkerPlan | None = None
+    workers: int = 1
+    capture: str | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether other machines cannot reach the server."""
+        return self.host in _LOOPBACK
+
+
+def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progress) -> None:
+    """Serve exported classifiers over HTTP until SIGTERM or SIGINT.
+
+    models: ONNX files by the name of the model in requests; the first is the default. Raises `ServeError` if the
+    address is not available or the capture store cannot be opened, and what `load_onnx` raises.
+    """
+    if not settings.is_loopback and settings.token is None:
+        message = f"Anyone who can reach {settings.host} can use this server: set a token with --token-file."
+        progress.warn(Event.SERVER_OPEN, message, host=settings.host)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop handles it
+    _raise_file_limit(settings.limits.connections + _EXTRA_FILES)
+    metadata = {name: read_onnx(path)[1] for name, path in models.items()}  # reports an invalid file at once
+    with _listen(settings.host, settings.port) as listener:
+        limits = settings.limits
+        capture = Capture(CaptureStore(settings.capture), metadata) if settings.capture else None
+        plan = settings.plan or _choose_plan(models, progress)
+        context = ServerContext(
+            pool=WorkerPool(list(models.values()), plan, settings.workers, limits.pixels),
+            metadata=metadata,
+            limits=limits,
+            token=settings.token,
+            cors_origins=settings.cors_origins,
+            capture=capture,
         )
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_run(_Server(config, listener), service, said))
-
-
-def _tried(models: Mapping[str, Path], said: Progress) -> Plan:
-    """Return the plan for the first model, by a trial in a process of its own, whose memory is given back."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        plan, speed = pool.submit(chosen, next(iter(models.values()))).result()
-    way = f"{plan.runners} x {plan.threads} threads" if plan.runners > 1 else f"{plan.threads} threads"
-    said.report(
-        Event.SERVER_SPEED,
-        f"Answers about {speed:,.0f} photographs a second in a trial: {way}, batches of up to {plan.batch}.",
-    )
-    return plan
+        policy = ConnectionPolicy(limits.header_seconds, limits.connections, CapacityMiddleware(context))
+        grace = int(max(limits.grace_seconds, limits.timeout_seconds + _MIN_GRACE))
+        app = create_app(context, local_only=settings.is_loopback and settings.token is None)
+        server = UvicornServer(app, HttpSettings(listener, settings.host, policy, grace))
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(_run_until_signal(server, context, progress))
 
 
 def read_token(path: Path) -> str:
-    """Return the token in a file; raises `CannotServe` if there is none of use."""
+    """Return the token in a file; raises `ServeError` if it cannot be read or is not a valid token."""
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise CannotServe(f"Cannot read the token in {printable(str(path))}: name a file of one line.") from error
-    if len(token) < _LEAST_TOKEN or not token.isascii() or any(letter.isspace() for letter in token):
-        raise CannotServe(
-            f"{printable(str(path))} holds no token: expected a line of {_LEAST_TOKEN} or more characters, without a "
-            "space."
+        raise ServeError(f"Cannot read the token file {printable(str(path))}: expected a text file.") from error
+    if len(token) < _MIN_TOKEN_LENGTH or not token.isascii() or any(character.isspace() for character in token):
+        raise ServeError(
+            f"{printable(str(path))} has no valid token: expected one line of at least {_MIN_TOKEN_LENGTH} ASCII "
+            "characters without spaces."
         )
     return token
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, whose signals are ours: it would end by the signal, and not with 0.
-
-    listener: the socket that it listens on.
-    """
-
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
-        super().__init__(config)
-        self.listener = listener
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to listen; answer those, too, who are connected but not accepted yet, whom closing would cut off."""
-        self.config.http_protocol_class._leaving = True  # type: ignore[attr-defined]
-        waiting = []
-        with contextlib.suppress(BlockingIOError, OSError):
-            while True:
-                waiting.append(self.listener.accept()[0])
-        for server in self.servers:
-            server.close()
-        loop = asyncio.get_running_loop()
-        for each in waiting:
-            with contextlib.suppress(OSError):  # it has gone
-                await loop.connect_accepted_socket(self._protocol, each)
-        await super().shutdown(sockets)
-
-    def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return made
+def _choose_plan(models: Mapping[str, Path], progress: Progress) -> WorkerPlan:
+    """Return the plan for the first model, by a trial in a process of its own, whose memory is freed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        plan, speed = pool.submit(choose_plan, next(iter(models.values()))).result()
+    batches = "1 batch" if plan.concurrent_batches == 1 else f"{plan.concurrent_batches} concurrent batches"
+    threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
+    message = f"Trial: about {speed:,.0f} images per second, {batches} of up to {plan.max_batch_size}, {threads} each."
+    progress.report(Event.SERVER_SPEED, message, images_per_second=speed)
+    return plan
 
 
-def _open_many(connections: int) -> None:
-    """Have the system allow as many open files as there may be connections, as far as it does."""
+def _raise_file_limit(count: int) -> None:
+    """Allow this process to open `count` files, as far as the system permits."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = connections + 256
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft != resource.RLIM_INFINITY and soft < most:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        limit = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise CannotServe(
-            f"Cannot listen on {printable(host)}:{port}: it is taken, or not an address of this machine; name another "
-            "by --port or --host."
+        raise ServeError(
+            f"Cannot listen on {printable(host)}:{port}: it is in use, or not an address of this machine; set --port "
+            "or --host."
         ) from error
     listener.setblocking(False)
-    # Else the second part of an answer waits for the client to acknowledge the first: 40 milliseconds.
+    # Otherwise the second packet of a response waits for the acknowledgement of the first: 40 milliseconds.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
-async def _run(server: _Server, service: Service, said: Progress) -> None:
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(told.set))
-        else:
-            loop.add_signal_handler(number, told.set)
-    serving = asyncio.create_task(server.serve([server.listener]))
-    ending = asyncio.create_task(told.wait())
-    ready = asyncio.create_task(service.engine.until_ready())
-    await asyncio.wait({serving, ending, ready}, return_when=asyncio.FIRST_COMPLETED)
+async def _run_until_signal(server: UvicornServer, context: ServerContext, progress: Progress) -> None:
+    serving = asyncio.create_task(server.serve([server.settings.listener]))
+    stopping = asyncio.create_task(_signal_event().wait())
+    ready = asyncio.create_task(context.pool.wait_until_ready())
+    await asyncio.wait({serving, stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
     gc.collect()
-    gc.freeze()  # what is there now stays: looking through it again and again took 5 % of the time under load
+    gc.freeze()  # the objects of the start stay: scanning them again took 5 % of the time under load
     if ready.done() and not serving.done():
-        host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
-        address = f"http://{host}:{server.listener.getsockname()[1]}"
-        said.report(
-            Event.SERVER_START,
-            f"Serving {', '.join(service.names)} at {address} (its description: {address}/docs).",
-            address=address,
-        )
-    await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
-    service.draining = True
-    said.report(Event.SERVER_DRAINING, "Ending: what was let in is answered first.")
+        names, address = ", ".join(context.model_names), server.address
+        message = f"Serving {names} at {address} (API documentation: {address}/docs)."
+        progress.report(Event.SERVER_START, message, address=address)
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    context.shutting_down = True
+    progress.report(Event.SERVER_DRAINING, "Shutting down: completing the requests in progress.")
     if not serving.done():
-        await asyncio.sleep(_NOTICE)
+        await asyncio.sleep(_NOTICE_SECONDS)
         server.should_exit = True
     ready.cancel()
-    ending.cancel()
+    stopping.cancel()
     await serving
+
+
+def _signal_event() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(event.set))
+        else:
+            loop.add_signal_handler(number, event.set)
+    return event

@@ -1,1 +1,1 @@
-"""Where the course of a run is told: its own history.jsonl, and wherever else the user looks."""
+"""Experiment tracking: the history file of a run, TensorBoard and MLflow."""

@@ -1,120 +1,124 @@
-"""What is told of a run while it goes on, to whoever keeps records of runs; no record can stop a run."""
+"""Callbacks of a training run: its own history file, and experiment trackers, whose failures never stop the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tellapart.errors import BadSetting, did_you_mean, printable
+from tellapart.errors import SettingError, did_you_mean, printable
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
-from tellapart.recipe import Recipe
+from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import Run, write_history
 from tellapart.training.checkpointing.state import History
 
-_KINDS = ("tensorboard", "mlflow")
+_EXTRAS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # tracker -> the extra that installs it
+_MAX_REASON = 200  # characters
 
 
-class Record(Protocol):
-    """One place where runs are told of."""
+class Callback(Protocol):
+    """The events of a run, named as in Keras."""
 
-    def began(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Take the settled recipe, and what is known of the data: fingerprint, identity, numbers of pictures."""
+    def on_train_begin(self, recipe: Recipe, metadata: dict[str, Any]) -> None:
+        """Called before training, with the resolved recipe and the fingerprint, identity and split sizes of the data.
 
-    def epoch(self, history: History) -> None:
-        """Take the course of training so far, after an epoch."""
+        Called again when a run is resumed.
+        """
 
-    def ended(self, run: Run) -> None:
-        """Take the finished run."""
+    def on_epoch_end(self, history: History) -> None:
+        """Called after each epoch, with the history of all epochs so far."""
 
-    def stopped(self) -> None:
-        """Know that the run was stopped, or failed; it may go on another time."""
+    def on_train_end(self, run: Run) -> None:
+        """Called with the finished run."""
+
+    def on_exception(self) -> None:
+        """Called when the run is interrupted or fails; it may be resumed later."""
 
 
-class HistoryFile:
-    """`history.jsonl` in the run's folder."""
+class HistoryWriter:
+    """Writes the history file in the run directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def began(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """All of this is in the folder already."""
+    def on_train_begin(self, recipe: Recipe, metadata: dict[str, Any]) -> None:
+        """Do nothing."""
 
-    def epoch(self, history: History) -> None:
-        """Write one JSON object an epoch."""
+    def on_epoch_end(self, history: History) -> None:
+        """Write one JSON object per epoch."""
         write_history(self.directory, history)
 
-    def ended(self, run: Run) -> None:
-        """There is nothing to add."""
+    def on_train_end(self, run: Run) -> None:
+        """Do nothing."""
 
-    def stopped(self) -> None:
-        """There is nothing to add."""
+    def on_exception(self) -> None:
+        """Do nothing."""
 
 
-class Records:
-    """Tells several records, and goes on without one that fails: a tracking server that is away must cost no run."""
+class CallbackList:
+    """Calls several callbacks, and drops a tracker that fails: an unreachable server must not end the run."""
 
-    def __init__(self, own: Record, others: dict[str, Record], progress: Progress) -> None:
-        self.own, self.others, self.progress = own, others, progress
+    def __init__(self, history_writer: Callback, trackers: dict[str, Callback], progress: Progress) -> None:
+        self.history_writer, self.trackers, self.progress = history_writer, trackers, progress
 
-    def began(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """As of `Record`."""
-        self._tell("began", recipe, facts)
+    def on_train_begin(self, recipe: Recipe, metadata: dict[str, Any]) -> None:
+        """See `Callback`."""
+        self._call("on_train_begin", recipe, metadata)
 
-    def epoch(self, history: History) -> None:
-        """As of `Record`."""
-        self._tell("epoch", history)
+    def on_epoch_end(self, history: History) -> None:
+        """See `Callback`."""
+        self._call("on_epoch_end", history)
 
-    def ended(self, run: Run) -> None:
-        """As of `Record`."""
-        self._tell("ended", run)
+    def on_train_end(self, run: Run) -> None:
+        """See `Callback`."""
+        self._call("on_train_end", run)
 
-    def stopped(self) -> None:
-        """As of `Record`."""
-        self._tell("stopped")
+    def on_exception(self) -> None:
+        """See `Callback`."""
+        self._call("on_exception")
 
-    def _tell(self, what: str, *about: Any) -> None:
-        getattr(self.own, what)(*about)  # its faults are the run's
-        for name, record in list(self.others.items()):
+    def _call(self, method: str, *arguments: Any) -> None:
+        getattr(self.history_writer, method)(*arguments)  # its errors are errors of the run
+        for name, tracker in list(self.trackers.items()):
             try:
-                getattr(record, what)(*about)
-            except Exception as error:  # of whatever kind its library has
+                getattr(tracker, method)(*arguments)
+            except Exception as error:  # tracking libraries raise errors of many kinds
                 self.progress.warn(
                     Event.TRACKER_FAILED,
-                    f"{name} has failed ({_reason(error)}): the run goes on without it.",
+                    f"Logging to {name} failed ({_reason(error)}); the run continues without it.",
                     tracker=name,
                 )
-                del self.others[name]
+                del self.trackers[name]
 
 
-def check_tracks(tracks: Sequence[str]) -> None:
-    """Raise `BadSetting` for a place that is not known, and `MissingExtra` for one whose package is not installed."""
-    for told in tracks:
-        kind = told.partition(":")[0]
-        if kind not in _KINDS:
-            raise BadSetting(
-                f"Runs can be told to {' or '.join(_KINDS)}, as in --track tensorboard or --track "
-                f"mlflow:sqlite:///mlruns.db, not to '{printable(told)}'.{did_you_mean(kind, _KINDS)}"
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Raise `SettingError` for an unknown tracker, `MissingExtraError` for one that is not installed."""
+    for tracker in trackers:
+        kind = tracker.partition(":")[0]
+        if kind not in _EXTRAS:
+            raise SettingError(
+                f"Expected a tracker such as tensorboard or mlflow:sqlite:///mlruns.db, found '{printable(tracker)}'."
+                f"{did_you_mean(kind, _EXTRAS)}"
             )
-        require({"tensorboard": "tensorboard", "mlflow": "mlflow"}[kind], kind)
+        require(_EXTRAS[kind], kind)
 
 
-def open_records(tracks: Sequence[str], directory: Path, title: str, progress: Progress) -> Records:
-    """Return what a run in a folder is told to.
+def create_callbacks(trackers: Sequence[str], directory: Path, title: str, progress: Progress) -> CallbackList:
+    """Return the callbacks of a run.
 
-    tracks: `tensorboard`, which writes into the run's folder; `mlflow`, `mlflow:URI` or `mlflow:URI#NAME`, which also
-    registers the model under a name. title: of the data.
+    trackers: `tensorboard`, which writes into the run directory; `mlflow`, `mlflow:URI` or `mlflow:URI#NAME`, which
+    also registers the model under a name. title: of the dataset; names the experiment.
     """
-    others: dict[str, Record] = {}
-    for told in tracks:
-        kind, _, where = told.partition(":")
+    callbacks: dict[str, Callback] = {}
+    for tracker in trackers:
+        kind, _, target = tracker.partition(":")
         try:
             module = require(f"tellapart.tracking.{kind}", kind)
-            others[told] = module.open_record(where, directory, title)
-        except Exception as error:  # of whatever kind its library has
-            progress.warn(Event.TRACKER_FAILED, f"{kind} cannot be told of this run ({_reason(error)}).", tracker=kind)
-    return Records(HistoryFile(directory), others, progress)
+            callbacks[tracker] = module.create_callback(target, directory, title)
+        except Exception as error:  # tracking libraries raise errors of many kinds
+            progress.warn(Event.TRACKER_FAILED, f"Cannot log to {kind} ({_reason(error)}).", tracker=kind)
+    return CallbackList(HistoryWriter(directory), callbacks, progress)
 
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return printable(lines[0])[:200] if lines else type(error).__name__
+    return printable(lines[0])[:_MAX_REASON] if lines else type(error).__name__

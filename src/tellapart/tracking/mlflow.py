@@ -1,4 +1,4 @@
-"""A run told to MLflow: parameters, figures by epoch, the report, and the classifier as a `pyfunc` model."""
+"""Logging a run to MLflow: parameters, metrics per epoch, the report, and the classifier as a `pyfunc` model."""
 
 import json
 import os
@@ -15,118 +15,139 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from tellapart.io.atomic import write_atomic
-from tellapart.recipe import Recipe, flat
-from tellapart.runs.run import MODEL, Run
+from tellapart.io.run_directory import RunDirectory
+from tellapart.recipe.recipe import Recipe, flatten
+from tellapart.runs.run import Run
 from tellapart.training.checkpointing.state import History
 
-_FILE = "mlflow.json"  # in the run's folder: which run it is there, for one that goes on
-_AT_ONCE = 1000  # figures in a request: more are refused
-_LONGEST = 500  # letters of a parameter
-_ARTIFACTS = ("report.html", "report.json", "metrics.json", "recipe.toml", "split.csv", "excluded.csv", "history.jsonl")
+_FILE = "mlflow.json"  # in the run directory: the id of the MLflow run, to resume it
+_MAX_METRICS = 1000  # per request; MLflow refuses more
+_MAX_PARAM = 500  # characters of a parameter value
 
 
-class MLflow:
-    """One run of an experiment; name: to register the model under."""
+class MLflowCallback:
+    """Logs to one run of an experiment; name: registers the model under it, "" for no registration."""
 
     def __init__(self, uri: str, name: str, directory: Path, title: str) -> None:
-        # A server that is away is to cost seconds: by default each request is tried again for minutes.
+        # By default MLflow retries each request for minutes when the server is unreachable.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         self.uri, self.name, self.directory, self.title = uri, name, directory, title
         self.client = mlflow.MlflowClient(uri or None)
-        self.run = ""
-        self.told = 0
+        self.run_id = ""
+        self.n_logged = 0
 
-    def began(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Begin the run, or go on with the one that the folder tells of."""
-        path, here = self.directory / _FILE, self.client.tracking_uri
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if known.get("uri") == here:
-            self.run = known["run"]
-            if not self._is_told():
-                self.client.update_run(self.run, "RUNNING")
-            self.told = len({each.step for each in self.client.get_metric_history(self.run, "loss")})
+    def on_train_begin(self, recipe: Recipe, metadata: dict[str, Any]) -> None:
+        """Create the MLflow run, or resume the one that is recorded in the run directory."""
+        path, uri = self.directory / _FILE, self.client.tracking_uri
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if saved.get("uri") == uri:
+            self._resume(saved["run"])
             return
         experiment = self.client.get_experiment_by_name(self.title)
-        number = experiment.experiment_id if experiment else self.client.create_experiment(self.title)
-        tags = {f"tellapart.{name}": str(value) for name, value in facts.items()}
-        self.run = self.client.create_run(number, run_name=self.directory.name, tags=tags).info.run_id
-        params = [Param(name, str(value)[:_LONGEST]) for name, value in flat(recipe.to_table()).items()]
-        self.client.log_batch(self.run, params=params)
-        write_atomic(path, json.dumps({"uri": here, "run": self.run}))
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(self.title)
+        tags = {f"tellapart.{name}": str(value) for name, value in metadata.items()}
+        self.run_id = self.client.create_run(experiment_id, run_name=self.directory.name, tags=tags).info.run_id
+        params = [Param(name, str(value)[:_MAX_PARAM]) for name, value in flatten(recipe.to_table()).items()]
+        self.client.log_batch(self.run_id, params=params)
+        write_atomic(path, json.dumps({"uri": uri, "run": self.run_id}))
 
-    def epoch(self, history: History) -> None:
-        """Tell the figures of what epochs are new."""
-        now = round(1000 * time.time())
-        new = [
-            Metric(name, float(value), now, entry["epoch"])
-            for entry in history[self.told :]
+    def on_epoch_end(self, history: History) -> None:
+        """Log the metrics of new epochs."""
+        timestamp = _timestamp()
+        metrics = [
+            Metric(name, float(value), timestamp, entry["epoch"])
+            for entry in history[self.n_logged :]
             for name, value in entry.items()
             if name != "epoch"
         ]
-        for start in range(0, len(new), _AT_ONCE):
-            self.client.log_batch(self.run, metrics=new[start : start + _AT_ONCE])
-        self.told = max(self.told, len(history))
+        for start in range(0, len(metrics), _MAX_METRICS):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + _MAX_METRICS])
+        self.n_logged = max(self.n_logged, len(history))
 
-    def ended(self, run: Run) -> None:
-        """Tell the test figures with their intervals; keep the report, and the model as others load and serve it."""
-        if self._is_told():
+    def on_train_end(self, run: Run) -> None:
+        """Log the test metrics with their intervals, the files of the run, and the model."""
+        if self._is_complete():
             return
-        now, last = round(1000 * time.time()), run.history[-1]["epoch"]
-        found = [
-            Metric(f"test_{name}" if part == "value" else f"test_{name}_{part}", float(value), now, last)
-            for name, figure in run.metrics["test"].items()
-            if isinstance(figure, dict) and "value" in figure
-            for part, value in figure.items()
-            if value is not None
-        ]
-        self.client.log_batch(self.run, metrics=found)
-        for name in _ARTIFACTS:
-            self.client.log_artifact(self.run, str(run.directory / name))
-        # Without a model of its own it would be put into the default experiment, and its files wherever we stand.
-        experiment = self.client.get_run(self.run).info.experiment_id
-        model = self.client.create_logged_model(experiment, name="model", source_run_id=self.run)
-        with self._meant():
+        self.client.log_batch(self.run_id, metrics=_test_metrics(run))
+        files = RunDirectory(run.directory)
+        reports = (files.report, files.report_json, files.metrics)
+        for path in (*reports, files.recipe, files.split, files.excluded, files.history):
+            self.client.log_artifact(self.run_id, str(path))
+        self._log_model(files.classifier)
+        self.client.log_batch(self.run_id, tags=[RunTag("tellapart.directory", str(run.directory.resolve()))])
+        self.client.set_terminated(self.run_id)
+
+    def on_exception(self) -> None:
+        """Mark the MLflow run as killed; `on_train_begin` reverts it when the run is resumed."""
+        if self.run_id:
+            self.client.set_terminated(self.run_id, "KILLED")
+
+    def _resume(self, run_id: str) -> None:
+        self.run_id = run_id
+        if not self._is_complete():
+            self.client.update_run(run_id, "RUNNING")
+        self.n_logged = len({metric.step for metric in self.client.get_metric_history(run_id, "loss")})
+
+    def _is_complete(self) -> bool:
+        return bool(self.client.get_run(self.run_id).info.status == "FINISHED")
+
+    def _log_model(self, classifier: Path) -> None:
+        # Created here, since MLflow would put the model into the default experiment and its files into the working
+        # directory.
+        experiment_id = self.client.get_run(self.run_id).info.experiment_id
+        model = self.client.create_logged_model(experiment_id, name="model", source_run_id=self.run_id)
+        with self._use_tracking_uri():
             Model.log(
                 model_id=model.model_id,
                 artifact_path=None,
                 flavor=mlflow.pyfunc,
-                run_id=self.run,
+                run_id=self.run_id,
                 registered_model_name=self.name or None,
                 loader_module="tellapart.tracking.pyfunc",  # a module and a file: nothing is pickled
-                data_path=str(run.directory / MODEL),
+                data_path=str(classifier),
                 signature=_signature(),
                 pip_requirements=[f"tellapart[train]=={version('tellapart')}"],
             )
-        self.client.log_batch(self.run, tags=[RunTag("tellapart.directory", str(run.directory.resolve()))])
-        self.client.set_terminated(self.run)
-
-    def stopped(self) -> None:
-        """Say so; `began` takes it back."""
-        if self.run:
-            self.client.set_terminated(self.run, "KILLED")
-
-    def _is_told(self) -> bool:
-        return bool(self.client.get_run(self.run).info.status == "FINISHED")
 
     @contextmanager
-    def _meant(self) -> Iterator[None]:
-        """Make this the server that functions of MLflow mean; then leave things as they were."""
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(self.uri or before)
+    def _use_tracking_uri(self) -> Iterator[None]:
+        """Set the tracking URI of MLflow's module-level functions, and restore it afterwards."""
+        previous = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(self.uri or previous)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(previous)
 
 
-def open_record(where: str, directory: Path, title: str) -> MLflow:
-    """Return the record at `URI` or `URI#NAME`; MLFLOW_TRACKING_URI counts where there is no URI."""
-    uri, _, name = where.partition("#")
-    return MLflow(uri, name, directory, title)
+def create_callback(target: str, directory: Path, title: str) -> MLflowCallback:
+    """Return the callback for `URI` or `URI#NAME`; without a URI, MLFLOW_TRACKING_URI applies."""
+    uri, _, name = target.partition("#")
+    return MLflowCallback(uri, name, directory, title)
+
+
+def _timestamp() -> int:
+    return round(1000 * time.time())
+
+
+def _test_metrics(run: Run) -> list[Metric]:
+    """Return the test metrics as test_NAME, and the bounds of their intervals as test_NAME_low and test_NAME_high."""
+    timestamp, epoch = _timestamp(), run.history[-1]["epoch"]
+    return [
+        Metric(f"test_{name}" if key == "value" else f"test_{name}_{key}", float(value), timestamp, epoch)
+        for name, metric in run.metrics["test"].items()
+        if isinstance(metric, dict) and "value" in metric
+        for key, value in metric.items()
+        if value is not None
+    ]
 
 
 def _signature() -> ModelSignature:
-    answer: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability")]
-    answer += [ColSpec(DataType.string, "set"), ColSpec(DataType.boolean, "familiar")]
-    return ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(answer))
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "label"),
+        ColSpec(DataType.double, "probability"),
+        ColSpec(DataType.string, "prediction_set"),
+        ColSpec(DataType.boolean, "in_distribution"),
+    ]
+    return ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs))

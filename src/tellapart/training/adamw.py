@@ -1,4 +1,4 @@
-"""AdamW as torch computes it, without importing torch's compiler."""
+"""AdamW as PyTorch computes it, without importing the compiler of PyTorch."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8  # of AdamW, torch's own
+_BETAS, _EPS = (0.9, 0.999), 1e-8  # defaults of `torch.optim.AdamW`
 
 
 class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): torch's, beginning seconds earlier.
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as in PyTorch, but it starts seconds earlier.
 
-    fused: use torch's one kernel for all parameters.
+    fused: use one kernel for all parameters.
     """
 
-    # As written, without what hides them from torch's compiler: it would import that, and nothing here is compiled.
+    # Without the decorators that exclude these methods from compilation: they import the compiler, which is not used.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
@@ -37,18 +37,18 @@ class AdamW(torch.optim.Optimizer):
             self._update([parameter for parameter in group["params"] if parameter.grad is not None], group)
         return loss
 
-    def _update(self, trained: list[nn.Parameter], group: dict[str, Any]) -> None:
-        for parameter in trained:
+    def _update(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {
                     "step": torch.zeros((), device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
-        states = [self.state[parameter] for parameter in trained]
+        states = [self.state[parameter] for parameter in parameters]
         adamw(
-            list[Tensor](trained),
-            [gradient_of(parameter) for parameter in trained],
+            list[Tensor](parameters),
+            [gradient_of(parameter) for parameter in parameters],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -65,7 +65,7 @@ class AdamW(torch.optim.Optimizer):
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
-    """Return the gradient of a parameter that is trained."""
+    """Return the gradient of a parameter."""
     if parameter.grad is None:
-        raise RuntimeError("A parameter without a gradient cannot be updated.")
+        raise RuntimeError("Expected a parameter with a gradient, found one without: call backward() first.")
     return parameter.grad

@@ -1,6 +1,6 @@
-"""Classes of unequal size: balanced epochs, weights for the loss, and the way back to the data's own frequencies.
+"""Class imbalance: balanced epochs, class weights for the loss, and logit adjustment.
 
-Both kinds of balance make the network learn p(class | picture) as if all classes were equally frequent.
+Balanced sampling and class weights both train p(class | image) as if all classes were equally frequent.
 """
 
 import numpy as np
@@ -8,73 +8,73 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tellapart.errors import BadRecipe
+from tellapart.errors import RecipeError
 from tellapart.models.base import Network
-from tellapart.randomness import shuffled, uniform
-from tellapart.recipe import TrainingRecipe
+from tellapart.randomness import shuffle_rows, uniform
+from tellapart.recipe.sections import LossRecipe
 
-_DRAWS = 2**33  # epochs from here on belong to the draws: see `randomness.shuffled`
-_REPEATS = 2**32  # more than the rows of any data
+_DRAWS = 2**33  # epoch numbers from here on belong to the draws: see `randomness.shuffle_rows`
+_REPEATS = 2**32  # more than the rows of any dataset
 
 
-def epoch_order(recipe: TrainingRecipe, seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the places (n,) of an epoch in their order, balanced where the recipe says so; labels (n,)."""
-    if recipe.class_balance == "sample":
+def epoch_order(recipe: LossRecipe, seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices (n,) of an epoch in their order, balanced if the recipe says so; labels (n,)."""
+    if recipe.balanced_sampling:
         return balanced_order(seed, epoch, labels)
-    return shuffled(seed, epoch, np.arange(len(labels)))
+    return shuffle_rows(seed, epoch, np.arange(len(labels)))
 
 
 def balanced_order(seed: int, epoch: int, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return n places among labels (n,) in which the classes that occur are equally frequent, to within one.
+    """Return n indices into labels (n,) with equal frequencies, to within one, of the classes that occur.
 
-    A class's pictures come round in turn, shuffled anew each time, from epoch to epoch: none comes a second time
-    before all have come once. A pure function of (seed, epoch).
+    The images of a class are drawn in cycles over all epochs: no image is drawn again before all others were drawn,
+    and each cycle is shuffled. A pure function of (seed, epoch).
     """
     present = np.unique(labels)
-    slots, kinds = len(labels), len(present)
-    drawn = []
+    slots, classes = len(labels), len(present)
+    draws = []
     for number, label in enumerate(present):
-        # Slot g of the whole training goes to class g mod kinds.
-        first, end = (-(-(passed * slots - number) // kinds) for passed in (epoch, epoch + 1))
-        drawn.append(_draws(seed, np.flatnonzero(labels == label), first, end))
-    places = np.concatenate(drawn)
-    return places[shuffled(seed, epoch, np.arange(slots))]
+        # Slot g of the whole training belongs to class g mod classes.
+        first, end = (-(-(past * slots - number) // classes) for past in (epoch, epoch + 1))
+        draws.append(_draw(seed, np.flatnonzero(labels == label), first, end))
+    indices = np.concatenate(draws)
+    return indices[shuffle_rows(seed, epoch, np.arange(slots))]
 
 
-def distinct_rows(rows: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return numbers (n,) for `rows[order]` that differ where a picture comes again, so that its changes do too.
+def augmentation_keys(rows: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return numbers (n,) that seed the augmentation of `rows[order]`, different for each occurrence of an image.
 
-    A picture's first appearance keeps its row's number. Give this to `augment` for a balanced epoch's whole order.
+    The key of the first occurrence is the row. Call this for a whole epoch.
     """
     sorting = np.argsort(order, kind="stable")
     ordered = order[sorting]
-    starts = np.searchsorted(ordered, ordered)  # n, where each picture's appearances begin
-    times = np.empty_like(order)
-    times[sorting] = np.arange(len(order)) - starts
-    numbers: NDArray[np.int64] = rows[order] + times * _REPEATS
-    return numbers
+    starts = np.searchsorted(ordered, ordered)  # n, where the occurrences of each image start
+    occurrence = np.empty_like(order)
+    occurrence[sorting] = np.arange(len(order)) - starts
+    keys: NDArray[np.int64] = rows[order] + occurrence * _REPEATS
+    return keys
 
 
 def balanced_weights(labels: NDArray[np.int64], num_classes: int) -> Tensor:
-    """Return weights (K,) inverse to the classes' frequencies, with mean 1 over the pictures; 0 for absent classes."""
+    """Return weights (K,) inverse to the class frequencies, with mean 1 over the images; 0 for absent classes."""
     counts = np.bincount(labels, minlength=num_classes)
-    even = len(labels) / np.count_nonzero(counts)
-    return torch.from_numpy(np.where(counts, even / np.maximum(counts, 1), 0.0)).float()
+    mean_count = len(labels) / np.count_nonzero(counts)
+    return torch.from_numpy(np.where(counts, mean_count / np.maximum(counts, 1), 0.0)).float()
 
 
-def class_weights(recipe: TrainingRecipe, labels: NDArray[np.int64], num_classes: int) -> Tensor | None:
-    """Return the weights (K,) for the loss where the recipe asks for them, else None."""
-    return balanced_weights(labels, num_classes) if recipe.class_balance == "weight" else None
+def class_weights(recipe: LossRecipe, labels: NDArray[np.int64], num_classes: int) -> Tensor | None:
+    """Return the class weights (K,) of the loss, or None if the recipe has none."""
+    return balanced_weights(labels, num_classes) if recipe.class_weight == "balanced" else None
 
 
 @torch.no_grad()
-def correct_prior(network: Network, class_counts: NDArray[np.int64]) -> None:
-    """Make a network trained on balanced classes tell probabilities for classes as frequent as class_counts (K,).
+def adjust_logits(network: Network, class_counts: NDArray[np.int64]) -> None:
+    """Make a network trained on balanced classes predict probabilities for the frequencies of class_counts (K,).
 
     Adds log(prior) - log(1/K) to the bias of the last layer (Saerens et al. 2002, "Adjusting the outputs of a
     classifier to new a priori probabilities", section 2.2; the reverse of Menon et al. 2021, "Long-tail learning via
-    logit adjustment", section 4). A class without pictures counts as half a picture. Raises `BadRecipe` if the network
-    has no such bias.
+    logit adjustment", section 4). A class without images counts as half an image. Raises `RecipeError` if the last
+    layer has no bias.
     """
     bias = _last_bias(network)
     counts = torch.from_numpy(class_counts).double().clamp_min(0.5)
@@ -82,28 +82,28 @@ def correct_prior(network: Network, class_counts: NDArray[np.int64]) -> None:
     bias.add_(shift.to(bias))
 
 
-def check_prior(recipe: TrainingRecipe, network: Network) -> None:
-    """Raise `BadRecipe` before training if `correct_prior` would after it."""
-    if recipe.class_balance != "none" and recipe.prior_correction:
+def check_logit_adjustment(recipe: LossRecipe, network: Network) -> None:
+    """Raise `RecipeError` before training if `adjust_logits` would raise it afterwards."""
+    if recipe.is_balanced and recipe.logit_adjustment:
         _last_bias(network)
 
 
-def _draws(seed: int, members: NDArray[np.int64], first: int, end: int) -> NDArray[np.int64]:
-    """Return draws number `first` to `end` (exclusive) of a class's pictures (m,), which come round in turn."""
+def _draw(seed: int, members: NDArray[np.int64], first: int, end: int) -> NDArray[np.int64]:
+    """Return draws number `first` to `end` (exclusive) of the images of a class (m,), which are drawn in cycles."""
     count = len(members)
-    rounds = np.arange(first // count, -(-end // count))
-    numbers = rounds[:, None] * _REPEATS + members  # R m
+    cycles = np.arange(first // count, -(-end // count))
+    numbers = cycles[:, None] * _REPEATS + members  # R m
     keys = uniform(seed, _DRAWS, numbers.ravel(), 1).reshape(numbers.shape)
-    cycle = members[np.argsort(keys, axis=1, kind="stable")].ravel()
-    start = first - int(rounds[0]) * count if len(rounds) else 0
-    return cycle[start : start + end - first]
+    draws = members[np.argsort(keys, axis=1, kind="stable")].ravel()
+    start = first - int(cycles[0]) * count if len(cycles) else 0
+    return draws[start : start + end - first]
 
 
 def _last_bias(network: Network) -> nn.Parameter:
     linear = [module for module in network.head.modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1].bias is None:
-        raise BadRecipe(
-            f"{type(network).__name__} has no bias in its last layer for the prior of the classes: set "
-            "training.prior_correction=false, or training.class_balance=none."
+        raise RecipeError(
+            f"The logit adjustment requires a bias in the last layer, but {type(network).__name__} has none: set "
+            "loss.logit_adjustment=false, or neither loss.balanced_sampling nor loss.class_weight."
         )
     return linear[-1].bias

@@ -1,4 +1,4 @@
-"""A teacher: a trained classifier whose soft answers a smaller network learns from."""
+"""Knowledge distillation: a trained classifier, the teacher, gives soft targets to a smaller network, the student."""
 
 from collections.abc import Sequence
 
@@ -6,47 +6,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.errors import BadRecipe, listed
+from tellapart.errors import RecipeError, listed
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess, grey
-from tellapart.recipe import TrainingRecipe
+from tellapart.preprocess.torch_resize import Preprocess, to_grayscale
+from tellapart.recipe.recipe import Recipe
 
 
 class Teacher:
-    """Tells the soft targets of the very pictures that the student sees, in the student's order of classes.
+    """Predicts soft targets for the augmented images of the student, in the student's order of classes.
 
     Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent", section 3.1: teacher and
-    student see one and the same changed view. columns (K,): the teacher's column for each class of the student.
+    student receive the same augmented view. columns (K,): the teacher's column for each class of the student.
     """
 
-    def __init__(
-        self, network: Network, settings: PreprocessSettings, columns: Sequence[int], recipe: TrainingRecipe
-    ) -> None:
+    def __init__(self, network: Network, settings: PreprocessSettings, columns: Sequence[int], recipe: Recipe) -> None:
         device = next(network.parameters()).device
         self.network = network.eval().requires_grad_(False)
         self.preprocess = Preprocess(settings).to(device)
         self.columns = torch.tensor(columns, device=device)  # K
-        self.temperature = recipe.teacher_temperature
-        self.bfloat16 = recipe.precision == "bfloat16"
+        self.temperature = recipe.distillation.temperature
+        self.bfloat16 = recipe.execution.precision == "bfloat16"
 
     @torch.no_grad()
     def soft_targets(self, images: Tensor) -> Tensor:
-        """Return softmax(logits / T), (n, K) in float32, for changed images (n, C, S, S) in 0..1, not normalised.
+        """Return softmax(logits / T), float32 (n, K), for augmented images (n, C, S, S) in 0..1, not normalized.
 
-        The images may be grey or in colour and of any size, and should be as sharp as there are: not yet shrunk.
+        The images may be gray or in color and of any size. Pass them before any reduction of their size.
         """
         self.network.eval()
-        inputs = self.preprocess.normalise(self._as_taught(images)).to(memory_format=torch.channels_last)
+        inputs = self.preprocess.normalize(self._convert(images)).to(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.network(inputs)
         return F.softmax(logits.float()[:, self.columns] / self.temperature, dim=1)
 
-    def _as_taught(self, images: Tensor) -> Tensor:
-        """Bring images to the teacher's channels and size."""
+    def _convert(self, images: Tensor) -> Tensor:
+        """Convert images to the teacher's channels and size."""
         settings = self.preprocess.settings
         if settings.channels < images.shape[1]:
-            images = grey(images)
+            images = to_grayscale(images)
         elif settings.channels > images.shape[1]:
             images = images.expand(-1, settings.channels, -1, -1)
         if images.shape[-1] == settings.size:
@@ -57,10 +55,14 @@ class Teacher:
 def matching_columns(student: Sequence[str], teacher: Sequence[str]) -> list[int]:
     """Return the teacher's column of each class of the student, matched by name.
 
-    Raises `BadRecipe` if either knows classes that the other does not.
+    Raises `RecipeError` unless both have the same classes.
     """
-    lacking, surplus = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
-    if lacking or surplus:
-        said = [f"lacks {listed(lacking)}"] * bool(lacking) + [f"knows {listed(surplus)} besides"] * bool(surplus)
-        raise BadRecipe(f"The teacher must tell the same classes as the pictures, but it {' and '.join(said)}.")
+    missing, additional = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
+    if missing or additional:
+        differences = [f"it lacks {listed(missing)}"] if missing else []
+        differences += [f"it also has {listed(additional)}"] if additional else []
+        raise RecipeError(
+            f"Expected a teacher with the classes of the images, but {' and '.join(differences)}: use a teacher that "
+            "was trained on the same classes."
+        )
     return [list(teacher).index(name) for name in student]

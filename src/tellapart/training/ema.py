@@ -1,13 +1,13 @@
-"""The moving average of the weights."""
+"""The exponential moving average (EMA) of the weights."""
 
 import torch
 from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of a network's weights and statistics (Polyak and Juditsky 1992).
+    """Exponential moving average of the weights and statistics of a network (Polyak and Juditsky 1992).
 
-    The decay grows with the steps, so that the average of a short run is not held back by its start.
+    The decay increases with the steps, so that the initial weights do not dominate the average of a short run.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -17,7 +17,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move towards the network's present weights."""
+        """Move the average towards the current weights of the network."""
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         averages: list[Tensor] = []

@@ -1,168 +1,196 @@
-"""From rows of audited pictures to a trained network: what a run, a trial of a search and a fold have in common."""
+"""Training from rows of audited images to a network, as runs, folds and trials of a search share it."""
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tellapart.classifier.classifier import Architecture, Classifier, package_versions
+from tellapart.classifier.architecture import Architecture
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.file import package_versions
 from tellapart.classifier.forward import default_device
-from tellapart.data.audit import Audit, pixel_digest
-from tellapart.data.batching import Part, pixel_batches
-from tellapart.data.pixel_cache import Pixels, open_pixels
+from tellapart.data.audit import Audit
+from tellapart.data.batching import PixelDataset, pixel_batches
+from tellapart.data.image_summary import pixel_digest
+from tellapart.data.pixel_cache import LazyPixels, open_pixels
 from tellapart.data.split import Rows
-from tellapart.models import entry
+from tellapart.models import get_entry
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.progress import Event, Progress
-from tellapart.recipe import Recipe
+from tellapart.recipe.recipe import Recipe
 from tellapart.training.checkpointing.state import History
 from tellapart.training.checkpointing.store import Checkpoint
-from tellapart.training.execution.autotune import Plan, default_plan, deterministic, fastest_plan, plan_from, threads_of
-from tellapart.training.execution.distributed import ONE, Ranks
+from tellapart.training.execution.autotune import (
+    ExecutionPlan,
+    default_plan,
+    fastest_plan,
+    plan_from_json,
+    use_threads,
+)
+from tellapart.training.execution.determinism import use_deterministic_algorithms
+from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
 from tellapart.training.freezing import freeze, set_mode
-from tellapart.training.initialization import starting_network, starting_preprocess, teacher_of
-from tellapart.training.linear_probe import fit_head
+from tellapart.training.initialization import initial_preprocess, initialize_network, load_teacher
+from tellapart.training.linear_probe import fit_linear_probe
 from tellapart.training.trainer import Trainer
 
-_STATISTICS_FROM = 5000  # training pictures that mean and deviation are taken from
+_STATISTICS_IMAGES = 5000  # maximum number of training images for the mean and standard deviation
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A trained classifier, not calibrated yet, the parts it was trained and judged on, and the course of training.
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """A trained classifier, not calibrated, with its training and validation splits and the training history.
 
-    found, pixels: the pictures of the whole source, of which further parts can be taken. plan: how it was computed.
+    audit, pixels: all images of the source, from which further splits can be selected. plan: how it was computed.
     """
 
     classifier: Classifier
-    train: Part
-    validation: Part
+    train: PixelDataset
+    validation: PixelDataset
     history: History
-    found: Audit
-    pixels: Pixels
-    plan: Plan = field(default_factory=lambda: Plan(threads=torch.get_num_threads()))
+    audit: Audit
+    pixels: LazyPixels
+    plan: ExecutionPlan = field(default_factory=lambda: ExecutionPlan(threads=torch.get_num_threads()))
 
-    def part(self, rows: Rows) -> Part:
-        """Return the pictures of some rows."""
-        return part_of(self.found, self.pixels, rows)
+    def select(self, rows: Rows) -> PixelDataset:
+        """Return the images of some rows of the source."""
+        return select_pixels(self.audit, self.pixels, rows)
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """Trains the network of a resolved recipe on some rows, and keeps the weights that are best on others.
+@dataclass(frozen=True, kw_only=True)
+class TrainingSession:
+    """Trains the network of a resolved recipe on some rows, and selects the weights that are best on others.
 
-    identity: tells whose checkpoints those in `directory` are. on_epoch: called with the history after each epoch.
+    identity: of the run, stored in its checkpoints in `directory`. on_epoch: called with the history after each epoch.
     """
 
-    found: Audit
+    audit: Audit
     train: Rows
     validation: Rows
     recipe: Recipe
     identity: str
     directory: Path
     progress: Progress
-    ranks: Ranks = ONE
+    ranks: Ranks = SINGLE_PROCESS
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
 
     def start(self) -> tuple[Architecture, Network]:
-        """Return the network with the weights that it starts from; raises what `starting_network` raises."""
+        """Return the network with its initial weights; raises what `initialize_network` raises."""
         torch.manual_seed(self.recipe.seed)
-        return self.ranks.in_turn(lambda: starting_network(self.recipe, len(self.found.samples.classes), self.progress))
+        num_classes = len(self.audit.dataset.classes)
+        return self.ranks.run_in_turn(lambda: initialize_network(self.recipe, num_classes, self.progress))
 
-    def run(self, architecture: Architecture, network: Network, saved: Checkpoint | None = None) -> Fitted:
-        """Train; saved: where to go on. Raises what `Trainer.fit` raises."""
-        self._agree()
+    def run(self, architecture: Architecture, network: Network, checkpoint: Checkpoint | None = None) -> FitResult:
+        """Train, from a checkpoint if there is one; raises what `Trainer.fit` raises."""
+        self._require_same_inputs()
         network = network.to(default_device())
-        settings = starting_preprocess(self.recipe)
+        settings = initial_preprocess(self.recipe)
         resizer = Preprocess(settings)
-        pixels = open_pixels(self.found, resizer.resize, resizer.resize_key(), settings.size, self.progress)
-        train, validation = (part_of(self.found, pixels, rows) for rows in (self.train, self.validation))
-        if not self.recipe.pretrained:
-            settings = self.ranks.from_first(lambda: _with_statistics(settings, train, self.progress))
-        plan = self.ranks.from_first(lambda: self._plan(network, saved))
-        history = self._fit(network, plan, Preprocess(settings), train, validation, saved)
-        classifier = Classifier(architecture, network.eval(), settings, self.found.samples.classes)
-        return Fitted(classifier, train, validation, history, self.found, pixels, plan)
+        pixels = open_pixels(self.audit, resizer.resize, resizer.resize_key(), settings.size, self.progress)
+        train, validation = (select_pixels(self.audit, pixels, rows) for rows in (self.train, self.validation))
+        if not self.recipe.model.pretrained:
+            mean, std = self.ranks.broadcast(lambda: _channel_statistics(settings, train, self.progress))
+            settings = replace(settings, mean=tuple(mean), std=tuple(std))
+        plan = plan_from_json(self.ranks.broadcast(lambda: asdict(self._plan(network, checkpoint))))
+        trainer = self._trainer(plan, Preprocess(settings).to(default_device()), train, validation)
+        history = self._fit(trainer, network, checkpoint)
+        classifier = Classifier(
+            architecture=architecture, network=network.eval(), preprocess=settings, classes=self.audit.dataset.classes
+        )
+        return FitResult(
+            classifier=classifier,
+            train=train,
+            validation=validation,
+            history=history,
+            audit=self.audit,
+            pixels=pixels,
+            plan=plan,
+        )
 
-    def _agree(self) -> None:
-        """Make sure that all ranks see the same pictures with the same releases."""
-        found, rows = self.found, self.train[:: max(1, len(self.train) // 3)]
-        self.ranks.agree(json.dumps(package_versions()), "releases of packages")
-        if self.ranks.count > 1:
-            digests = [pixel_digest(found.samples.pictures.picture(int(row))) for row in rows]
-            same = all(digest == found.digests[row].tobytes() for digest, row in zip(digests, rows, strict=True))
-            self.ranks.agree(str(same), "pictures")
+    def _require_same_inputs(self) -> None:
+        """Raise `RankMismatchError` unless all ranks have the same images, labels and package versions."""
+        self.ranks.require_same(json.dumps(package_versions()), "package versions")
+        self.ranks.require_same(self._labels_digest(), "classes and labels")
+        if self.ranks.world_size > 1:
+            sample = self.train[:: max(1, len(self.train) // 3)]
+            digests = [pixel_digest(self.audit.dataset.images.read(int(row))) for row in sample]
+            is_same = all(
+                digest == self.audit.digests[row].tobytes() for digest, row in zip(digests, sample, strict=True)
+            )
+            self.ranks.require_same(str(is_same), "images")
 
-    def _fit(
-        self,
-        network: Network,
-        plan: Plan,
-        preprocess: Preprocess,
-        train: Part,
-        validation: Part,
-        saved: Checkpoint | None,
-    ) -> History:
-        fine_tuning, classes = bool(self.recipe.pretrained), self.found.samples.classes
-        recipe = self.recipe.with_values(training__precision=plan.precision)
-        trainer = Trainer(
-            preprocess.to(default_device()),
-            recipe,
-            train,
-            validation,
-            len(classes),
-            self.directory,
-            self.identity,
-            self.progress,
+    def _labels_digest(self) -> str:
+        dataset = self.audit.dataset
+        return hashlib.sha256(json.dumps(dataset.classes).encode() + dataset.labels.tobytes()).hexdigest()
+
+    def _trainer(
+        self, plan: ExecutionPlan, preprocess: Preprocess, train: PixelDataset, validation: PixelDataset
+    ) -> Trainer:
+        recipe, classes = self.recipe.with_values({"execution.precision": plan.precision}), self.audit.dataset.classes
+        return Trainer(
+            preprocess=preprocess,
+            recipe=recipe,
+            train=train,
+            validation=validation,
+            num_classes=len(classes),
+            directory=self.directory,
+            identity=self.identity,
+            progress=self.progress,
             plan=plan,
             ranks=self.ranks,
-            teacher=teacher_of(recipe, classes),
-            frozen_norms=fine_tuning,
+            teacher=load_teacher(recipe, classes),
+            frozen_norms=bool(recipe.model.pretrained),
             on_epoch=self.on_epoch,
         )
-        with threads_of(plan), deterministic(recipe.training.deterministic):
-            if fine_tuning and recipe.training.head_epochs and saved is None:
-                began = time.monotonic()
-                self.progress.report(Event.LINEAR_PROBE_START, "Fitting the head on frozen features.")
-                fit_head(trainer, network)
-                trainer = replace(trainer, spent=time.monotonic() - began)
-            return trainer.fit(network, saved).history
 
-    def _plan(self, network: Network, saved: Checkpoint | None) -> Plan:
-        """Return how this machine computes the steps: as the run began, or what is fastest here."""
-        if saved is not None:
-            return plan_from(saved.document["plan"])
-        training = self.recipe.training
-        plan = default_plan(training.precision, entry(str(self.recipe.model)).fast_bfloat16)
-        if training.autotune:
-            size, batch = self.recipe.preprocess.size or 0, training.batch_size or 64
-            per_piece = max(2, batch // (self.ranks.count * training.accumulate))
-            freeze(network, training)
-            set_mode(network, training, bool(self.recipe.pretrained))
-            plan = fastest_plan(network, size, per_piece, plan, training.precision)
-        self.progress.report(Event.EXECUTION_PLAN, f"Computing in {plan}.")
+    def _fit(self, trainer: Trainer, network: Network, checkpoint: Checkpoint | None) -> History:
+        with use_threads(trainer.plan), use_deterministic_algorithms(self.recipe.execution.deterministic):
+            if trainer.frozen_norms and self.recipe.fine_tuning.linear_probe_epochs and checkpoint is None:
+                start = time.monotonic()
+                self.progress.report(Event.LINEAR_PROBE_START, "Fitting a linear probe on the pretrained features.")
+                fit_linear_probe(trainer, network)
+                trainer = replace(trainer, probe_seconds=time.monotonic() - start)
+            return trainer.fit(network, checkpoint).history
+
+    def _plan(self, network: Network, checkpoint: Checkpoint | None) -> ExecutionPlan:
+        """Return the plan of the checkpoint, or the fastest plan on this machine."""
+        if checkpoint is not None:
+            return plan_from_json(checkpoint.document["plan"])
+        recipe = self.recipe
+        plan = default_plan(recipe.execution.precision, get_entry(str(recipe.model.name)).fast_bfloat16)
+        if recipe.execution.autotune:
+            size, batch = recipe.preprocess.size or 0, recipe.optimizer.batch_size or 64
+            micro_batch = max(2, batch // (self.ranks.world_size * recipe.execution.micro_batches))
+            freeze(network, recipe.fine_tuning)
+            set_mode(network, recipe.fine_tuning, bool(recipe.model.pretrained))
+            plan = fastest_plan(network, size, micro_batch, plan, recipe.execution.precision)
+        self.progress.report(Event.EXECUTION_PLAN, f"Training with {plan}.")
         return plan
 
 
-def part_of(found: Audit, pixels: Pixels, rows: Rows) -> Part:
-    """Return the pictures of some rows, with their labels."""
-    return Part(pixels.rows(rows), found.samples.labels[rows].astype(np.int64), rows)
+def select_pixels(audit: Audit, pixels: LazyPixels, rows: Rows) -> PixelDataset:
+    """Return the images of some rows, with their labels."""
+    return PixelDataset(pixels.rows(rows), audit.dataset.labels[rows].astype(np.int64), rows)
 
 
-def _with_statistics(settings: PreprocessSettings, train: Part, progress: Progress) -> PreprocessSettings:
-    """Return the settings with mean and deviation of the training pictures."""
-    places = np.arange(0, len(train.rows), math.ceil(len(train.rows) / _STATISTICS_FROM))
-    found = []
-    with progress.bar("Measuring brightness", len(places)) as advance:
-        for block, pixels in pixel_batches(train.pixels, np.array_split(places, math.ceil(len(places) / 64))):
-            found.append(pixels)
-            advance(len(block), "")
-    scaled = Preprocess(settings).scale(torch.from_numpy(np.concatenate(found)))  # n C S S
-    mean, std = scaled.mean(dim=(0, 2, 3)), scaled.std(dim=(0, 2, 3)).clamp_min(0.01)
-    return replace(settings, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+def _channel_statistics(
+    settings: PreprocessSettings, train: PixelDataset, progress: Progress
+) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation of each channel over the training images."""
+    indices = np.arange(0, len(train.rows), math.ceil(len(train.rows) / _STATISTICS_IMAGES))
+    batches = []
+    with progress.bar("Computing channel statistics", len(indices)) as advance:
+        for batch, pixels in pixel_batches(train.pixels, np.array_split(indices, math.ceil(len(indices) / 64))):
+            batches.append(pixels)
+            advance(len(batch), "")
+    images = Preprocess(settings).scale(torch.from_numpy(np.concatenate(batches)))  # n C S S
+    mean, std = images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3)).clamp_min(0.01)
+    return mean.tolist(), std.tolist()

@@ -1,22 +1,22 @@
-"""What of a network stays as it was published while the rest is trained."""
+"""Layers that keep their pretrained weights or statistics during training."""
 
 from torch import nn
 
 from tellapart.models.base import Network
-from tellapart.recipe import TrainingRecipe
+from tellapart.recipe.sections import FineTuningRecipe
 
 
-def freeze(network: Network, training: TrainingRecipe) -> None:
-    """With `frozen_base`, let the head alone be trained."""
-    if training.frozen_base:
+def freeze(network: Network, settings: FineTuningRecipe) -> None:
+    """With `freeze_backbone`, exclude all parameters but those of the head from training."""
+    if settings.freeze_backbone:
         network.requires_grad_(False)
         network.head.requires_grad_(True)
 
 
-def set_mode(network: Network, training: TrainingRecipe, frozen_norms: bool) -> None:
-    """Set the network to training mode, but for what is frozen. frozen_norms: keep BatchNorm's statistics."""
+def set_mode(network: Network, settings: FineTuningRecipe, frozen_norms: bool) -> None:
+    """Set the network to training mode, except frozen layers. frozen_norms: keep the statistics of BatchNorm."""
     network.train()
-    if training.frozen_base:
+    if settings.freeze_backbone:
         network.eval()
         network.head.train()
     elif frozen_norms:

@@ -1,4 +1,4 @@
-"""What a run starts from: the network with its head, weights fresh or from elsewhere, their preprocess, a teacher."""
+"""The start of training: the network and its weights, their preprocessing, and the teacher."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,122 +9,137 @@ from typing import Any
 import torch
 from torch import nn
 
-from tellapart.classifier.classifier import Architecture, Classifier, is_classifier, load_file
-from tellapart.errors import BadRecipe, BadWeights, DownloadFailed, printable
-from tellapart.models import entry
+from tellapart.classifier.architecture import Architecture
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.file import is_classifier_file
+from tellapart.classifier.load import load_classifier_file
+from tellapart.errors import DownloadError, RecipeError, WeightsError, printable
+from tellapart.io.run_directory import RunDirectory
+from tellapart.models import get_entry
 from tellapart.models.base import Network
-from tellapart.models.pretrained import Weights, fill, read_weights
+from tellapart.models.pretrained import StateDict, load_weights, read_weights
 from tellapart.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Event, Progress
-from tellapart.recipe import Recipe
-from tellapart.training.class_balance import check_prior
+from tellapart.recipe.recipe import Recipe
+from tellapart.training.class_balance import check_logit_adjustment
 from tellapart.training.distillation import Teacher, matching_columns
-from tellapart.training.progressive_resizing import check_start_size
+from tellapart.training.progressive_resizing import check_initial_size
 
 
-def with_base(recipe: Recipe, progress: Progress) -> Recipe:
-    """Return the recipe with what a classifier of tellapart, given as weights, was made with: network, size, channels.
+def apply_base_classifier(recipe: Recipe, progress: Progress) -> Recipe:
+    """Return the recipe with the network and the preprocessing of `model.weights`, if that is a classifier file.
 
-    Raises `BadRecipe` if the recipe says otherwise.
+    Raises `RecipeError` if the recipe has another network or other channels.
     """
-    base = _base(recipe)
+    base = _base_classifier(recipe)
     if base is None:
         return recipe
-    made = base.architecture
-    told = recipe.preprocess
-    for key, given, needed in (
-        ("model", recipe.model, made.name),
-        ("preprocess.channels", told.channels, made.in_channels),
+    architecture, settings = base.architecture, recipe.preprocess
+    for key, value, required in (
+        ("model", recipe.model.name, architecture.name),
+        ("preprocess.channels", settings.channels, architecture.in_channels),
     ):
-        if given not in (None, needed):
-            raise BadRecipe(
-                f"{printable(str(recipe.weights))} is a classifier made with {key}={needed}, and the recipe says "
-                f"{given}: leave it out."
+        if value not in (None, required):
+            raise RecipeError(
+                f"The classifier {printable(str(recipe.model.weights))} requires {key}={required}, but the recipe has "
+                f"{key}={value}: omit it."
             )
     progress.report(
-        Event.WEIGHTS_LOADED, f"The weights are of a tellapart classifier: its {made.name} and its preprocess are kept."
+        Event.WEIGHTS_LOADED,
+        f"Using the {architecture.name} and the preprocessing of the classifier that the weights belong to.",
     )
-    kept = base.preprocess
-    preprocess = replace(told, resize=told.resize or kept.resize, size=told.size or kept.size, channels=kept.channels)
-    layers = made.arguments.get("layers")
-    return replace(recipe, model=made.name, preprocess=preprocess, layers=tuple(layers) if layers else None)
+    preprocess = replace(
+        settings,
+        resize=settings.resize or base.preprocess.resize,
+        size=settings.size or base.preprocess.size,
+        channels=base.preprocess.channels,
+    )
+    layers = architecture.arguments.get("layers")
+    model = replace(recipe.model, name=architecture.name, layers=tuple(layers) if layers else None)
+    return replace(recipe, preprocess=preprocess, model=model)
 
 
-def starting_network(recipe: Recipe, num_classes: int, progress: Progress) -> tuple[Architecture, Network]:
-    """Build the resolved recipe's network for K classes; its base has the weights told, its head is fresh.
+def initialize_network(recipe: Recipe, num_classes: int, progress: Progress) -> tuple[Architecture, Network]:
+    """Build the network of a resolved recipe for K classes, with pretrained weights if it has any, and a new head.
 
-    Raises `BadLayers`, `WrongInput`, `BadRecipe` for training that this network does not allow, or what finding weights
-    raises.
+    Raises `LayerError`, `InputShapeError`, `RecipeError` for settings that this network does not support, and
+    `WeightsError` or `DownloadError` for the weights.
     """
-    name, base = str(recipe.model), _base(recipe)
-    if base is None:
-        arguments: dict[str, Any] = entry(name).arguments(recipe.preprocess.size or 0, bool(recipe.pretrained))
-    else:
-        arguments = {key: value for key, value in base.architecture.arguments.items() if not key.startswith("head")}
-    if recipe.layers is not None:
-        arguments["layers"] = list(recipe.layers)
-    if recipe.head.widths:
-        arguments |= {"head": list(recipe.head.widths), "head_dropout": recipe.head.dropout}
-    channels, size = recipe.preprocess.channels or 3, recipe.preprocess.size or 0
-    architecture = Architecture(name, num_classes, channels, arguments)
+    architecture = _architecture(recipe, num_classes)
     network = architecture.build()
-    network.check(torch.empty(1, channels, size, size, device="meta"))
-    check_start_size(recipe, network)
-    check_prior(recipe.training, network)
-    if recipe.pretrained:
-        # The head is for other classes, so it stays fresh; everything else must be there. It starts small, as linear
-        # layers do by default: the published initialisations are for training from scratch, and cost accuracy here.
-        fill(network, _weights(recipe, progress), with_head=False)
+    channels, size = architecture.in_channels, recipe.preprocess.size or 0
+    network.check_shape(torch.empty(1, channels, size, size, device="meta"))
+    check_initial_size(recipe, network)
+    check_logit_adjustment(recipe.loss, network)
+    if recipe.model.pretrained:
+        # The head has other classes, so it is new; all other weights must be there. It starts small, as linear layers
+        # do by default: the published initializations are for training from scratch, and reduce the accuracy here.
+        load_weights(network, _load_weights(recipe, progress), with_head=False)
         for module in network.head.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
     return architecture, network
 
 
-def starting_preprocess(recipe: Recipe) -> PreprocessSettings:
-    """Return the resolved recipe's preprocess; mean and deviation are those of the weights, or 0.5 until known."""
-    chosen = recipe.preprocess
-    channels = chosen.channels or 3
+def _architecture(recipe: Recipe, num_classes: int) -> Architecture:
+    name, base = str(recipe.model.name), _base_classifier(recipe)
+    if base is None:
+        size, is_pretrained = recipe.preprocess.size or 0, bool(recipe.model.pretrained)
+        arguments: dict[str, Any] = get_entry(name).arguments(size, is_pretrained)
+    else:
+        arguments = {key: value for key, value in base.architecture.arguments.items() if not key.startswith("head")}
+    if recipe.model.layers is not None:
+        arguments["layers"] = list(recipe.model.layers)
+    if recipe.model.head:
+        arguments |= {"head": list(recipe.model.head), "head_dropout": recipe.model.head_dropout}
+    return Architecture(name, num_classes, recipe.preprocess.channels or 3, arguments)
+
+
+def initial_preprocess(recipe: Recipe) -> PreprocessSettings:
+    """Return the preprocessing of a resolved recipe, with the mean and standard deviation of the weights, or 0.5."""
+    settings, channels = recipe.preprocess, recipe.preprocess.channels or 3
     halves = (0.5,) * channels
-    settings = PreprocessSettings(chosen.resize or "squash", chosen.size or 0, channels, halves, halves)  # type: ignore[arg-type]
-    if not recipe.pretrained:
-        return settings
-    base, published = _base(recipe), entry(str(recipe.model)).pretrained
+    initial = PreprocessSettings(settings.resize or "squash", settings.size or 0, channels, halves, halves)  # type: ignore[arg-type]
+    if not recipe.model.pretrained:
+        return initial
+    base, published = _base_classifier(recipe), get_entry(str(recipe.model.name)).pretrained
     if base is None and published is None:
-        return replace(settings, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    known = base.preprocess if base else published.preprocess  # type: ignore[union-attr]
-    return replace(settings, mean=known.mean, std=known.std, interpolation=known.interpolation)
+        return replace(initial, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    preprocess = base.preprocess if base else published.preprocess  # type: ignore[union-attr]
+    return replace(initial, mean=preprocess.mean, std=preprocess.std, interpolation=preprocess.interpolation)
 
 
-def teacher_of(recipe: Recipe, classes: Sequence[str]) -> Teacher | None:
-    """Return the teacher that the resolved recipe names, for a student that tells `classes` in this order, or None.
+def load_teacher(recipe: Recipe, classes: Sequence[str]) -> Teacher | None:
+    """Return the teacher of a resolved recipe for a student with `classes` in this order, or None.
 
-    Raises `BadClassifierFile`, or `BadRecipe` if the teacher tells other classes, or if one of the two learns classes
-    as balanced and the other as frequent as they are: the student would learn a mixture of both.
+    Raises `ClassifierFileError`, or `RecipeError` if the teacher has other classes, or if only one of the two predicts
+    probabilities for balanced classes: the student would learn a mixture.
     """
-    if not recipe.training.teacher:
+    if not recipe.distillation.teacher:
         return None
-    taught = load_file(_teacher_file(recipe.training.teacher))
-    columns = matching_columns(classes, taught.classes)
-    told = taught.facts.get("recipe", {}).get("training", {})
-    even = told.get("class_balance", "none") != "none" and not told.get("prior_correction", True)
-    if even != (recipe.training.class_balance != "none"):
-        said, needed = ("balanced classes", "sample or weight") if even else ("the classes' own frequencies", "none")
-        raise BadRecipe(
-            f"The teacher {printable(recipe.training.teacher)} tells probabilities for {said}, so its student needs "
-            f"training.class_balance={needed}, not {recipe.training.class_balance}."
+    teacher = load_classifier_file(_classifier_file(recipe.distillation.teacher))
+    columns = matching_columns(classes, teacher.classes)
+    loss = teacher.metadata.get("recipe", {}).get("loss", {})
+    is_balanced = loss.get("balanced_sampling", False) or loss.get("class_weight", "none") != "none"
+    predicts_balanced = is_balanced and not loss.get("logit_adjustment", True)
+    if predicts_balanced != recipe.loss.is_balanced:
+        frequencies = "balanced classes" if predicts_balanced else "the class frequencies of its data"
+        advice = "use loss.balanced_sampling=true" if predicts_balanced else "omit balanced_sampling and class_weight"
+        raise RecipeError(
+            f"Expected a teacher and a student for the same class frequencies, but the teacher "
+            f"{printable(recipe.distillation.teacher)} predicts probabilities for {frequencies}: {advice}."
         )
-    return Teacher(taught.network, taught.preprocess, columns, recipe.training)
+    return Teacher(teacher.network, teacher.preprocess, columns, recipe)
 
 
 def weights_digest(recipe: Recipe) -> str:
-    """Return the SHA-256 of the files of weights and of the teacher that the recipe gives, or "".
+    """Return the SHA-256 of the files of the weights and of the teacher, or "" if the recipe has neither.
 
-    Raises `BadWeights` if one is missing.
+    Raises `WeightsError` if a file is missing.
     """
-    files = [Path(recipe.weights)] if recipe.weights else []
-    files += [_teacher_file(recipe.training.teacher)] if recipe.training.teacher else []
+    files = [Path(recipe.model.weights)] if recipe.model.weights else []
+    files += [_classifier_file(recipe.distillation.teacher)] if recipe.distillation.teacher else []
     return "".join(_digest(file) for file in files)
 
 
@@ -133,32 +148,35 @@ def _digest(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadWeights(f"Cannot read the weights {printable(str(path))}: {error.strerror}.") from error
+        raise WeightsError(f"Cannot read the weights {printable(str(path))}: {error.strerror}.") from error
 
 
-def _teacher_file(name: str) -> Path:
-    """Return the classifier's file: a run's folder holds one."""
+def _classifier_file(name: str) -> Path:
+    """Return the path of a classifier, given as a file or a run directory."""
     path = Path(name)
-    return path / "model.safetensors" if path.is_dir() else path
+    return RunDirectory(path).classifier if path.is_dir() else path
 
 
-def _base(recipe: Recipe) -> Classifier | None:
-    """Return the classifier that the recipe gives as weights, or None if it gives another kind of file."""
-    if not recipe.weights or not is_classifier(Path(recipe.weights)):
+def _base_classifier(recipe: Recipe) -> Classifier | None:
+    """Return the classifier that the recipe has as weights, or None if the file is of another kind."""
+    if not recipe.model.weights or not is_classifier_file(Path(recipe.model.weights)):
         return None
-    return load_file(Path(recipe.weights))
+    return load_classifier_file(Path(recipe.model.weights))
 
 
-def _weights(recipe: Recipe, progress: Progress) -> Weights:
-    published, base = entry(str(recipe.model)).pretrained, _base(recipe)
+def _load_weights(recipe: Recipe, progress: Progress) -> StateDict:
+    published, base = get_entry(str(recipe.model.name)).pretrained, _base_classifier(recipe)
     if base is not None:
-        return base.network.state_dict()  # its file has more in it than weights
-    if recipe.weights:
-        found = read_weights(Path(recipe.weights))
-        return published.rename(found) if published else found
+        return base.network.state_dict()  # the file of a classifier also holds other tensors
+    if recipe.model.weights:
+        weights = read_weights(Path(recipe.model.weights))
+        return published.rename(weights) if published else weights
     if published is None:
-        raise BadWeights(f"{recipe.model} has no published weights: give a file by --weights.")
+        raise WeightsError(
+            f"{recipe.model.name} has no published weights: give a file with --weights, or train from scratch with "
+            "--set model.pretrained=false."
+        )
     try:
         return published.load(progress)
-    except DownloadFailed as error:
-        raise DownloadFailed(f"{error} Or train from scratch, by --set pretrained=false.") from error
+    except DownloadError as error:
+        raise DownloadError(f"{error} Or train from scratch, with --set model.pretrained=false.") from error

@@ -1,4 +1,4 @@
-"""Optimisers, their groups of parameters, and their defaults."""
+"""Optimizers, their parameter groups, and their defaults."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tellapart.models.base import Network
-from tellapart.recipe import TrainingRecipe
+from tellapart.recipe.recipe import Recipe
 from tellapart.training.adamw import AdamW
 from tellapart.training.muon import Muon, hidden_matrices
 
@@ -16,66 +16,70 @@ Groups = list[dict[str, Any]]
 _FUSED_ON = ("cpu", "cuda")
 
 
-def make_optimizer(network: Network, recipe: TrainingRecipe, *, fine_tuning: bool) -> torch.optim.Optimizer:
-    """Return the optimiser; weight decay leaves out biases and norms; fine-tuning gives the backbone its share.
+def make_optimizer(network: Network, recipe: Recipe, *, fine_tuning: bool) -> torch.optim.Optimizer:
+    """Return the optimizer. fine_tuning: use the learning rates of the `fine_tuning` section for the backbone.
 
-    Decoupled weight decay: Loshchilov and Hutter 2019. `adam` decays nothing.
+    Weight decay is decoupled (Loshchilov and Hutter 2019) and excludes biases and norms; `adam` has none.
     """
-    name = recipe.optimizer or "adamw"
-    peak = recipe.learning_rate or default_rate(name)
-    shares = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
+    name = recipe.optimizer.name or "adamw"
+    peak = recipe.optimizer.learning_rate or default_learning_rate(name)
+    multipliers = {id(p): 1.0 for p in network.parameters() if p.requires_grad}
     if fine_tuning:
-        shares |= _backbone_shares(network, recipe)
-    # One kernel for all parameters: two to three times as fast as torch's default for AdamW.
+        multipliers |= _backbone_multipliers(network, recipe)
+    # One kernel for all parameters is two to three times faster than the default of PyTorch for AdamW.
     fused = all(p.device.type in _FUSED_ON for p in network.parameters())
-    optimizer = OPTIMIZERS[name](_groups(network, recipe, peak, shares), fused)
-    optimizer.register_load_state_dict_post_hook(_lay_out_state)
-    optimizer.register_step_pre_hook(_lay_out_gradients)
+    optimizer = OPTIMIZERS[name](_groups(network, recipe, peak, multipliers), fused)
+    optimizer.register_load_state_dict_post_hook(_match_state_layout)
+    optimizer.register_step_pre_hook(_match_gradient_layout)
     return optimizer
 
 
-def _groups(network: Network, recipe: TrainingRecipe, peak: float, shares: dict[int, float]) -> Groups:
-    """Return the parameters by share of the rate, by whether they decay, and by whether they are Muon's."""
-    hidden = {id(p) for p in hidden_matrices(network)} if recipe.optimizer == "muon" else set()
-    decay = default_decay(recipe.optimizer or "adamw") if recipe.weight_decay is None else recipe.weight_decay
-    decaying = decay > 0 and recipe.optimizer != "adam"
+def _groups(network: Network, recipe: Recipe, peak: float, multipliers: dict[int, float]) -> Groups:
+    """Return the parameters grouped by learning rate multiplier, weight decay, and whether Muon trains them."""
+    hidden = {id(p) for p in hidden_matrices(network)} if recipe.optimizer.name == "muon" else set()
+    decay = (
+        default_weight_decay(recipe.optimizer.name or "adamw")
+        if recipe.optimizer.weight_decay is None
+        else recipe.optimizer.weight_decay
+    )
+    decaying = decay > 0 and recipe.optimizer.name != "adam"
     members: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for p in network.parameters():
-        if id(p) in shares:
-            members.setdefault((shares[id(p)], decaying and p.ndim > 1, id(p) in hidden), []).append(p)
+        if id(p) in multipliers:
+            members.setdefault((multipliers[id(p)], decaying and p.ndim > 1, id(p) in hidden), []).append(p)
     return [
         {
             "params": members[key],
-            "lr": peak * share,
-            "peak": peak * share,
+            "lr": peak * multiplier,
+            "peak": peak * multiplier,
             "weight_decay": decay if decays else 0.0,
             "orthogonal": orthogonal,
-            "bfloat16": recipe.precision == "bfloat16",
+            "bfloat16": recipe.execution.precision == "bfloat16",
         }
         for key in sorted(members, reverse=True)
-        for share, decays, orthogonal in [key]
+        for multiplier, decays, orthogonal in [key]
     ]
 
 
 def _sgd(groups: Groups, fused: bool) -> torch.optim.Optimizer:
-    # The decay that AdamW applies per step is rate x decay; of SGD's usual rates a hundredth of it does as much.
+    # Weight decay is applied as learning rate x decay. The learning rates of SGD are higher, so the decay is lower.
     groups = [group | {"weight_decay": group["weight_decay"] * 0.01} for group in groups]
     return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=fused)
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, bool], torch.optim.Optimizer]] = {
-    "adam": AdamW,  # its groups decay nothing
+    "adam": AdamW,  # its groups have no weight decay
     "adamw": AdamW,
     "sgd": _sgd,
     "muon": Muon,
 }
 
 
-def _lay_out_state(optimizer: torch.optim.Optimizer) -> None:
-    """Give restored state the memory layout of its parameter.
+def _match_state_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Convert restored state to the memory layout of its parameter.
 
-    A checkpoint holds tensors channels first, the network has them channels last, and torch's fused kernels go
-    through both in the order of memory: without this, a moment would meet another weight than its own, unnoticed.
+    Tensors are channels first in a checkpoint and channels last in the network. The fused kernels of PyTorch iterate
+    over both in memory order: without the conversion, a moment would silently be applied to a wrong weight.
     """
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
@@ -83,40 +87,44 @@ def _lay_out_state(optimizer: torch.optim.Optimizer) -> None:
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Give gradients that were not left by autograd, which does so, the memory layout of their parameter."""
+def _match_gradient_layout(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Convert gradients to the memory layout of their parameter; those of autograd have it already."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             gradient = parameter.grad
             if (
                 gradient is not None
                 and gradient.stride() != parameter.stride()
-                and _steps(gradient) != _steps(parameter)
+                and _effective_strides(gradient) != _effective_strides(parameter)
             ):
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
-def _steps(tensor: Tensor) -> list[int]:
-    """Return the strides that matter: a side of 1 has none."""
-    return [step for step, side in zip(tensor.stride(), tensor.shape, strict=True) if side > 1]
+def _effective_strides(tensor: Tensor) -> list[int]:
+    """Return the strides of the dimensions larger than 1."""
+    return [stride for stride, side in zip(tensor.stride(), tensor.shape, strict=True) if side > 1]
 
 
-def _backbone_shares(network: Network, recipe: TrainingRecipe) -> dict[int, float]:
-    """Return the share of the peak rate of each trainable parameter before the head, by its id.
+def _backbone_multipliers(network: Network, recipe: Recipe) -> dict[int, float]:
+    """Return the learning rate multiplier of each trainable parameter of the backbone, by its id.
 
-    Discriminative rates: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
+    Discriminative learning rates: Howard and Ruder 2018, "Universal language model fine-tuning", section 3.2.
     """
-    shares: dict[int, float] = {}
+    multipliers: dict[int, float] = {}
     for depth, stage in enumerate(reversed(network.stages())):
-        shares |= {id(p): recipe.backbone_rate * recipe.stage_rate**depth for p in stage if p.requires_grad}
-    return shares
+        multipliers |= {
+            id(p): recipe.fine_tuning.backbone_lr_mult * recipe.fine_tuning.layer_decay**depth
+            for p in stage
+            if p.requires_grad
+        }
+    return multipliers
 
 
-def default_rate(optimizer: str) -> float:
-    """Return the peak learning rate for training from scratch."""
+def default_learning_rate(optimizer: str) -> float:
+    """Return the default peak learning rate for training from scratch."""
     return {"adam": 2e-3, "adamw": 4e-3, "sgd": 0.02, "muon": 4e-3}[optimizer]
 
 
-def default_decay(optimizer: str) -> float:
-    """Return the decoupled weight decay, per step of rate 1."""
+def default_weight_decay(optimizer: str) -> float:
+    """Return the default decoupled weight decay, per step with learning rate 1."""
     return 0.1 if optimizer == "muon" else 0.05

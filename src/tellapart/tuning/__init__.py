@@ -1,1 +1,1 @@
-"""The search for better settings of a recipe, on validation pictures alone."""
+"""Hyperparameter search on validation images."""

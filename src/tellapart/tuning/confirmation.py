@@ -1,7 +1,7 @@
-"""The last round: the best candidate and the default again, judged on pictures that did not choose it.
+"""Confirmation of the best candidate: it and the default are trained again and scored on images that did not select it.
 
-What looks best on the validation pictures looks so by luck too. Both are trained on other divisions of the training and
-validation pictures; those that were for training in the search and are for validation now are judged.
+Both are trained on other divisions of the training and validation images. Only images that were in the training split
+of the search, and are in a validation split now, are scored.
 """
 
 from collections.abc import Sequence
@@ -12,72 +12,83 @@ from numpy.typing import NDArray
 from tellapart.data.audit import Audit
 from tellapart.data.split import Rows, Splits, make_folds
 from tellapart.metrics import Estimate
-from tellapart.progress import Event, Progress
-from tellapart.recipe import Recipe
+from tellapart.progress import Event
+from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import run_identity
-from tellapart.tuning.selection import Answers, Lead, lead
+from tellapart.tuning.selection import Improvement, ValidationResult, measure_improvement
 from tellapart.tuning.study import Study
-from tellapart.tuning.trial import FAULTS, Candidates, packed, unpacked
+from tellapart.tuning.trial import CANDIDATE_ERRORS, TrialRunner, decode_result, encode_result
 
-_MOST = 3  # divisions
-_MOST_FOLDS = 100
+_MAX_DIVISIONS = 3
+_MAX_FOLDS = 100
 
 
-def last_round(
-    candidates: Candidates, study: Study, default: Recipe, best: Recipe, metric: str, said: Progress
-) -> Lead | None:
-    """Return the lead of a candidate over the default; None where the pictures cannot be divided otherwise.
+def confirm(runner: TrialRunner, study: Study, default: Recipe, best: Recipe) -> Improvement | None:
+    """Return the improvement of a candidate over the default; None if the images cannot be divided differently.
 
-    One that cannot be trained on another division has none. What was trained is kept in the study, so that a search
-    that is gone on with does not do it again.
+    A candidate that cannot be trained on another division has no improvement. Results are saved in the study, so a
+    resumed search does not compute them again.
     """
-    samples = candidates.found.samples
-    found = divisions(candidates.found, candidates.splits, default.seed)
-    rows = np.concatenate([splits.validation for splits in found]) if found else np.zeros(0, np.int64)
-    fresh = ~np.isin(rows, candidates.splits.validation)  # these chose nothing
-    groups = samples.groups_of(rows[fresh])
-    if not fresh.any() or (groups is not None and len(np.unique(groups)) == 1):
+    dataset = runner.audit.dataset
+    divisions = make_divisions(runner.audit, runner.splits, default.seed)
+    rows = np.concatenate([splits.validation for splits in divisions]) if divisions else np.zeros(0, np.int64)
+    is_new = ~np.isin(rows, runner.splits.validation)
+    groups = dataset.groups_of(rows[is_new])
+    if not is_new.any() or (groups is not None and len(np.unique(groups)) == 1):
         return None
-    divided = f"{len(found)} other division{'s' * (len(found) > 1)}"
-    fewer = " (too few for more)" if len(found) < _MOST else ""
-    said.report(
-        Event.TUNING_CONFIRMATION, f"Last round: the best of them and the default, on {divided} of the pictures{fewer}."
+    runner.progress.report(
+        Event.TUNING_CONFIRMATION,
+        f"Confirmation: training the best candidate and the default on {len(divisions)} other "
+        f"division{'s' * (len(divisions) > 1)} of the images.",
+        divisions=len(divisions),
     )
-    by_default, by_best = list[Answers](), list[Answers]()
-    for place, splits in enumerate(found):
-        label = f"Last round, division {place + 1} of {len(found)}"
-        by_default.append(_answers(candidates, study, default, splits, label))
+    default_results, best_results = list[ValidationResult](), list[ValidationResult]()
+    for number, splits in enumerate(divisions, 1):
+        label = f"Confirmation {number} of {len(divisions)}"
+        default_results.append(_load_or_train(runner, study, default, splits, label))
         try:
-            by_best.append(_answers(candidates, study, best, splits, label))
-        except FAULTS:
-            return Lead(Estimate(0.0, 0.0, 0.0), 0.0)
-    labels = samples.labels[rows[fresh]].astype(np.int64)
-    return lead(_joined(by_best, fresh), _joined(by_default, fresh), labels, metric, groups)
+            best_results.append(_load_or_train(runner, study, best, splits, label))
+        except CANDIDATE_ERRORS:
+            return Improvement(Estimate(0.0, 0.0, 0.0), 0.0)
+    return measure_improvement(
+        _concatenate(best_results, is_new),
+        _concatenate(default_results, is_new),
+        dataset.labels[rows[is_new]].astype(np.int64),
+        runner.metric,
+        groups,
+    )
 
 
-def _joined(answers: Sequence[Answers], kept: NDArray[np.bool_]) -> Answers:
-    return Answers(*(np.concatenate([getattr(a, name) for a in answers])[kept] for name in ("predicted", "losses")))
+def make_divisions(audit: Audit, splits: Splits, seed: int) -> list[Splits]:
+    """Return other divisions of the training and validation rows; no row is in two validation splits.
 
-
-def divisions(found: Audit, splits: Splits, seed: int) -> list[Splits]:
-    """Return other divisions of the training and validation rows; no row is validated on twice.
-
-    Parts are about as large as in the search, with at least as many to validate on.
+    The validation splits are at least about as large as in the search. Divisions whose training split lacks a class
+    are omitted.
     """
     rows = np.sort(np.concatenate([splits.train, splits.validation]))
-    count = min(max(2, len(rows) // len(splits.validation)), _MOST_FOLDS)
-    fold = make_folds(found, rows, count, seed + 1)
-    empty: Rows = np.zeros(0, np.int64)
-    divided = [(rows[fold != number], rows[fold == number]) for number in range(min(count, _MOST))]
-    classes = len(found.samples.classes)
-    whole = [parts for parts in divided if len(np.unique(found.samples.labels[parts[0]])) == classes and len(parts[1])]
-    return [Splits(*parts, empty, "for the last round") for parts in whole]
+    count = min(max(2, len(rows) // len(splits.validation)), _MAX_FOLDS)
+    fold_of = make_folds(audit, rows, count, seed + 1)
+    no_rows: Rows = np.zeros(0, np.int64)
+    n_classes, labels = len(audit.dataset.classes), audit.dataset.labels
+    divisions = []
+    for fold in range(min(count, _MAX_DIVISIONS)):
+        train, validation = rows[fold_of != fold], rows[fold_of == fold]
+        if len(np.unique(labels[train])) == n_classes and len(validation):
+            divisions.append(Splits(train, validation, no_rows, "for confirmation"))
+    return divisions
 
 
-def _answers(candidates: Candidates, study: Study, recipe: Recipe, splits: Splits, label: str) -> Answers:
-    key = run_identity(recipe, candidates.found, splits)
-    kept = study.study.user_attrs.get(key)
-    if kept is None:
-        kept = packed(candidates.answers(recipe, splits, label))
-        study.study.set_user_attr(key, kept)
-    return unpacked(kept)
+def _concatenate(results: Sequence[ValidationResult], selected: NDArray[np.bool_]) -> ValidationResult:
+    return ValidationResult(
+        np.concatenate([result.predicted for result in results])[selected],
+        np.concatenate([result.losses for result in results])[selected],
+    )
+
+
+def _load_or_train(runner: TrialRunner, study: Study, recipe: Recipe, splits: Splits, label: str) -> ValidationResult:
+    key = run_identity(recipe, runner.audit, splits)
+    saved = study.study.user_attrs.get(key)
+    if saved is None:
+        saved = encode_result(runner.train_and_validate(recipe, splits, label))
+        study.study.set_user_attr(key, saved)
+    return decode_result(saved)

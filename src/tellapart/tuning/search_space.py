@@ -1,6 +1,6 @@
-"""What a search may change in a recipe, and how far: multiples of what the data chose, or ranges that the user gives.
+"""The search space around a recipe: multiples of its resolved values, and ranges that the user sets.
 
-The middle of the space is the default recipe, so that it is one of the candidates.
+The default recipe is the center of the space, and so one of the candidates.
 """
 
 import math
@@ -13,24 +13,26 @@ from typing import Any, cast
 
 import optuna
 
-from tellapart.errors import BadRecipe, printable
-from tellapart.models import entry, larger
-from tellapart.recipe import Recipe, parse_assignment
+from tellapart.errors import RecipeError, printable
+from tellapart.models import get_entry, larger_models
+from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.settings import parse_assignment
 
 Value = float | int | str | bool
-Resolve = Callable[[Recipe], Recipe]  # settles what a recipe leaves open
-_STRENGTHS = ("rotation", "zoom", "shift", "shear", "brightness", "contrast")
-_RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+)")
+Params = Mapping[str, Value]
+Resolve = Callable[[Recipe], Recipe]  # resolves the defaults of a recipe
+_STRENGTHS = ("rotation", "zoom", "translate", "shear", "brightness", "contrast")  # scaled by `augmentation`
 _MULTIPLES = ("learning rate", "weight decay", "batch size", "size", "epochs", "augmentation", "backbone rate")
-_FIXED = ("seed", "model", "layers", "weights")
-_WIDE = 10  # times as much: searched by its logarithm
+_FIXED = ("seed", "model.name", "model.layers", "model.weights")
+_RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+)")
+_LOG_RATIO = 10  # of the ends of a range that is searched on a logarithmic scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """One thing that is searched. name: for people and in the study. default: of the default recipe; None if outside.
+    """One dimension of the space: a range from low to high, or choices.
 
-    low, high: of a number, by its logarithm or not, whole or not; or choices.
+    name: in the study and in reports. default: the value of the default recipe; None if it is outside the range.
     """
 
     name: str
@@ -38,194 +40,216 @@ class Dimension:
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    whole: bool = False
+    integer: bool = False
     choices: tuple[Value, ...] = ()
 
     def suggest(self, trial: optuna.Trial) -> Value:
         """Return the value of a trial."""
         if self.choices:
             return cast(Value, trial.suggest_categorical(self.name, self.choices))
-        if self.whole:
+        if self.integer:
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
 
 @dataclass(frozen=True)
-class Space:
-    """The recipe to start from, how it is settled, and what is searched; own: those that are keys of the recipe."""
+class SearchSpace:
+    """A recipe and the dimensions to search. user_dimensions: those that the user sets, named by keys of the recipe."""
 
     base: Recipe
     resolve: Resolve
     dimensions: tuple[Dimension, ...]
-    own: tuple[Dimension, ...] = ()
+    user_dimensions: tuple[Dimension, ...] = ()
 
     @property
-    def searched(self) -> tuple[Dimension, ...]:
-        """All that is searched."""
-        return *self.dimensions, *self.own
+    def all_dimensions(self) -> tuple[Dimension, ...]:
+        """The built-in dimensions and those of the user."""
+        return *self.dimensions, *self.user_dimensions
 
     @property
-    def default(self) -> dict[str, Value]:
-        """Return the place of the default recipe; it has none where it lies outside of a range of the user's."""
-        found = {dimension.name: dimension.default for dimension in self.searched}
-        return {} if None in found.values() else cast(dict[str, Value], found)
+    def default_params(self) -> dict[str, Value]:
+        """The parameters of the default recipe; empty if it is outside a range of the user."""
+        params = {dimension.name: dimension.default for dimension in self.all_dimensions}
+        return {} if None in params.values() else cast(dict[str, Value], params)
 
     @property
-    def known(self) -> list[dict[str, Value]]:
-        """Return the places to begin at: the default, with each other network, and trained longest: what helps most."""
+    def initial_params(self) -> list[dict[str, Value]]:
+        """The parameters to start with: the default, each other network, and the longest training."""
         likely = {dimension.name: dimension.choices[1:] for dimension in self.dimensions if dimension.name == "model"}
         likely |= {dimension.name: (dimension.high,) for dimension in self.dimensions if dimension.name == "epochs"}
-        others = [{name: value} for name, values in likely.items() for value in values]
-        return [self.default, *(self.default | other for other in others if self.default)]
+        changes = [{name: value} for name, values in likely.items() for value in values]
+        default = self.default_params
+        return [default, *(default | change for change in changes if default)]
 
     @property
     def default_recipe(self) -> Recipe:
-        """Return the settled default recipe."""
+        """The resolved default recipe."""
         return self.resolve(self.base)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
-        """Return a place in the space."""
-        return {dimension.name: dimension.suggest(trial) for dimension in self.searched}
+        """Return the parameters of a trial."""
+        return {dimension.name: dimension.suggest(trial) for dimension in self.all_dimensions}
 
-    def described(self, place: Mapping[str, Value]) -> str:
-        """Return what a place changes in the default, in a few words: multiples of its values as in `epochs x 1.5`."""
-        changed = {name: value for name, value in place.items() if value != self.default.get(name)}
-        words = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
-        told = ", ".join(f"{name} {'x ' * (name in _MULTIPLES)}{word}" for name, word in words.items())
-        return told or "the default"
+    def describe(self, params: Params) -> str:
+        """Return the differences from the default in words; multiples of its values as in `epochs x 1.5`."""
+        default = self.default_params
+        changed = {name: value for name, value in params.items() if value != default.get(name)}
+        values = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in changed.items()}
+        text = ", ".join(f"{name} {'x ' * (name in _MULTIPLES)}{value}" for name, value in values.items())
+        return text or "the default"
 
-    def recipe(self, place: Mapping[str, Value]) -> Recipe:
-        """Return the settled recipe at a place; raises `BadRecipe`, or `UnknownModel` if it takes no such size."""
-        given = {key.replace(".", "__"): value for key, value in place.items() if key in {d.name for d in self.own}}
-        if "model" in place:
-            given["model"] = place["model"]
-        chosen = self.resolve(self.base.with_values(**given) if given else self.base)
-        return self.resolve(chosen.with_values(**_multiples(chosen, place)))
+    def recipe_for(self, params: Params) -> Recipe:
+        """Return the resolved recipe for parameters; raises `RecipeError` or `UnknownModelError`."""
+        keys = {dimension.name for dimension in self.user_dimensions}
+        values = {name: value for name, value in params.items() if name in keys}
+        if "model" in params:
+            values["model.name"] = params["model"]
+        resolved = self.resolve(self.base.with_values(values) if values else self.base)
+        return self.resolve(resolved.with_values(_scale(resolved, params)))
 
 
-def space_for(
+def build_space(
     base: Recipe,
     resolve: Resolve,
     models: Sequence[str] = (),
-    searched: Sequence[str] = (),
-    told: Collection[str] = (),
-) -> Space:
-    """Return what is searched around a recipe: what it does not say itself.
+    ranges: Sequence[str] = (),
+    explicit: Collection[str] = (),
+) -> SearchSpace:
+    """Return the search space around a recipe; settings that the recipe changes from their defaults are not searched.
 
-    models: to choose among; the first is the default's. With none, those of the same make as the one that the data
-    chose, whose weights are here. searched: ranges of the user's, as in
-    `training.learning_rate=0.001..0.1` or `training.optimizer=sgd,adamw`, which replace the search of that key.
-    told: keys, as `training.batch_size`, that the user has set, if only to their defaults. Raises `BadRecipe` for what
-    cannot be read, or cannot be searched.
+    models: networks to choose from, the first is the default; if empty and the network is chosen from the data, larger
+    ones of the same family whose weights are available. ranges: keys to search, as in
+    `optimizer.learning_rate=0.001..0.1` or `optimizer.name=sgd,adamw`. explicit: further keys that the user has set,
+    such as `optimizer.batch_size`. Raises `RecipeError` for a range that is invalid or cannot be searched.
     """
     if any(model.endswith(".toml") for model in models):
-        raise BadRecipe("Networks to choose among are named; one described layer by layer is given by --recipe.")
+        raise RecipeError("Expected names of networks to choose from, found a file of layers: use --recipe instead.")
     if models:
-        base = base.with_values(model=models[0])
-    chosen = resolve(base)
-    if chosen.pretrained and base.model is None:
-        models = (str(chosen.model), *larger(str(chosen.model)))
+        base = base.with_values({"model.name": models[0]})
+    resolved = resolve(base)
+    if resolved.model.pretrained and base.model.name is None:
+        models = (str(resolved.model.name), *larger_models(str(resolved.model.name)))
     for model in models[1:]:
-        resolve(base.with_values(model=model))  # raises what would end each of its trials
-    own = tuple(_dimension(text, chosen) for text in searched)
-    for dimension in own:
-        for value in dimension.choices or (dimension.low, dimension.high):
-            base.with_values(**{dimension.name.replace(".", "__"): int(value) if dimension.whole else value})
-    taken = {dimension.name for dimension in own} | _told(base) | set(told)
-    usual = {
-        "training.learning_rate": Dimension("learning rate", 1.0, 0.25, 4.0, log=True),
-        "training.weight_decay": Dimension("weight decay", 1.0, 0.1, 10.0, log=True),
-        "training.label_smoothing": Dimension("label smoothing", chosen.training.label_smoothing, 0.0, 0.2),
-        "training.batch_size": Dimension("batch size", 1.0, choices=(0.5, 1.0, 2.0)),
-        "preprocess.size": Dimension("size", 1.0, choices=(1.0, 1.25)),
+        resolve(base.with_values({"model.name": model}))  # raise errors now rather than in every trial
+    user_dimensions = tuple(_parse_range(text, resolved) for text in ranges)
+    _check_values(base, user_dimensions)
+    fixed = {dimension.name for dimension in user_dimensions} | _changed_keys(base) | set(explicit)
+    return SearchSpace(base, resolve, tuple(_default_dimensions(resolved, fixed, models)), user_dimensions)
+
+
+def _default_dimensions(resolved: Recipe, fixed: Collection[str], models: Sequence[str]) -> list[Dimension]:
+    """Return the dimensions that are searched by default, without the keys that are fixed."""
+    max_epochs = 3.0 if resolved.model.pretrained else 2.0
+    by_key = {
+        "optimizer.learning_rate": Dimension(name="learning rate", default=1.0, low=0.25, high=4.0, log=True),
+        "optimizer.weight_decay": Dimension(name="weight decay", default=1.0, low=0.1, high=10.0, log=True),
+        "loss.label_smoothing": Dimension(
+            name="label smoothing", default=resolved.loss.label_smoothing, low=0.0, high=0.2
+        ),
+        "optimizer.batch_size": Dimension(name="batch size", default=1.0, choices=(0.5, 1.0, 2.0)),
+        "preprocess.size": Dimension(name="size", default=1.0, choices=(1.0, 1.25)),
     }
-    if chosen.training.epochs is not None:  # else a budget says how long
-        usual["training.epochs"] = Dimension("epochs", 1.0, 0.5, 3.0 if chosen.pretrained else 2.0, log=True)
-    dimensions = [dimension for key, dimension in usual.items() if key not in taken]
-    if not taken & {f"augment.{name}" for name in _STRENGTHS}:
-        dimensions.append(Dimension("augmentation", 1.0, 0.0, 2.0))
-    if chosen.pretrained and "training.backbone_rate" not in taken:
-        dimensions.append(Dimension("backbone rate", 1.0, 0.3, 3.0, log=True))
+    if resolved.schedule.epochs is not None:
+        by_key["schedule.epochs"] = Dimension(name="epochs", default=1.0, low=0.5, high=max_epochs, log=True)
+    dimensions = [dimension for key, dimension in by_key.items() if key not in fixed]
+    if not {f"augment.{name}" for name in _STRENGTHS} & set(fixed):
+        dimensions.append(Dimension(name="augmentation", default=1.0, low=0.0, high=2.0))
+    if resolved.model.pretrained and "fine_tuning.backbone_lr_mult" not in fixed:
+        dimensions.append(Dimension(name="backbone rate", default=1.0, low=0.3, high=3.0, log=True))
     if len(models) > 1:
-        dimensions.append(Dimension("model", models[0], choices=tuple(models)))
-    return Space(base, resolve, tuple(dimensions), own)
+        dimensions.append(Dimension(name="model", default=models[0], choices=tuple(models)))
+    return dimensions
 
 
-def _told(base: Recipe) -> set[str]:
-    """Return the keys, of those that are searched, that a recipe itself decides."""
+def _check_values(base: Recipe, dimensions: Sequence[Dimension]) -> None:
+    """Raise `RecipeError` if the recipe does not accept a choice or an end of a range."""
+    for dimension in dimensions:
+        for value in dimension.choices or (dimension.low, dimension.high):
+            base.with_values({dimension.name: int(value) if dimension.integer else value})
+
+
+def _changed_keys(base: Recipe) -> set[str]:
+    """Return the keys, of those that are searched by default, in which a recipe differs from `Recipe()`."""
     default = Recipe()
-    searched = ("learning_rate", "weight_decay", "label_smoothing", "batch_size", "epochs")
-    keys = [("training", name) for name in searched]
-    keys += [("training", "backbone_rate"), ("preprocess", "size")] + [("augment", name) for name in _STRENGTHS]
-    sections = ((section, name, getattr(base, section), getattr(default, section)) for section, name in keys)
-    return {f"{part}.{name}" for part, name, ours, usual in sections if getattr(ours, name) != getattr(usual, name)}
+    keys = [("optimizer", name) for name in ("learning_rate", "weight_decay", "batch_size")]
+    keys += [("loss", "label_smoothing"), ("schedule", "epochs"), ("fine_tuning", "backbone_lr_mult")]
+    keys += [("preprocess", "size")] + [("augment", name) for name in _STRENGTHS]
+    return {
+        f"{section}.{name}"
+        for section, name in keys
+        if getattr(getattr(base, section), name) != getattr(getattr(default, section), name)
+    }
 
 
-def _multiples(chosen: Recipe, place: Mapping[str, Value]) -> dict[str, Any]:
-    """Return the values of a settled recipe that a place changes."""
-    training, augment, found = chosen.training, chosen.augment, dict[str, Any]()
-    rate, batch, size = (float(place.get(name, 1.0)) for name in ("learning rate", "batch size", "size"))
-    if rate != 1:
-        found["training__learning_rate"] = min(10.0, (training.learning_rate or 0) * rate)
-    if batch != 1:
-        found["training__batch_size"] = max(4, round((training.batch_size or 0) * batch))
-    if (epochs := float(place.get("epochs", 1.0))) != 1:
-        found["training__epochs"] = max(1, round((training.epochs or 0) * epochs))
-    if size != 1:
-        found["preprocess__size"] = _side(chosen, size)
-    if (decay := float(place.get("weight decay", 1.0))) != 1:
-        found["training__weight_decay"] = min(1.0, (training.weight_decay or 0) * decay)
-    if (backbone := float(place.get("backbone rate", 1.0))) != 1:
-        found["training__backbone_rate"] = min(1.0, training.backbone_rate * backbone)
-    if (strength := float(place.get("augmentation", 1.0))) != 1:
-        found |= {f"augment__{name}": (getattr(augment, name) or 0) * strength for name in _STRENGTHS}
-    if "label smoothing" in place:
-        found["training__label_smoothing"] = place["label smoothing"]
-    return found
+def _scale(resolved: Recipe, params: Params) -> dict[str, Any]:
+    """Return the values of a resolved recipe that parameters change, by path."""
+    augment, optimizer, values = resolved.augment, resolved.optimizer, dict[str, Any]()
+    factors = {name: factor for name in _MULTIPLES if (factor := float(params.get(name, 1.0))) != 1}
+    if rate := factors.get("learning rate"):
+        values["optimizer.learning_rate"] = min(10.0, (optimizer.learning_rate or 0) * rate)
+    if batch := factors.get("batch size"):
+        values["optimizer.batch_size"] = max(4, round((optimizer.batch_size or 0) * batch))
+    if epochs := factors.get("epochs"):
+        values["schedule.epochs"] = max(1, round((resolved.schedule.epochs or 0) * epochs))
+    if size := factors.get("size"):
+        values["preprocess.size"] = _scale_size(resolved, size)
+    if decay := factors.get("weight decay"):
+        values["optimizer.weight_decay"] = min(1.0, (optimizer.weight_decay or 0) * decay)
+    if backbone := factors.get("backbone rate"):
+        values["fine_tuning.backbone_lr_mult"] = min(1.0, resolved.fine_tuning.backbone_lr_mult * backbone)
+    if "augmentation" in factors:
+        strength = factors["augmentation"]
+        values |= {f"augment.{name}": (getattr(augment, name) or 0) * strength for name in _STRENGTHS}
+    if "label smoothing" in params:
+        values["loss.label_smoothing"] = params["label smoothing"]
+    return values
 
 
-def _side(chosen: Recipe, times: float) -> int:
-    side = chosen.preprocess.size or 0
-    step = 32 if chosen.pretrained else 4
-    lowest = entry(str(chosen.model)).smallest(side, bool(chosen.pretrained))
-    return max(lowest, step * round(side * times / step))
+def _scale_size(resolved: Recipe, factor: float) -> int:
+    size = resolved.preprocess.size or 0
+    step = 32 if resolved.model.pretrained else 4
+    min_size = get_entry(str(resolved.model.name)).min_size_for(size, bool(resolved.model.pretrained))
+    return max(min_size, step * round(size * factor / step))
 
 
-def _dimension(text: str, chosen: Recipe) -> Dimension:
-    key, _, told = text.partition("=")
-    section, _, name = key.strip().rpartition(".")
-    place = getattr(chosen, section, None) if section else chosen
-    if not told or not hasattr(place, name):
-        raise BadRecipe(
-            f"Expected a key of the recipe and what to search, as in training.learning_rate=0.001..0.1 or "
-            f"training.optimizer=sgd,adamw, found '{printable(text)}'."
+def _parse_range(text: str, resolved: Recipe) -> Dimension:
+    """Return the dimension in a text such as `optimizer.learning_rate=0.001..0.1`; raises `RecipeError`."""
+    key, _, values = text.partition("=")
+    key = key.strip()
+    section, _, name = key.rpartition(".")
+    owner = getattr(resolved, section, None) if section else resolved
+    if not values or name not in typing.get_type_hints(type(owner)):
+        raise RecipeError(
+            "Expected a key of the recipe and its values, as in optimizer.learning_rate=0.001..0.1 or "
+            f"optimizer.name=sgd,adamw, found '{printable(text)}'."
         )
-    if key.strip() in _FIXED or section == "data":
-        raise BadRecipe(f"{key.strip()} cannot be searched: it decides what is compared, or has an option of its own.")
-    default, kinds = getattr(place, name), _kinds(type(place), name)
+    if key in _FIXED or section == "data":
+        raise RecipeError(f"{key} cannot be searched: it decides what is compared, or has its own option.")
+    default, kinds = getattr(owner, name), _field_types(type(owner), name)
     if not kinds & {int, float, str, bool}:
-        raise BadRecipe(f"{key.strip()} is neither a number, a word, nor true or false, so it cannot be searched.")
-    if kinds & {int, float} and (match := _RANGE.fullmatch(told.strip())):
-        low, high = (_number(match[side], text) for side in ("low", "high"))
-        if not low < high:
-            raise BadRecipe(f"The range in '{printable(text)}' must begin below its end.")
-        inside = default if isinstance(default, (int, float)) and low <= default <= high else None
-        return Dimension(key.strip(), inside, low, high, log=low > 0 and high / low >= _WIDE, whole=int in kinds)
-    choices = tuple(parse_assignment(f"{key}={each.strip()}")[1] for each in told.split(","))
-    return Dimension(key.strip(), default if default in choices else None, choices=choices)
+        raise RecipeError(f"{key} cannot be searched: expected a key with a number, a word, or true or false.")
+    if not (kinds & {int, float} and (match := _RANGE.fullmatch(values.strip()))):
+        choices = tuple(parse_assignment(f"{key}={value.strip()}")[1] for value in values.split(","))
+        return Dimension(name=key, default=default if default in choices else None, choices=choices)
+    low, high = (_parse_number(match[bound], text) for bound in ("low", "high"))
+    if not low < high:
+        raise RecipeError(f"Expected a range from a lower to a higher number, found '{printable(text)}'.")
+    inside = default if isinstance(default, (int, float)) and low <= default <= high else None
+    is_log = low > 0 and high / low >= _LOG_RATIO
+    return Dimension(name=key, default=inside, low=low, high=high, log=is_log, integer=int in kinds)
 
 
-def _kinds(owner: type, name: str) -> set[type]:
-    """Return the types that a value of the recipe may have, but for None."""
+def _field_types(owner: type, name: str) -> set[type]:
+    """Return the types that a field of the recipe accepts, other than None."""
     hint = typing.get_type_hints(owner)[name]
     return set(typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) - {type(None)}
 
 
-def _number(text: str, whole: str) -> float:
+def _parse_number(text: str, assignment: str) -> float:
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise BadRecipe(f"Expected a range of numbers, as in 0.001..0.1, found '{printable(whole)}'.")
-    return found
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecipeError(f"Expected a range of numbers, as in 0.001..0.1, found '{printable(assignment)}'.")
+    return number

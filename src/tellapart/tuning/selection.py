@@ -1,13 +1,13 @@
-"""Which candidate to keep: the default, unless another one is better on pictures that did not choose it.
+"""Selection of a candidate: the default, unless another one is better on images that did not select it.
 
-The best of many validation results is too good: part of it is luck. Resampling the validation pictures shows how much.
-The candidate that is best on those drawn is judged on those left out (Tsamardinos, Greasidou and Borboudakis 2018,
+The best of many validation scores is too optimistic. The bias is estimated by resampling the validation images: the
+candidate that is best on the resample is scored on the images outside it (Tsamardinos, Greasidou and Borboudakis 2018,
 "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation", section 2.2).
 
-Letters: T candidates, V validation pictures, D draws.
+Letters: T candidates, V validation images, D draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,139 +15,141 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.metrics import Estimate, confusion_matrix, precision_recall_f1
+from tellapart.metrics.intervals import resample_weights
 
-DRAWS = 1000
-_SURE = 0.8  # share of the draws in which what was chosen has to be better than the default
-_MIDDLE = (0.025, 0.975)
+N_DRAWS = 1000
 METRICS = ("log_loss", "accuracy", "macro_f1")
+_MIN_WIN_RATE = 0.8
+_QUANTILES = (0.025, 0.975)
+Groups = NDArray[np.integer] | None
+ScoreFunction = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a candidate answers on the validation pictures: its class (V,), and the loss of the right one (V,)."""
+class ValidationResult:
+    """The predictions of a candidate: the predicted class (V,), and the log loss of the true class (V,)."""
 
     predicted: NDArray[np.int64]
     losses: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Lead:
-    """How much better a candidate is than the default; surely: the share of draws of the pictures in which it is."""
+class Improvement:
+    """The gain of a candidate over the default; win_rate: share of resamples in which it is better, ties as 1/2."""
 
     gain: Estimate
-    surely: float
+    win_rate: float
 
     @property
-    def holds(self) -> bool:
-        """Whether it is enough to leave the default."""
-        return self.surely >= _SURE and self.gain.value > 0
+    def is_sufficient(self) -> bool:
+        """Whether to replace the default."""
+        return self.win_rate >= _MIN_WIN_RATE and self.gain.value > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        return {"gain": self.gain.to_json(), "surely": self.surely}
+        """Return the improvement as a JSON object."""
+        return {"gain": self.gain.to_json(), "win_rate": self.win_rate}
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen, by its number; 0 is the default.
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The selected candidate, by number; 0 is the default.
 
-    best: the number of the one that looks best. apparent: its figure on the pictures that it was chosen by. honest: of
-    what is chosen so, on other pictures. lead: of that over the default. last: the lead of the best in the last round,
-    where it was judged anew; if there was one, it decides. tried: how many there were to choose among.
+    best: the candidate with the highest validation score. selection_score: its score on the images that selected it.
+    unbiased_score: the expected score, on other images, of a candidate selected this way. improvement: of such a
+    candidate over the default. confirmation: improvement of `best` on other divisions of the images; if measured, it
+    decides. All scores are higher for better candidates: of the log loss, the negative.
     """
 
-    chosen: int
+    selected: int
     best: int
-    apparent: float
-    honest: Estimate
-    lead: Lead
-    tried: int
-    last: Lead | None = None
+    selection_score: float
+    unbiased_score: Estimate
+    improvement: Improvement
+    n_candidates: int
+    confirmation: Improvement | None = None
 
     @property
     def optimism(self) -> float:
-        """How much too good the best validation result looks."""
-        return self.apparent - self.honest.value
+        """The bias of the selection score."""
+        return self.selection_score - self.unbiased_score.value
 
     def to_json(self) -> dict[str, Any]:
-        """Return the choice as a JSON object."""
+        """Return the selection as a JSON object."""
         return {
-            "chosen": self.chosen,
+            "selected": self.selected,
             "best": self.best,
-            "apparent": self.apparent,
+            "selection_score": self.selection_score,
             "optimism": self.optimism,
-            "honest": self.honest.to_json(),
-            "lead": self.lead.to_json(),
-            "last_round": self.last.to_json() if self.last else None,
+            "unbiased_score": self.unbiased_score.to_json(),
+            "improvement": self.improvement.to_json(),
+            "confirmation": self.confirmation.to_json() if self.confirmation else None,
         }
 
 
-def judged(answers: Answers, labels: NDArray[np.int64], metric: str) -> float:
-    """Return a candidate's figure on all validation pictures, higher is better."""
-    return float(_scores([answers], labels, metric)(np.ones((1, len(labels)), np.float32))[0, 0])
+def validation_score(result: ValidationResult, labels: NDArray[np.int64], metric: str) -> float:
+    """Return the score of a candidate on all validation images."""
+    return float(_score_function([result], labels, metric)(np.ones((1, len(labels)), np.float32))[0, 0])
 
 
-def choose(
-    candidates: Sequence[Answers],
+def select(
+    candidates: Sequence[ValidationResult],
     labels: NDArray[np.int64],
     metric: str,
-    groups: NDArray[np.integer] | None = None,
+    groups: Groups = None,
     seed: int = 0,
-) -> Choice:
-    """Return which candidate to keep; the first one is the default.
+) -> Selection:
+    """Select one of the candidates, the first of which is the default.
 
-    labels (V,). metric: `log_loss`, of which the negative is taken, `accuracy` or `macro_f1`. groups (V,): numbers of
-    groups of pictures that are drawn as wholes.
+    labels (V,). metric: one of `METRICS`. groups (V,): numbers of groups of images that are drawn as wholes.
     """
-    scores_of = _scores(candidates, labels, metric)
-    drawn = _draws(len(labels), groups, seed)  # D V
-    all_rows = scores_of(np.ones((1, len(labels)), np.float32))[:, 0]
-    best = int(all_rows.argmax())
-    inside, outside = scores_of(drawn), scores_of((drawn == 0).astype(np.float32))  # T D
-    picked = inside.argmax(axis=0)
-    judged = outside[picked, np.arange(len(drawn))]
-    found = _lead(judged - outside[0])
-    honest, apparent = _estimate(judged), float(all_rows[best])
-    honest = replace(honest, value=min(honest.value, apparent))  # on a handful of pictures, draws scatter beyond it
-    return Choice(best if found.holds else 0, best, apparent, honest, found, len(candidates))
+    score = _score_function(candidates, labels, metric)
+    draws = _draw(len(labels), groups, seed)  # D V
+    scores = score(np.ones((1, len(labels)), np.float32))[:, 0]  # T
+    best = int(scores.argmax())
+    in_bag, out_of_bag = score(draws), score((draws == 0).astype(np.float32))  # T D
+    selected = out_of_bag[in_bag.argmax(axis=0), np.arange(len(draws))]  # D
+    improvement = _improvement(selected - out_of_bag[0])
+    unbiased, selection_score = _estimate(selected), float(scores[best])
+    return Selection(
+        selected=best if improvement.is_sufficient else 0,
+        best=best,
+        selection_score=selection_score,
+        # With few images, the mean of the draws may exceed the selection score.
+        unbiased_score=replace(unbiased, value=min(unbiased.value, selection_score)),
+        improvement=improvement,
+        n_candidates=len(candidates),
+    )
 
 
-def lead(
-    candidate: Answers,
-    default: Answers,
+def measure_improvement(
+    candidate: ValidationResult,
+    default: ValidationResult,
     labels: NDArray[np.int64],
     metric: str,
-    groups: NDArray[np.integer] | None = None,
+    groups: Groups = None,
     seed: int = 0,
-) -> Lead:
-    """Return the lead of a candidate on pictures that had no part in its choice; arguments as for `choose`."""
-    scores = _scores([default, candidate], labels, metric)(_draws(len(labels), groups, seed))  # 2 D
-    return _lead(scores[1] - scores[0])
+) -> Improvement:
+    """Return the improvement of a candidate on images that did not select it; arguments as for `select`."""
+    scores = _score_function([default, candidate], labels, metric)(_draw(len(labels), groups, seed))  # 2 D
+    return _improvement(scores[1] - scores[0])
 
 
-def _lead(gains: NDArray[np.float64]) -> Lead:
-    return Lead(_estimate(gains), float((gains > 0).mean() + (gains == 0).mean() / 2))
+def _improvement(gains: NDArray[np.float64]) -> Improvement:
+    return Improvement(_estimate(gains), float((gains > 0).mean() + (gains == 0).mean() / 2))
 
 
-def _scores(candidates: Sequence[Answers], labels: NDArray[np.int64], metric: str) -> Any:
-    """Return a function from weights (D, V) to the candidates' figures (T, D), higher is better."""
+def _score_function(candidates: Sequence[ValidationResult], labels: NDArray[np.int64], metric: str) -> ScoreFunction:
+    """Return a function from the weights of images (D, V) to the scores of the candidates (T, D)."""
     if metric == "macro_f1":
         count = int(labels.max()) + 1
-
-        def of_matrix(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-            return np.array([[_macro_f1(each.predicted, labels, row, count) for row in weights] for each in candidates])
-
-        return of_matrix
+        return lambda weights: np.array(
+            [[_macro_f1(candidate.predicted, labels, row, count) for row in weights] for candidate in candidates]
+        )
     if metric == "accuracy":
-        values = np.stack([(each.predicted == labels).astype(np.float64) for each in candidates])
+        values = np.stack([(candidate.predicted == labels).astype(np.float64) for candidate in candidates])
     else:
-        values = -np.stack([each.losses for each in candidates])
-
-    def of_rows(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = values @ weights.T / weights.sum(axis=1)
-        return found
-
-    return of_rows
+        values = -np.stack([candidate.losses for candidate in candidates])
+    return lambda weights: values @ weights.T / weights.sum(axis=1)
 
 
 def _macro_f1(
@@ -159,16 +161,13 @@ def _macro_f1(
     return float(f1[present].mean())
 
 
-def _draws(count: int, groups: NDArray[np.integer] | None, seed: int) -> NDArray[np.float32]:
-    """Return how often each picture is in each draw (D, V), groups as wholes; none takes in all of them."""
-    random = np.random.default_rng(seed)
-    unit = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = int(unit.max()) + 1
-    drawn = np.stack([np.bincount(random.integers(0, units, units), minlength=units) for _ in range(DRAWS)])
-    kept: NDArray[np.float32] = drawn[(drawn == 0).any(axis=1)][:, unit].astype(np.float32)
-    return kept
+def _draw(count: int, groups: Groups, seed: int) -> NDArray[np.float32]:
+    """Return how often each image is in each resample (D, V), without resamples that hold all images."""
+    draws = np.stack(list(resample_weights(count, N_DRAWS, groups=groups, seed=seed)))
+    partial: NDArray[np.float32] = draws[(draws == 0).any(axis=1)]
+    return partial
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(values, _MIDDLE)
-    return Estimate(float(values.mean()), float(low), float(high))
+def _estimate(draws: NDArray[np.float64]) -> Estimate:
+    low, high = np.quantile(draws, _QUANTILES)
+    return Estimate(float(draws.mean()), float(low), float(high))

@@ -1,1 +1,1 @@
-"""Calibrated probabilities, prediction sets and out-of-distribution scores."""
+"""Uncertainty of predictions: calibrated probabilities, prediction sets and out-of-distribution detection."""

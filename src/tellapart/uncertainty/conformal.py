@@ -1,9 +1,11 @@
-"""Prediction sets: as many classes as it takes to hold the right one with a chosen probability.
+"""Prediction sets with a nominal coverage, by split conformal prediction.
 
-Split conformal prediction with the score of RAPS (Angelopoulos et al. 2021, "Uncertainty sets for image classifiers
-using conformal prediction", section 2.3), without its random part: the probability of all classes that come before a
-class, and a penalty for late ranks. So a set always holds the most probable class, and the same picture always has the
-same set; a classifier that is right more often than the coverage asks for has sets of one class.
+The score is that of RAPS without its random term (Angelopoulos et al. 2021, "Uncertainty sets for image classifiers
+using conformal prediction", section 2.3): the total probability of all classes ranked before a class, plus a penalty
+for low ranks. Prediction sets are therefore deterministic and always contain the most probable class. They contain one
+class each if the accuracy of the classifier is at least the coverage.
+
+Letters: N images, K classes.
 """
 
 import math
@@ -13,79 +15,93 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PENALTY, _FREE_RANKS = 0.01, 5  # a class after the first five costs as much as 1 % of probability
-_ROUNDING = (
-    1e-4  # by which a limit lies above the score that it is taken from: other runtimes compute a little otherwise
-)
+_PENALTY, _FREE_RANKS = 0.01, 5  # each rank after the fifth adds 0.01 to the score
+_MARGIN = 1e-4  # added to a threshold, because other runtimes round differently
 
 
 @dataclass(frozen=True)
-class SetRule:
-    """Which classes join a prediction set: those whose score is at most their limit, and the most probable one.
+class ConformalPredictor:
+    """The rule for prediction sets: the classes whose score is at most their threshold, and the most probable class.
 
-    coverage: the share of sets, of pictures as those of validation, that hold the right class. limits (K,): a limit
-    for each class, all equal unless the coverage holds for each class; infinite for a class with too few pictures.
+    coverage: nominal share of prediction sets that contain the true class, for images from the distribution of the
+    validation split. thresholds (K,): one per class, all equal unless the coverage is class-conditional; infinite for a
+    class with too few images. penalty, free_ranks: constants of the score, stored so that every runtime uses the same.
     """
 
     coverage: float
-    limits: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    penalty: float = _PENALTY
+    free_ranks: int = _FREE_RANKS
 
-    def members(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Return which classes are in the sets of rows of probabilities (N, K), as (N, K)."""
-        inside: NDArray[np.bool_] = scores(probabilities) <= np.array(self.limits)
-        inside[np.arange(len(inside)), probabilities.argmax(axis=1)] = True
-        return inside
+    def prediction_sets(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return the membership (N, K) of each class in the sets of probabilities (N, K)."""
+        scores = conformal_scores(probabilities, self.penalty, self.free_ranks)
+        members: NDArray[np.bool_] = scores <= np.array(self.thresholds)
+        members[np.arange(len(members)), probabilities.argmax(axis=1)] = True
+        return members
 
-    def advice(self, by_class: bool) -> str:
-        """Return what to do where classes are in every set, as there were too few validation pictures; or nothing."""
-        always = sum(math.isinf(limit) for limit in self.limits)
-        if not always:
+    def advice(self, class_conditional: bool) -> str:
+        """Return a warning if too few validation images put classes into every prediction set, else an empty string."""
+        unbounded = sum(math.isinf(threshold) for threshold in self.thresholds)
+        if not unbounded:
             return ""
-        least = math.ceil(1 / (1 - self.coverage) - 1e-9) - 1
+        required = math.ceil(1 / (1 - self.coverage) - 1e-9) - 1
         return (
-            f"{always} of {len(self.limits)} classes are in every prediction set: to promise the right class in "
-            f"{self.coverage:.0%} of them takes at least {least} validation pictures{' of each class' * by_class}; "
-            "add pictures, or ask for less by --set evaluation.coverage=0.8."
+            f"{unbounded} of {len(self.thresholds)} classes are in every prediction set, because a coverage of "
+            f"{self.coverage:.0%} requires at least {required} validation images{' per class' * class_conditional}: "
+            "add images, or lower the coverage with --set evaluation.coverage=0.8."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return {"coverage", "limits"}; an infinite limit is null."""
-        return {"coverage": self.coverage, "limits": [x if math.isfinite(x) else None for x in self.limits]}
+        """Return the JSON object of the classifier file; an infinite threshold is null."""
+        thresholds = [x if math.isfinite(x) else None for x in self.thresholds]
+        return {
+            "coverage": self.coverage,
+            "thresholds": thresholds,
+            "penalty": self.penalty,
+            "free_ranks": self.free_ranks,
+        }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "SetRule":
-        """Return the rule of a JSON object."""
-        limits = tuple(math.inf if limit is None else float(limit) for limit in values["limits"])
-        return cls(float(values["coverage"]), limits)
+    def from_json(cls, values: dict[str, Any]) -> "ConformalPredictor":
+        """Return the predictor stored in a JSON object; raises `KeyError`, `TypeError` or `ValueError`."""
+        thresholds = tuple(math.inf if x is None else float(x) for x in values["thresholds"])
+        penalty, free_ranks = float(values["penalty"]), values["free_ranks"]
+        if not (math.isfinite(penalty) and penalty >= 0 and type(free_ranks) is int and free_ranks >= 0):
+            raise ValueError(f"Expected penalty and free_ranks of at least 0, found {penalty} and {free_ranks!r}.")
+        return cls(float(values["coverage"]), thresholds, penalty, free_ranks)
 
 
-def fit_sets(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], coverage: float, by_class: bool = False
-) -> SetRule:
-    """Return the rule whose sets hold the label with the probability `coverage`, from validation rows (N, K), (N,).
+def fit_conformal(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], coverage: float, class_conditional: bool = False
+) -> ConformalPredictor:
+    """Fit the thresholds on validation probabilities (N, K) with labels (N,).
 
-    by_class: for the pictures of each class (Vovk 2012, "Conditional validity of inductive conformal predictors");
-    a class of n pictures needs n + 1 >= 1 / (1 - coverage), or is in every set.
+    class_conditional: the coverage holds for the images of each class separately (Vovk 2012, "Conditional validity of
+    inductive conformal predictors"). A class with n images is in every set unless n + 1 >= 1 / (1 - coverage).
     """
-    count = probabilities.shape[1]
-    found = scores(probabilities)[np.arange(len(labels)), labels]
-    if by_class:
-        return SetRule(coverage, tuple(_limit(found[labels == k], coverage) for k in range(count)))
-    return SetRule(coverage, (_limit(found, coverage),) * count)
+    num_classes = probabilities.shape[1]
+    scores = conformal_scores(probabilities)[np.arange(len(labels)), labels]
+    if class_conditional:
+        thresholds = tuple(_threshold(scores[labels == k], coverage) for k in range(num_classes))
+        return ConformalPredictor(coverage, thresholds)
+    return ConformalPredictor(coverage, (_threshold(scores, coverage),) * num_classes)
 
 
-def scores(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return for each class of each row (N, K) the probability of those before it, and the penalty of its rank."""
+def conformal_scores(
+    probabilities: NDArray[np.floating], penalty: float = _PENALTY, free_ranks: int = _FREE_RANKS
+) -> NDArray[np.float64]:
+    """Return the score (N, K) of each class: the total probability ranked before it, plus the penalty of its rank."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
     ranked = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
     before = ranked.cumsum(axis=1) - ranked
-    before += _PENALTY * np.maximum(0, np.arange(1, ranked.shape[1] + 1) - _FREE_RANKS)
-    found = np.empty_like(before)
-    np.put_along_axis(found, order, before, axis=1)
-    return found
+    before += penalty * np.maximum(0, np.arange(1, ranked.shape[1] + 1) - free_ranks)
+    scores = np.empty_like(before)
+    np.put_along_axis(scores, order, before, axis=1)
+    return scores
 
 
-def _limit(found: NDArray[np.float64], coverage: float) -> float:
-    """Return the quantile of scores (n,) that a new one is below with the probability `coverage`."""
-    place = math.ceil((len(found) + 1) * coverage)
-    return float(np.sort(found)[place - 1]) + _ROUNDING if place <= len(found) else math.inf
+def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
+    """Return the quantile of scores (n,) that the score of a new image is below with probability `coverage`."""
+    rank = math.ceil((len(scores) + 1) * coverage)
+    return float(np.sort(scores)[rank - 1]) + _MARGIN if rank <= len(scores) else math.inf

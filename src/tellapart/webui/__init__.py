@@ -1,1 +1,1 @@
-"""The page that the exported app and the server share."""
+"""The web page for classifying images, shared by the web app and the server."""

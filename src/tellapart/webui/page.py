@@ -1,60 +1,63 @@
-"""The page where people try a classifier: on their device alone, or by a server. Its parts are shared by both."""
+"""The page on which people classify images, with a backend on their device or on a server."""
 
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from tellapart.webui.icons import icon
+from tellapart.webui.icons import draw_icon
 
-_PARTS = ("camera.js", "page.js", "style.css", "table.js")
-_ASSETS = Path(__file__).parent / "assets"
-_SHOWN = 12  # classes named at once
-
-
-def asset(name: str) -> bytes:
-    """Return a part of the page as it stands."""
-    return (_ASSETS / name).read_bytes()
+_SHARED_ASSETS = ("camera.js", "page.js", "style.css", "table.js")
+_FOLDER = Path(__file__).parent / "assets"
+_MAX_LISTED = 12  # classes listed without a click
 
 
-def page_files(
+def read_asset(name: str) -> bytes:
+    """Return the content of an asset."""
+    return (_FOLDER / name).read_bytes()
+
+
+def render_page_files(
     title: str,
     document: dict[str, Any],
     backend: str,
-    promise: str,
+    privacy: str,
     *,
     offline: bool = False,
     links: tuple[tuple[str, str], ...] = (),
 ) -> dict[str, bytes]:
-    """Return the page and its parts but for the backend, by their names.
+    """Return the content of the page and its assets by name, without the backend.
 
-    title: the name people see. document: the classifier's JSON document. backend: the name of the JavaScript module
-    that answers. promise: what becomes of the pictures. offline: whether it can be installed and needs no network then.
-    links: further pages, each its address and what it is called.
+    title: the displayed name. document: the classifier's JSON document. backend: the name of the JavaScript module
+    that classifies images. privacy: a notice of where images are sent. offline: whether the page can be installed and
+    works offline. links: further pages as (address, text).
     """
-    metrics, sets = document.get("metrics") or {}, document["sets"]
-    page = templates().get_template("index.html")
-    html = page.render(
-        title=title,
-        classes=document["classes"],
-        shown=_SHOWN,
-        accuracy=metrics.get("accuracy"),
-        pictures=metrics.get("pictures"),
-        coverage=sets["coverage"] if sets else None,
-        familiarity=document["familiarity"] is not None,
-        backend=backend,
-        promise=promise,
-        offline=offline,
-        links=links,
+    metrics, conformal = document.get("metrics") or {}, document["conformal"]
+    html = (
+        page_templates()
+        .get_template("index.html")
+        .render(
+            title=title,
+            classes=document["classes"],
+            max_listed=_MAX_LISTED,
+            accuracy=metrics.get("accuracy"),
+            images=metrics.get("images"),
+            coverage=conformal["coverage"] if conformal else None,
+            detects_ood=document["ood"] is not None,
+            backend=backend,
+            privacy=privacy,
+            offline=offline,
+            links=links,
+        )
     )
-    files = {name: asset(name) for name in _PARTS}
-    return files | {"icon-192.png": icon(192), "index.html": html.encode()}
+    files = {name: read_asset(name) for name in _SHARED_ASSETS}
+    return files | {"icon-192.png": draw_icon(192), "index.html": html.encode()}
 
 
-def templates() -> jinja2.Environment:
-    """Return the templates of pages."""
+def page_templates() -> jinja2.Environment:
+    """Return the environment of the page's templates."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_ASSETS),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

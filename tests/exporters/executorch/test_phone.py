@@ -1,4 +1,4 @@
-"""The code for phones in the documents does what the classifier was trained with."""
+"""The Kotlin code in the documentation resizes images as in training."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tellapart.data.image import read_picture
+from tellapart.data.image import read_image
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_resize import Preprocess
 
@@ -16,23 +16,31 @@ SETTINGS = [("squash", 224, "bilinear", 1.0), ("crop", 96, "bicubic", 0.875), ("
 
 
 @pytest.mark.slow
-def test_kotlin_resizes_bit_for_bit(photos, small_pictures, tmp_path):
+def test_kotlin_resizes_bit_for_bit(photos, small_images, tmp_path):
     compiler = shutil.which("kotlinc")
     assert compiler, "kotlinc is not installed; scripts/test --all installs it"
     sources = [ROOT / "docs" / "phone" / "Resize.kt", Path(__file__).parent / "resize_check.kt"]
     subprocess.run([compiler, *sources, "-include-runtime", "-d", tmp_path / "check.jar"], check=True)
-    pictures = [read_picture(path) for path in (*photos[:6], *small_pictures[:2])]
-    pictures += [pictures[0][:1], pictures[1][:, :1], pictures[2][:3, :400]]
+    images = [read_image(path) for path in (*photos[:6], *small_images[:2])]
+    images += [images[0][:1], images[1][:, :1], images[2][:3, :400]]
     lines, expected = [], []
     for settings in SETTINGS:
-        for picture in pictures:
-            given, found = (tmp_path / f"{len(lines)}.{kind}" for kind in ("in", "out"))
-            given.write_bytes(picture.tobytes())
-            lines.append(" ".join(map(str, (*settings, *picture.shape[:2], given, found))))
-            resize, size, interpolation, share = settings
-            preprocess = PreprocessSettings(resize, size, 3, (0.5,) * 3, (0.5,) * 3, interpolation, share)
-            expected.append((found, Preprocess(preprocess).resize(picture)))
+        for image in images:
+            source, target = (tmp_path / f"{len(lines)}.{kind}" for kind in ("in", "out"))
+            source.write_bytes(image.tobytes())
+            lines.append(" ".join(map(str, (*settings, *image.shape[:2], source, target))))
+            resize, size, interpolation, crop_share = settings
+            preprocess = PreprocessSettings(
+                resize=resize,
+                size=size,
+                channels=3,
+                mean=(0.5,) * 3,
+                std=(0.5,) * 3,
+                interpolation=interpolation,
+                crop_share=crop_share,
+            )
+            expected.append((target, Preprocess(preprocess).resize(image)))
     command = ["java", "-cp", tmp_path / "check.jar", "tellapart.Resize_checkKt"]
     subprocess.run(command, input="\n".join(lines), text=True, check=True)
-    for found, right in expected:
-        np.testing.assert_array_equal(np.frombuffer(found.read_bytes(), np.uint8).reshape(right.shape), right)
+    for target, pixels in expected:
+        np.testing.assert_array_equal(np.frombuffer(target.read_bytes(), np.uint8).reshape(pixels.shape), pixels)

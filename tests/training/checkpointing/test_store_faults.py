@@ -1,4 +1,7 @@
-"""Each system call of a save is made to fail, to lie, or to be the last: what loads is the old or the new state."""
+"""With a fault in any system call of a save, the checkpoint that loads has the old or the new state.
+
+A call fails, returns a false result, or is the last before the process is killed.
+"""
 
 import io
 import itertools
@@ -13,17 +16,25 @@ from collections import Counter
 
 import pytest
 
-from saving import REFUSED, SAVED, Saver, loaded, names, state
+from saving import REFUSED, SAVED, Saver, load_content, names, state
 from tellapart.training.checkpointing.store import save_checkpoint
 
 FAULTS = ("signal=SIGKILL", "error=ENOSPC", "error=EIO")
-LIES = {"write": 1, "fsync": 0, "rename": 0, "mkdir": 0, "unlinkat": 0, "rmdir": 0, "close": 0}  # call: what it claims
+FALSE_RESULTS = {
+    "write": 1,
+    "fsync": 0,
+    "rename": 0,
+    "mkdir": 0,
+    "unlinkat": 0,
+    "rmdir": 0,
+    "close": 0,
+}  # call: its false result
 OLD, NEW = 2, 3  # contents
 
 
 @pytest.fixture(scope="module")
 def saver():
-    """The process that saves, traced by strace."""
+    """The saving process, traced by strace."""
     usable = (
         shutil.which("strace") and subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode == 0
     )
@@ -36,24 +47,24 @@ def saver():
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """Folders to save into, each with the step to save: the old state is OLD, the new one NEW."""
+    """Folders to save into, each with the step to save; the old state is OLD, and the new one is NEW."""
     first, full, again = (tmp_path_factory.mktemp(name) for name in ("first", "full", "again"))
     save_checkpoint(first, 2, *state(OLD))
     for step, content in ((1, 1), (2, OLD)):
         save_checkpoint(full, step, *state(content))
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = full / f".unfinished-{ended.pid}-{socket.gethostname()}"
-    shutil.copytree(first / "step-000000002", left)
-    (left / "manifest.json").unlink()
+    abandoned = full / f".unfinished-{ended.pid}-{socket.gethostname()}"
+    shutil.copytree(first / "step-000000002", abandoned)
+    (abandoned / "manifest.json").unlink()
     save_checkpoint(again, 3, *state(OLD))
-    shutil.copytree(again / "step-000000003", again / "step-000000004")  # damaged, as its manifest is of another step
+    shutil.copytree(again / "step-000000003", again / "step-000000004")  # damaged: its manifest is that of another step
     return [(first, 3), (full, 3), (again, 3)]
 
 
 @pytest.fixture(scope="module")
 def calls(saver, scenes, tmp_path_factory):
-    """Return, for each scene, the lines of the trace of a save without fault."""
+    """Return, for each scene, the lines of the trace of a save without faults."""
     traces = []
     for number, (folder, step) in enumerate(scenes):
         copy = tmp_path_factory.mktemp("traced") / str(number)
@@ -65,12 +76,12 @@ def calls(saver, scenes, tmp_path_factory):
 
 
 def _kinds(lines):
-    """Return (call, how often so far) of each line: how strace counts."""
-    seen = Counter()
+    """Return (call, count so far) of each line, as strace counts."""
+    counts = Counter()
     for line in lines:
         kind = line.partition("(")[0]
-        seen[kind] += 1
-        yield kind, seen[kind]
+        counts[kind] += 1
+        yield kind, counts[kind]
 
 
 def _all_faults(calls):
@@ -79,32 +90,34 @@ def _all_faults(calls):
     for number, lines in enumerate(calls):
         for kind, count in _kinds(lines):
             faults += [(number, f"inject={kind}:{fault}:when={count}") for fault in FAULTS]
-            if kind in LIES:
-                faults.append((number, f"inject={kind}:retval={LIES[kind]}:when={count}"))
+            if kind in FALSE_RESULTS:
+                faults.append((number, f"inject={kind}:retval={FALSE_RESULTS[kind]}:when={count}"))
     return faults
 
 
-def _try(saver, scene, fault, place):
-    """Save with one fault, check what loads, save once more; return what was loaded."""
-    shutil.copytree(scene[0], place)
-    code, lines = saver.save_traced(place, scene[1], NEW, "-e", fault)
-    killed, lied = "SIGKILL" in fault, "retval" in fault
-    assert code == -signal.SIGKILL if killed else code in (SAVED, REFUSED), fault
-    assert killed or any("INJECTED" in line for line in lines), fault
-    content, damaged = loaded(place)
-    assert content in ((OLD, NEW) if lied or code != SAVED else (NEW,)), fault
-    assert lied or set(damaged) <= {"step-000000004"}, fault
-    assert saver.save(place, 20, 20) == SAVED, fault
-    assert loaded(place) == (20, ()), fault
-    assert len([name for name in names(place) if name.startswith("step-")]) == 2, fault
-    shutil.rmtree(place)
+def _save_with_fault(saver, scene, fault, folder):
+    """Save with one fault, check the checkpoint that loads, and save again; return the content that was loaded."""
+    shutil.copytree(scene[0], folder)
+    code, lines = saver.save_traced(folder, scene[1], NEW, "-e", fault)
+    is_killed, is_false = "SIGKILL" in fault, "retval" in fault
+    assert code == -signal.SIGKILL if is_killed else code in (SAVED, REFUSED), fault
+    assert is_killed or any("INJECTED" in line for line in lines), fault
+    content, damaged = load_content(folder)
+    assert content in ((OLD, NEW) if is_false or code != SAVED else (NEW,)), fault
+    assert is_false or set(damaged) <= {"step-000000004"}, fault
+    assert saver.save(folder, 20, 20) == SAVED, fault
+    assert load_content(folder) == (20, ()), fault
+    assert len([name for name in names(folder) if name.startswith("step-")]) == 2, fault
+    shutil.rmtree(folder)
     return content
 
 
 def _sweep(saver, scenes, calls, faults, tmp_path):
     outcomes = Counter()
     for number, (scene, fault) in enumerate(faults):
-        outcomes[re.split(r"[:=]", fault)[2], _try(saver, scenes[scene], fault, tmp_path / str(number))] += 1
+        outcomes[
+            re.split(r"[:=]", fault)[2], _save_with_fault(saver, scenes[scene], fault, tmp_path / str(number))
+        ] += 1
     print(len(faults), "faults:", dict(outcomes))
     assert {content for _, content in outcomes} == {OLD, NEW}
 
@@ -119,55 +132,55 @@ def test_each_fault_of_each_call_leaves_the_old_or_the_new_state(saver, scenes, 
 
 
 @pytest.mark.parametrize("scene", [0, 1, 2])
-def test_nothing_is_renamed_or_removed_before_the_new_one_is_on_disk(calls, scene):
+def test_nothing_is_renamed_or_removed_before_the_new_checkpoint_is_on_disk(calls, scene):
     lines = calls[scene]
-    where = {}
+    positions = {}
 
-    def note(key, pattern):
-        where[key] = [number for number, line in enumerate(lines) if re.search(pattern, line)]
+    def find(key, pattern):
+        positions[key] = [number for number, line in enumerate(lines) if re.search(pattern, line)]
 
-    files = [f"{part}.safetensors" for part in state(NEW)[0]] + ["state.json", "manifest.json"]
+    files = [f"{group}.safetensors" for group in state(NEW)[0]] + ["state.json", "manifest.json"]
     for name in files:
-        note(name, rf"^openat.*\.unfinished-[^/]*/{name}.*O_CREAT")
-        note("write " + name, rf"^write\(.*\.unfinished-[^/]*/{name}>")
-        note("fsync " + name, rf"^fsync\(.*\.unfinished-[^/]*/{name}>.* = 0")
-    note("folder", r"^fsync\(.*\.unfinished-[^/]*>.* = 0")
-    note("rename", r"^rename.*\.unfinished-")
-    note("parent", r"^fsync\(.*/\d>\)\s+= 0")
-    note("removed", r"^(unlinkat\(.*/step-|rmdir\(.*/step-)")
+        find(name, rf"^openat.*\.unfinished-[^/]*/{name}.*O_CREAT")
+        find("write " + name, rf"^write\(.*\.unfinished-[^/]*/{name}>")
+        find("fsync " + name, rf"^fsync\(.*\.unfinished-[^/]*/{name}>.* = 0")
+    find("folder", r"^fsync\(.*\.unfinished-[^/]*>.* = 0")
+    find("rename", r"^rename.*\.unfinished-")
+    find("parent", r"^fsync\(.*/\d>\)\s+= 0")
+    find("removed", r"^(unlinkat\(.*/step-|rmdir\(.*/step-)")
     order = [*itertools.chain.from_iterable((f"write {name}", f"fsync {name}") for name in files)]
     order += ["folder", "rename", "parent"]
     for before, after in itertools.pairwise(order):
-        assert max(where[before]) < min(where[after]), (before, after)
-    assert len(where["rename"]) == 1
-    assert all(number > max(where["parent"]) for number in where["removed"])
+        assert max(positions[before]) < min(positions[after]), (before, after)
+    assert len(positions["rename"]) == 1
+    assert all(number > max(positions["parent"]) for number in positions["removed"])
 
 
-def test_a_file_that_may_not_grow_refuses_the_save(saver, scenes, tmp_path):
-    """The system writes up to its limit, says how much, and fails at the next write: a real short write."""
+def test_a_file_size_limit_fails_the_save(saver, scenes, tmp_path):
+    """The system writes up to the limit, and the next write fails: a real short write."""
     outcomes = Counter()
     for limit in [*range(0, 1000, 25), *range(30)]:
-        place = tmp_path / "limited"
-        shutil.copytree(scenes[1][0], place)
-        code = saver.save(place, 3, NEW, limit=limit)
+        folder = tmp_path / "limited"
+        shutil.copytree(scenes[1][0], folder)
+        code = saver.save(folder, 3, NEW, limit=limit)
         outcomes[code] += 1
-        assert loaded(place) == (NEW if code == SAVED else OLD, ())
-        assert [name for name in names(place) if name.startswith(".unfinished")] == []
-        shutil.rmtree(place)
+        assert load_content(folder) == (NEW if code == SAVED else OLD, ())
+        assert [name for name in names(folder) if name.startswith(".unfinished")] == []
+        shutil.rmtree(folder)
     assert set(outcomes) == {SAVED, REFUSED}
 
 
-class _Short(io.FileIO):
-    """A file of which each write takes a few bytes only."""
+class _ShortWrites(io.FileIO):
+    """A file that writes only a few bytes per call."""
 
     def write(self, data):
         return super().write(memoryview(data)[:7])
 
 
-def test_short_writes_are_finished(tmp_path, monkeypatch):
+def test_short_writes_are_completed(tmp_path, monkeypatch):
     def open_short(path, mode):
-        return io.BufferedWriter(_Short(path, mode))
+        return io.BufferedWriter(_ShortWrites(path, mode))
 
-    monkeypatch.setattr("tellapart.training.checkpointing.store.open", open_short, raising=False)
+    monkeypatch.setattr("tellapart.training.checkpointing.files.open", open_short, raising=False)
     save_checkpoint(tmp_path, 1, *state(1))
-    assert loaded(tmp_path) == (1, ())
+    assert load_content(tmp_path) == (1, ())

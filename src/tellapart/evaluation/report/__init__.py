@@ -1,1 +1,1 @@
-"""The report of a run, as a page and as JSON."""
+"""The report of a run: an HTML page, and its content as JSON."""

@@ -1,165 +1,166 @@
-"""Pictures for the report, as inline SVG: the report needs no other file."""
+"""Plots as inline SVG, drawn without pyplot: the user's matplotlib backend and settings stay as they are."""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("svg")
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tellapart.evaluation.robustness import Robustness
-from tellapart.metrics import wilson
+from tellapart.evaluation.robustness import CorruptionResult
+from tellapart.metrics import wilson_interval
 from tellapart.metrics.calibration import Reliability
 
-_INK = "#010203"  # stands for the colour of the page's text, light or dark
-_ACCENT, _OTHER = "#2f7fd1", "#d1752f"  # told apart without colour vision, seen on white and on black
-_NAMED = 40  # classes whose names still fit beside a matrix
-_COUNTED = 20  # classes whose counts still fit into it
-_NARROW = 3  # letters of a name that stands below its column
-_DARK = 0.55  # share of a cell on which only light figures are read
+_INK = "#010203"  # placeholder for the text color of the page, light or dark
+_BLUE, _ORANGE = "#2f7fd1", "#d1752f"  # distinct with color vision deficiency, visible on white and on black
+_MAX_NAMES = 40  # classes whose names fit beside a matrix
+_MAX_COUNTS = 20  # classes whose counts fit into a matrix
+_MAX_NAME_LENGTH = 18
+_MAX_HORIZONTAL = 3  # letters of a name that fits below its column without rotation
+_DARK = 0.55  # share above which a cell is dark, and its number white
 
 
-def learning_curves(history: list[dict[str, Any]]) -> str:
-    """Return an SVG of the loss and the accuracies by epoch."""
-    figure = _figure(9, 3.2)
+def training_curves(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return an SVG of the losses and accuracies by epoch."""
+    figure = _new_figure(9, 3.2)
     left, right = figure.subplots(1, 2)
     epochs = [entry["epoch"] for entry in history]
     lines = (
-        (left, "loss", "training loss (smoothed labels)", _ACCENT),
-        (left, "validation_log_loss", "validation log loss", _OTHER),
-        (right, "train_accuracy", "training (augmented)", _ACCENT),
-        (right, "validation_accuracy", "validation", _OTHER),
+        (left, "loss", "training", _BLUE),
+        (left, "validation_log_loss", "validation", _ORANGE),
+        (right, "train_accuracy", "training", _BLUE),
+        (right, "validation_accuracy", "validation", _ORANGE),
     )
-    for axes, key, label, colour in lines:
-        axes.plot(epochs, [entry[key] for entry in history], label=label, marker=".", color=colour)
+    for axes, key, label, color in lines:
+        axes.plot(epochs, [entry[key] for entry in history], label=label, marker=".", color=color)
     left.set_title("Loss")
     right.set_title("Accuracy")
     for axes in (left, right):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(_whole_numbers())
+        axes.xaxis.set_major_locator(_integer_locator())
         axes.legend(frameon=False, labelcolor=_INK)
-        _soften(axes)
-    return _svg(figure)
+        _set_colors(axes)
+    return _to_svg(figure)
 
 
 def confusion(matrix: NDArray[Any], classes: tuple[str, ...]) -> str:
-    """Return an SVG of the confusion matrix (K, K), shares of each row in colour, counts as numbers where they fit."""
+    """Return an SVG of the confusion matrix (K, K): color by share of the row, and counts if they fit."""
     count = len(classes)
     side = min(12.0, max(4.0, 1.6 + 0.42 * count))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
-    width = 0.5 if count <= _NAMED else 0.0
+    width = 0.5 if count <= _MAX_NAMES else 0.0
     cells = axes.pcolormesh(
         shares, vmin=0, vmax=1, cmap="Blues", edgecolors="white", linewidth=width, rasterized=not width
     )
     axes.invert_yaxis()
-    axes.set(aspect="equal", xlabel="predicted", ylabel="true", xticks=[], yticks=[])
-    if count <= _NAMED:
-        middles, names = [place + 0.5 for place in range(count)], [_short(name) for name in classes]
-        axes.set_xticks(middles, names, rotation=90 if max(map(len, names)) > _NARROW else 0)
-        axes.set_yticks(middles, names)
+    axes.set(aspect="equal", xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
+    if count <= _MAX_NAMES:
+        centers, names = [index + 0.5 for index in range(count)], [_shorten(name) for name in classes]
+        axes.set_xticks(centers, names, rotation=90 if max(map(len, names)) > _MAX_HORIZONTAL else 0)
+        axes.set_yticks(centers, names)
         axes.tick_params(length=0)
-    for true, predicted in np.ndindex(matrix.shape) if count <= _COUNTED else ():
-        colour = "white" if shares[true, predicted] > _DARK else "#262626"
-        axes.text(predicted + 0.5, true + 0.5, str(matrix[true, predicted]), color=colour, ha="center", va="center")
+    for true, predicted in np.ndindex(matrix.shape) if count <= _MAX_COUNTS else ():
+        color = "white" if shares[true, predicted] > _DARK else "#262626"
+        axes.text(predicted + 0.5, true + 0.5, str(matrix[true, predicted]), color=color, ha="center", va="center")
     bar = figure.colorbar(cells, ax=axes, label="share of the true class", shrink=0.8)
-    for part in (axes, bar.ax):
-        _soften(part)
-        for spine in part.spines.values():
+    for subplot in (axes, bar.ax):
+        _set_colors(subplot)
+        for spine in subplot.spines.values():
             spine.set_visible(False)
     bar.outline.set_visible(False)
-    return _svg(figure)
+    return _to_svg(figure)
 
 
-def calibration(before: Reliability, after: Reliability) -> str:
-    """Return an SVG of accuracy against confidence, with the range in which chance would put it."""
-    figure = _figure(9, 3.6)
-    for axes, found, title in zip(
-        figure.subplots(1, 2), (before, after), ("Before calibration", "After calibration"), strict=True
-    ):
+def reliability_diagrams(before: Reliability, after: Reliability) -> str:
+    """Return an SVG of accuracy against confidence with 95 % intervals, before and after temperature scaling."""
+    figure = _new_figure(9, 3.6)
+    titles = ("Before calibration", "After calibration")
+    for axes, diagram, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
-        ranges = [wilson(round(a * n), round(n)) for a, n in zip(found.accuracy, found.rows, strict=True)]
-        arms = [[each.value - each.low for each in ranges], [each.high - each.value for each in ranges]]
-        axes.errorbar(found.confidence, found.accuracy, arms, fmt="o", color=_ACCENT, markersize=4, capsize=2)
-        lowest = min(0.9, float(found.confidence.min()), float(found.accuracy.min()))
-        axes.set(xlim=(lowest - 0.02, 1.01), ylim=(lowest - 0.1, 1.03), title=title)
-        axes.set(xlabel="probability that was told", ylabel="share that was right")
-        _soften(axes)
-    return _svg(figure)
+        bins = zip(diagram.accuracy, diagram.rows, strict=True)
+        intervals = [wilson_interval(round(accuracy * rows), round(rows)) for accuracy, rows in bins]
+        error_bars = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
+        axes.errorbar(diagram.confidence, diagram.accuracy, error_bars, fmt="o", color=_BLUE, markersize=4, capsize=2)
+        lowest = min(0.9, float(diagram.confidence.min()), float(diagram.accuracy.min()))
+        bottom = min(lowest - 0.1, *(i.low - 0.02 for i in intervals))
+        axes.set(xlim=(lowest - 0.02, 1.01), ylim=(bottom, 1.03), title=title)
+        axes.set(xlabel="predicted probability", ylabel="accuracy")
+        _set_colors(axes)
+    return _to_svg(figure)
 
 
-def corruptions(found: Sequence[Robustness]) -> str:
-    """Return an SVG of the accuracy by strength, for each kind of corruption."""
-    kinds = list(dict.fromkeys(each.kind for each in found))
-    figure = _figure(9, 2.6 * math.ceil(len(kinds) / 3))
-    panels = figure.subplots(math.ceil(len(kinds) / 3), 3, sharex=True, sharey=True, squeeze=False)
-    for axes, kind in zip(panels.flat, kinds, strict=False):
-        of_kind = [each for each in found if each.kind == kind]
-        strengths = [0] + [each.strength for each in of_kind]
-        whole = of_kind[0].accuracy.value + of_kind[0].drop.value
-        axes.plot(strengths, [whole] + [each.accuracy.value for each in of_kind], color=_ACCENT, marker=".")
-        low, high = ([getattr(each.accuracy, end) for each in of_kind] for end in ("low", "high"))
-        axes.fill_between(strengths[1:], low, high, color=_ACCENT, alpha=0.2, linewidth=0)
-        axes.set(title=kind, ylim=(0, 1.03))
-        axes.xaxis.set_major_locator(_whole_numbers())
-        _soften(axes)
+def corruption_curves(results: Sequence[CorruptionResult]) -> str:
+    """Return an SVG of the accuracy by severity, for each corruption."""
+    names = list(dict.fromkeys(result.corruption for result in results))
+    n_rows = math.ceil(len(names) / 3)
+    figure = _new_figure(9, 2.6 * n_rows)
+    panels = figure.subplots(n_rows, 3, sharex=True, sharey=True, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=False):
+        of_name = [result for result in results if result.corruption == name]
+        clean = of_name[0].accuracy.value + of_name[0].drop.value
+        severities = [0] + [result.severity for result in of_name]
+        axes.plot(severities, [clean] + [result.accuracy.value for result in of_name], color=_BLUE, marker=".")
+        low, high = ([getattr(result.accuracy, end) for result in of_name] for end in ("low", "high"))
+        axes.fill_between(severities[1:], low, high, color=_BLUE, alpha=0.2, linewidth=0)
+        axes.set(title=name, ylim=(0, 1.03))
+        axes.xaxis.set_major_locator(_integer_locator())
+        _set_colors(axes)
     for axes in panels[-1]:
-        axes.set_xlabel("strength")
-        _soften(axes)
-    return _svg(figure)
+        axes.set_xlabel("severity")
+        _set_colors(axes)
+    return _to_svg(figure)
 
 
 def search_history(numbers: list[int], values: list[float], default: float, label: str) -> str:
-    """Return an SVG of the figures of a search's trials, with the best so far and the default's.
+    """Return an SVG of the metric of each trial, the best so far, and that of the default recipe.
 
-    label: what they are; of a loss, the lowest is the best.
+    label: name of the metric; of a loss, the lowest value is the best.
     """
-    figure = _figure(9, 3.2)
+    figure = _new_figure(9, 3.2)
     axes = figure.subplots()
     better = min if "loss" in label else max
-    best = [better(values[: place + 1]) for place in range(len(values))]
-    axes.plot(numbers, values, "o", color=_ACCENT, label="trial")
-    axes.step(numbers, best, where="post", color=_OTHER, label="best so far")
-    axes.axhline(default, color=_INK, linewidth=0.8, linestyle="--", label="default")
+    best = [better(values[: index + 1]) for index in range(len(values))]
+    axes.plot(numbers, values, "o", color=_BLUE, label="trial")
+    axes.step(numbers, best, where="post", color=_ORANGE, label="best so far")
+    axes.axhline(default, color=_INK, linewidth=0.8, linestyle="--", label="default recipe")
     axes.set_xlabel("trial")
     axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.xaxis.set_major_locator(_integer_locator())
     axes.legend(frameon=False, labelcolor=_INK)
-    _soften(axes)
-    return _svg(figure)
+    _set_colors(axes)
+    return _to_svg(figure)
 
 
-def importances(found: dict[str, float]) -> str:
-    """Return an SVG of how much of the differences between trials each setting makes, as shares."""
-    figure = Figure(figsize=(9, 0.6 + 0.34 * len(found)), layout="constrained")
+def importances(shares: dict[str, float]) -> str:
+    """Return an SVG of the share of the variance between trials that each setting explains."""
+    figure = Figure(figsize=(9, 0.6 + 0.34 * len(shares)), layout="constrained")
     axes = figure.subplots()
-    names = list(reversed(found))
-    axes.barh([_short(name) for name in names], [found[name] for name in names], color=_ACCENT)
-    axes.set_xlabel("share of the differences")
-    _soften(axes)
-    return _svg(figure)
+    names = list(reversed(shares))
+    axes.barh([_shorten(name) for name in names], [shares[name] for name in names], color=_BLUE)
+    axes.set_xlabel("share of the variance")
+    _set_colors(axes)
+    return _to_svg(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
-    """Return a figure of so many inches with room for titles, numbers and their names, which costs nothing to find."""
-    left, right, below, above = 0.8, 0.15, 0.6, 0.4
+def _new_figure(width: float, height: float) -> Figure:
+    """Return a figure, in inches, with fixed margins for titles and labels: faster than a constrained layout."""
+    left, right, bottom, top = 0.8, 0.15, 0.6, 0.4
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(left / width, below / height, 1 - right / width, 1 - above / height, wspace=0.22, hspace=0.3)
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, wspace=0.22, hspace=0.3)
     return figure
 
 
-def _whole_numbers() -> MaxNLocator:
-    return MaxNLocator(integer=True, min_n_ticks=1)  # by itself it wants two, and puts 0.99 beside a single epoch
+def _integer_locator() -> MaxNLocator:
+    return MaxNLocator(integer=True, min_n_ticks=1)  # the default of 2 puts 0.99 beside a single epoch
 
 
-def _soften(axes: Any) -> None:
+def _set_colors(axes: Any) -> None:
     axes.tick_params(colors=_INK)
     for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
         text.set_color(_INK)
@@ -167,12 +168,12 @@ def _soften(axes: Any) -> None:
         spine.set_color(_INK)
 
 
-def _short(name: str) -> str:
-    safe = name.replace("$", r"\$")  # matplotlib takes $...$ for mathematics
-    return safe if len(safe) <= 18 else safe[:17] + "…"
+def _shorten(name: str) -> str:
+    escaped = name.replace("$", r"\$")  # matplotlib reads $...$ as mathematics
+    return escaped if len(escaped) <= _MAX_NAME_LENGTH else escaped[: _MAX_NAME_LENGTH - 1] + "…"
 
 
-def _svg(figure: Figure) -> str:
+def _to_svg(figure: Figure) -> str:
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "tellapart"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

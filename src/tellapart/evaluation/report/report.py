@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens from disk, asks nothing of the network, and says plainly what was found."""
+"""`report.html`: a run in one file without external resources. `report.json`: the same content for programs."""
 
 import base64
 import hashlib
@@ -12,92 +12,99 @@ from typing import Any
 import numpy as np
 
 from tellapart.data.audit import Audit
-from tellapart.data.dataset import PARTS
+from tellapart.data.dataset import SPLITS
 from tellapart.data.split import Splits
-from tellapart.evaluation.error_analysis import Examination, Shown
+from tellapart.evaluation.error_analysis import ErrorAnalysis
+from tellapart.evaluation.misclassified import ShownImage
 from tellapart.evaluation.report import plots
-from tellapart.evaluation.report.templates import small_picture, templates
-from tellapart.evaluation.scoring import guessing
+from tellapart.evaluation.report.templates import templates, thumbnail_url
+from tellapart.evaluation.scoring import baseline_warning
 from tellapart.evaluation.slices import Slice
 
-_SIZES = (1, 2, 3, 4, 6, 11, 21, 51, 101, sys.maxsize)  # of prediction sets
+_SIZE_STARTS = (1, 2, 3, 4, 6, 11, 21, 51, 101, sys.maxsize)  # of the rows in the table of prediction set sizes
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What the report tells of: the data, the split, the course of training, the test, and how it was made.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The content of a report: data, splits, training, test, and how the model was made.
 
-    splits: None for pictures that come from elsewhere than those of training; then there is no history. metrics: of
-    the part "test", and of "validation" in a run.
+    splits: None if the images are not those of a run; then there is no history. metrics: of the split "test", and in a
+    run of "validation".
     """
 
     title: str
-    found: Audit
+    audit: Audit
     splits: Splits | None
     history: Sequence[dict[str, Any]]
     metrics: dict[str, Any]
-    examination: Examination
-    facts: dict[str, Any]
+    analysis: ErrorAnalysis
+    metadata: dict[str, Any]
 
     def to_json(self) -> str:
-        """Return `report.json`: what the page shows, but for pictures."""
+        """Return the content of `report.json`: everything on the page but the images."""
         content = {
             "title": self.title,
-            "split": self._split(),
-            "audit": self.found.to_json(),
+            "split": self._split_sizes(),
+            "audit": self.audit.to_json(),
             "history": list(self.history),
             "metrics": self.metrics,
-            **self.examination.to_json(),
-            "facts": self.facts,
+            **self.analysis.to_json(),
+            "metadata": self.metadata,
         }
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
-    def _split(self) -> dict[str, Any] | None:
+    def _split_sizes(self) -> dict[str, Any] | None:
         if self.splits is None:
             return None
-        parts = {name: len(rows) for name, rows in zip(PARTS, self.splits.parts(), strict=True)}
-        return {"rule": self.splits.rule, **parts}
+        sizes = {name: len(rows) for name, rows in zip(SPLITS, self.splits.as_tuple(), strict=True)}
+        return {"rule": self.splits.rule, **sizes}
 
 
-def render(findings: Findings) -> str:
+def render(report: Report) -> str:
     """Return the report as HTML; names of classes and files are escaped."""
     environment = templates()
-    environment.filters |= {"address": _address, "ranges": _ranges}
+    environment.filters |= {"url": _image_url, "size_table": _size_table}
     script = environment.get_template("report.js").render()
-    test, examination = findings.metrics["test"], findings.examination
+    test, analysis = report.metrics["test"], report.analysis
     return environment.get_template("report.html").render(
-        title=findings.title,
-        samples=findings.found.samples,
-        found=findings.found,
-        excluded=findings.found.excluded() + list(findings.splits.dropped if findings.splits else ()),
-        splits=findings.splits,
+        title=report.title,
+        dataset=report.audit.dataset,
+        audit=report.audit,
+        excluded=report.audit.exclusions() + list(report.splits.dropped if report.splits else ()),
+        splits=report.splits,
         test=test,
-        guessing=guessing(test),
-        curves=plots.learning_curves(list(findings.history)) if findings.history else "",
+        baseline_warning=baseline_warning(test),
+        training_curves=plots.training_curves(report.history) if report.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
-        calibration=plots.calibration(examination.before, examination.after),
-        corruptions=plots.corruptions(examination.robustness),
-        examination=examination,
-        weak=[found for found in examination.slices if found.differs and _is_worse(found)],
-        worst=max(examination.robustness, key=lambda each: each.drop.value),
-        facts=findings.facts,
+        reliability_diagrams=plots.reliability_diagrams(analysis.before, analysis.after),
+        corruption_curves=plots.corruption_curves(analysis.robustness),
+        analysis=analysis,
+        weak_slices=[result for result in analysis.slices if result.differs and _is_worse(result)],
+        worst_corruption=max(analysis.robustness, key=lambda result: result.drop.value),
+        metadata=report.metadata,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _is_worse(found: Slice) -> bool:
-    return found.accuracy.value < found.rest.value
+def _is_worse(result: Slice) -> bool:
+    return result.accuracy.value < result.others.value
 
 
-def _ranges(sizes: dict[int, int]) -> list[tuple[str, int]]:
-    """Return how many sets have how many classes, larger sizes taken together."""
-    found = []
-    for low, high in pairwise(_SIZES):
-        name = str(low) if high == low + 1 else f"{low} to {high - 1}" if high < _SIZES[-1] else f"{low} and more"
-        found.append((name, sum(times for size, times in sizes.items() if low <= size < high)))
-    return [(name, times) for name, times in found if times]
+def _size_table(sizes: dict[int, int]) -> list[tuple[str, int]]:
+    """Return the number of prediction sets by size, larger sizes grouped; sizes without sets are omitted."""
+    groups = {"0": sizes.get(0, 0)}
+    for start, end in pairwise(_SIZE_STARTS):
+        name = (
+            str(start)
+            if end == start + 1
+            else f"{start} to {end - 1}"
+            if end < _SIZE_STARTS[-1]
+            else f"{start} or more"
+        )
+        groups[name] = sum(count for size, count in sizes.items() if start <= size < end)
+    return [(name, count) for name, count in groups.items() if count]
 
 
-def _address(shown: Shown) -> str:
-    return small_picture(shown.picture) if shown.picture is not None else ""
+def _image_url(shown: ShownImage) -> str:
+    return thumbnail_url(shown.image) if shown.image is not None else ""

@@ -1,15 +1,15 @@
-"""The templates of the pages that are written, and how figures and pictures stand in them."""
+"""The Jinja templates of the reports and of the model card, with filters for metrics and images."""
 
 import jinja2
 
-from tellapart.data.image import Picture
-from tellapart.html import data_address
+from tellapart.data.image import ImageArray
+from tellapart.html import data_url
 
-_SMALL = 112  # pixels of a picture beside another
+_THUMBNAIL = 112  # pixels, the longer side
 
 
 def templates() -> jinja2.Environment:
-    """Return the templates of the pages that are written, with their filters; what they are given is escaped."""
+    """Return the environment with the templates and filters; values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tellapart.evaluation.report", "assets"),
         autoescape=True,
@@ -17,24 +17,35 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points, "interval": _interval, "picture": small_picture}
+    environment.filters |= {
+        "count": _format_count,
+        "percent": _format_percent,
+        "points": _format_points,
+        "interval": _format_interval,
+        "thumbnail": thumbnail_url,
+    }
     return environment
 
 
-def small_picture(picture: Picture) -> str:
-    """Return a picture as an address that holds it."""
-    return data_address(picture, _SMALL)
+def thumbnail_url(image: ImageArray) -> str:
+    """Return a thumbnail of an image as a data URL."""
+    return data_url(image, _THUMBNAIL)
 
 
-def _percent(value: float) -> str:
+def _format_count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _format_percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _points(value: float) -> str:
+def _format_points(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _interval(figure: dict[str, float | None]) -> str:
-    if figure["value"] is None:
+def _format_interval(estimate: dict[str, float | None]) -> str:
+    if estimate["value"] is None:
         return "\N{EN DASH}"
-    return f"{_percent(figure['value'])} ({_points(figure['low'] or 0)}\N{EN DASH}{_points(figure['high'] or 0)})"
+    low, high = _format_points(estimate["low"] or 0), _format_points(estimate["high"] or 0)
+    return f"{_format_percent(estimate['value'])} ({low}\N{EN DASH}{high})"

@@ -1,1 +1,1 @@
-"""ExecuTorch programs for phones."""
+"""Export to ExecuTorch programs, for phones."""

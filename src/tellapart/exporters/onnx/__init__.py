@@ -1,1 +1,1 @@
-"""ONNX files: float32 and int8."""
+"""Export to ONNX files, in float32 and int8."""

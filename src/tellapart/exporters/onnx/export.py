@@ -1,4 +1,4 @@
-"""ONNX in float32: a file, or in the folder of a web app."""
+"""Export to ONNX in float32, as one file or in the folder of a web app."""
 
 from pathlib import Path
 from typing import Any
@@ -7,57 +7,55 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tellapart.data.image import Picture
-from tellapart.exporters.job import Exported, Order, deliver, golden_folder
-from tellapart.exporters.onnx.graph import document_of, to_bytes, to_graph
-from tellapart.exporters.parity import TOLERANCE, Agreement, agreement, refuse_differing
-from tellapart.exporters.web.app import MODEL, app_files
-from tellapart.exporters.web.onnxruntime_web import VERSION, runtime_files
-from tellapart.inference.onnx import OnnxClassifier, from_content
+from tellapart.data.image import ImageArray
+from tellapart.exporters.job import ExportJob, ExportResult, write_export
+from tellapart.exporters.onnx.graph import build_document, to_bytes, to_graph
+from tellapart.exporters.parity import TOLERANCE, ParityResult, check_parity, measure_parity
+from tellapart.exporters.web.app import MODEL, make_app_files
+from tellapart.exporters.web.onnxruntime_web import VERSION, load_runtime_files
+from tellapart.inference.onnx import OnnxClassifier, load_onnx_bytes
 from tellapart.progress import Event
 
 
-def to_onnx(order: Order) -> Exported:
+def to_onnx(job: ExportJob) -> ExportResult:
     """Export to one ONNX file."""
-    _, _, content, found = checked_graph(order)
-    exported = Exported("onnx", order.out, golden_folder(order.out), len(content), found, {})
-    return deliver(order, exported, content, order.classifier, TOLERANCE, order.out.name)
+    _, _, content, parity = build_checked_graph(job)
+    return write_export(job, job.result(len(content), parity), content, job.classifier, TOLERANCE)
 
 
-def to_web(order: Order) -> Exported:
+def to_web(job: ExportJob) -> ExportResult:
     """Export to the folder of a web app: the same ONNX file, and a page that runs it in the browser."""
-    runtime = runtime_files(order.runtime, order.progress)
-    _, document, content, found = checked_graph(order)
-    files = app_files(_title(order), content, document, runtime)
-    size = sum(len(part) for part in files.values())
-    exported = Exported("web", order.out, golden_folder(order.out), size, found, {"onnxruntime_web": VERSION})
-    return deliver(order, exported, files, order.classifier, TOLERANCE, f"{order.out.name}/{MODEL}")
+    runtime = load_runtime_files(job.runtime, job.progress)
+    _, document, content, parity = build_checked_graph(job)
+    files = make_app_files(_title(job), content, document, runtime)
+    result = job.result(sum(map(len, files.values())), parity, onnxruntime_web=VERSION)
+    return write_export(job, result, files, job.classifier, TOLERANCE, f"{job.out.name}/{MODEL}")
 
 
-def checked_graph(order: Order) -> tuple[onnx.ModelProto, dict[str, Any], bytes, Agreement]:
-    """Return a graph, its document, the content of a file with both, and how it answers.
+def build_checked_graph(job: ExportJob) -> tuple[onnx.ModelProto, dict[str, Any], bytes, ParityResult]:
+    """Return a graph, its document, the content of a file with both, and its parity.
 
-    Raises `CannotExport` if it answers otherwise than the original.
+    Raises `ExportError` if its predictions differ from the original's.
     """
-    order.progress.report(Event.EXPORT_START, "Writing the network as an ONNX graph.")
-    graph, document = to_graph(order.classifier), document_of(order.classifier)
+    job.progress.report(Event.EXPORT_START, "Exporting the network to an ONNX graph.", to=job.to)
+    graph, document = to_graph(job.classifier), build_document(job.classifier)
     content = to_bytes(graph, document)
-    found = agreement_of(order, from_content(content, document, order.out.name))
-    refuse_differing(found, order.out)
-    return graph, document, content, found
+    parity = measure_onnx_parity(job, load_onnx_bytes(content, document, job.out.name))
+    check_parity(parity, job.out)
+    return graph, document, content, parity
 
 
-def agreement_of(order: Order, exported: OnnxClassifier, tolerance: float = TOLERANCE) -> Agreement:
-    """Return how an ONNX file answers to pictures of any size, and to those already resized."""
+def measure_onnx_parity(job: ExportJob, exported: OnnxClassifier, tolerance: float = TOLERANCE) -> ParityResult:
+    """Return the parity of an ONNX file, for images of any size and for resized images."""
 
-    def answer(picture: Picture) -> NDArray[np.float32]:
-        whole, resized = exported.answers_to(picture), exported.of_pixels(exported.resize(picture)[None])
-        return np.concatenate([whole.probabilities, resized])
+    def infer(image: ImageArray) -> NDArray[np.float32]:
+        by_graph, resized = exported.infer_image(image), exported.predict_proba(exported.resize(image)[None])
+        return np.concatenate([by_graph.probabilities, resized])
 
-    return agreement(order.classifier, answer, exported.classes, order.checked, order.progress, tolerance)
+    return measure_parity(job.classifier, infer, exported.classes, job.check_images, job.progress, tolerance)
 
 
-def _title(order: Order) -> str:
-    """Return the name of a classifier for those who use it: that of its pictures, or of its network."""
-    told = Path(str(order.classifier.facts.get("title", ""))).name
-    return told or order.classifier.architecture.name
+def _title(job: ExportJob) -> str:
+    """Return the title of an app: the name of the dataset, or else of the network."""
+    dataset = Path(str(job.classifier.metadata.get("title", ""))).name
+    return dataset or job.classifier.architecture.name

@@ -1,67 +1,76 @@
-"""ONNX in 8-bit whole numbers: calibrated, weighed against float32 on the user's own pictures, or refused."""
+"""Export to ONNX in int8: calibrated on the user's images, and accepted or rejected by accuracy and speed on them."""
+
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tellapart.exporters.image_sets import pictures_to_calibrate
+from tellapart.exporters.image_sets import ImageSet, load_calibration_images
 from tellapart.exporters.int8_acceptance import (
     INT8_TOLERANCE,
-    compared_speed,
-    refuse_slower,
-    refuse_worse,
-    thresholds,
-    told_thresholds,
-    told_weight,
+    check_accuracy,
+    check_speed,
+    measure_speed,
+    refit_thresholds,
+    report_acceptance,
 )
-from tellapart.exporters.job import Exported, Order, deliver, golden_folder
-from tellapart.exporters.onnx.export import agreement_of, checked_graph
+from tellapart.exporters.job import ExportJob, ExportResult, write_export
+from tellapart.exporters.onnx.export import build_checked_graph, measure_onnx_parity
 from tellapart.exporters.onnx.graph import to_bytes
-from tellapart.exporters.onnx.quantize import quantized
-from tellapart.inference.onnx import from_content
+from tellapart.exporters.onnx.quantize import QuantizedGraph, quantize
+from tellapart.inference.onnx import load_onnx_bytes
 from tellapart.progress import Event
 
-_JUDGED = 500  # pictures that the harm of 8 bits is seen on
+_MAX_SELECTION = 500  # images on which the layers for int8 are selected
 
 
-def to_int8(order: Order) -> Exported:
-    """Export to one ONNX file in int8; raises `CannotExport` if it loses too much or wins too little."""
-    calibrating, validation = pictures_to_calibrate(order.judged, order.calibration, order.progress)
-    graph, document, content, _ = checked_graph(order)
-    whole = from_content(content, document, order.out.name)
-    pixels = calibrating.pixels(order.classifier)
-    judged = (validation if validation and len(validation.rows) else calibrating).some(_JUDGED)
-    judged_pixels = judged.pixels(order.classifier)
-
-    def answering(model: onnx.ModelProto) -> NDArray[np.float32]:
-        return from_content(model.SerializeToString(), document, order.out.name).of_pixels(judged_pixels)
-
-    def as_right(found: NDArray[np.float32], original: NDArray[np.float32]) -> bool:
-        known = judged.labels >= 0
-        right, before = (int((each.argmax(axis=1) == judged.labels)[known].sum()) for each in (found, original))
-        return 100 * (before - right) <= order.max_drop * int(known.sum())
-
-    order.progress.report(Event.QUANTIZATION_START, f"Taking the ranges of numbers from {len(pixels)} pictures.")
-    small = quantized(graph, pixels, answering, as_right, order.progress)
-    exported = from_content(small.model.SerializeToString(), document, order.out.name)
-    document = thresholds(exported, document, validation)
-    sealed = to_bytes(small.model, document)
-    exported = from_content(sealed, document, order.out.name)
-    found = agreement_of(order, exported, np.inf)
-    refuse_worse(order, found)
-    speed = compared_speed(whole, exported, pixels[:1])
-    refuse_slower(order, speed)
-    details = {
-        "float32_bytes": len(content),
-        "speed": vars(speed),
-        "layers": small.layers,
-        "layers_in_float32": list(small.left),
-    }
-    said = (
-        *told_weight(len(content), len(sealed), speed),
-        *told_thresholds(exported, validation),
-        f"{small.layers - len(small.left)} of {small.layers} layers are in int8"
-        + (f"; in float32 stay {', '.join(small.left)}." if small.left else "."),
+def to_onnx_int8(job: ExportJob) -> ExportResult:
+    """Export to one ONNX file in int8; raises `ExportError` if it is less accurate or slower than accepted."""
+    calibration, validation = load_calibration_images(job.model, job.calibration, job.progress)
+    graph, document, float32_content, _ = build_checked_graph(job)
+    pixels = calibration.pixels(job.classifier)
+    selection = (validation if validation and len(validation.rows) else calibration).sample(_MAX_SELECTION)
+    quantized = _quantize(job, graph, document, pixels, selection)
+    name = job.out.name
+    int8 = load_onnx_bytes(quantized.model.SerializeToString(), document, name)
+    document = refit_thresholds(int8, document, validation, job.progress)
+    content = to_bytes(quantized.model, document)
+    int8 = load_onnx_bytes(content, document, name)
+    parity = measure_onnx_parity(job, int8, np.inf)
+    check_accuracy(job, parity)
+    speed = measure_speed(load_onnx_bytes(float32_content, document, name), int8, pixels[:1])
+    check_speed(job, speed)
+    report_acceptance(job.progress, len(float32_content), len(content), speed)
+    result = job.result(
+        len(content),
+        parity,
+        float32_bytes=len(float32_content),
+        speed=vars(speed),
+        layers=quantized.n_layers,
+        layers_in_float32=list(quantized.float32_layers),
     )
-    told = Exported("onnx-int8", order.out, golden_folder(order.out), len(sealed), found, details, said)
-    return deliver(order, told, sealed, exported, INT8_TOLERANCE, order.out.name)
+    return write_export(job, result, content, int8, INT8_TOLERANCE)
+
+
+def _quantize(
+    job: ExportJob,
+    graph: onnx.ModelProto,
+    document: dict[str, Any],
+    pixels: NDArray[np.uint8],
+    selection: ImageSet,
+) -> QuantizedGraph:
+    """Return the graph in int8; pixels: for the ranges of activations (N, S, S, 3)."""
+    selection_pixels, labelled = selection.pixels(job.classifier), selection.labels >= 0
+
+    def infer(model: onnx.ModelProto) -> NDArray[np.float32]:
+        return load_onnx_bytes(model.SerializeToString(), document, job.out.name).predict_proba(selection_pixels)
+
+    def count_correct(probabilities: NDArray[np.float32]) -> int:
+        return int((probabilities.argmax(axis=1) == selection.labels)[labelled].sum())
+
+    def is_accurate(int8: NDArray[np.float32], float32: NDArray[np.float32]) -> bool:
+        return 100 * (count_correct(float32) - count_correct(int8)) <= job.max_drop * int(labelled.sum())
+
+    job.progress.report(Event.QUANTIZATION_START, f"Calibrating int8 on {len(pixels)} images.", images=len(pixels))
+    return quantize(graph, pixels, infer, is_accurate, job.progress)

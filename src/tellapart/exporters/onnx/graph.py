@@ -1,14 +1,10 @@
-"""`Classifier` -> one ONNX file: pixels in, calibrated probabilities and distances from the training pictures out.
+"""Conversion of a `Classifier` to one ONNX file: pixels in, calibrated probabilities and OOD distances out.
 
-Two graphs in a row: the resize of one picture, and everything after it as torch exports it. Letters: N pictures, S the
+The graph is the resize of one image, followed by everything after it as torch exports it. Letters: N images, S the
 network's input size, K classes.
 """
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -17,63 +13,64 @@ import torch
 from onnx import compose, helper
 
 from tellapart.classifier.classifier import Classifier
-from tellapart.errors import CannotExport
-from tellapart.exporters.module import Answering
+from tellapart.errors import ExportError, first_line
+from tellapart.exporters.module import ExportModule
 from tellapart.exporters.onnx.resize import IR_VERSION, OPSET, resize_graph
+from tellapart.exporters.silence import silence_loggers
 from tellapart.inference.onnx import DISTANCES, PROBABILITIES
-from tellapart.inference.onnx_safety import EXPORT_VERSION, KEY, MAX_BYTES, checksum
+from tellapart.inference.onnx_safety import EXPORT_VERSION, KEY, compute_checksum
+from tellapart.inference.protobuf import MAX_BYTES
 
 DECODING = (
-    "RGB, 8 bits, upright: EXIF orientation applied, grey and palette expanded, alpha composited over white, CMYK "
-    "converted, of several frames the first"
+    "RGB, 8 bits, EXIF orientation applied, grayscale and palette expanded, alpha composited over white, CMYK "
+    "converted, the first of several frames"
 )
+_PREFIX = "network/"  # of the names in the graph of the network
 
 
 def to_graph(classifier: Classifier) -> onnx.ModelProto:
     """Return a classifier as a graph.
 
-    It takes `image` uint8 (H, W, 3), one picture of any size, and `images` uint8 (N, S, S, 3), already resized; either
-    may have no pixels. It gives `probabilities` float32, of the image first, then of the images; and if the classifier
-    knows where its training pictures lie, `distances` float32 from them, one a picture.
-    Raises `CannotExport` if torch cannot export the network.
+    Inputs: `image` uint8 (H, W, 3), one image of any size, and `images` uint8 (N, S, S, 3), resized images; either may
+    have no pixels. Outputs: `probabilities` float32, of the image first, then of the images, and `distances` float32
+    of the same images if the classifier has an OOD detector.
+    Raises `ExportError` if torch cannot export the network.
     """
-    model = _joined(resize_graph(classifier.preprocess), _network_graph(classifier))
+    model = _merge(resize_graph(classifier.preprocess), _to_network_graph(classifier))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def document_of(classifier: Classifier) -> dict[str, Any]:
-    """Return the JSON document of an exported file: that of the classifier, and how pictures are to be decoded."""
+def build_document(classifier: Classifier) -> dict[str, Any]:
+    """Return the JSON document of an exported file: the classifier's, and how to decode images."""
     return classifier.document() | {"export_version": EXPORT_VERSION, "decoding": DECODING}
 
 
 def to_bytes(model: onnx.ModelProto, document: dict[str, Any]) -> bytes:
     """Return the content of a file with the model, its document and their checksum.
 
-    Raises `CannotExport` if it would not fit in one piece.
+    Raises `ExportError` if it exceeds the size of an ONNX file.
     """
     if model.ByteSize() > MAX_BYTES:
-        raise CannotExport(
-            f"The network has {model.ByteSize():,} bytes: an ONNX file in one piece has at most {MAX_BYTES:,}."
-        )
+        raise ExportError(f"The network has {model.ByteSize():,} bytes, but an ONNX file has at most {MAX_BYTES:,}.")
     document = json.loads(json.dumps(document))
-    document["checksum"] = checksum(document, model.graph.SerializeToString())
-    sealed = onnx.ModelProto()
-    sealed.CopyFrom(model)
-    helper.set_model_props(sealed, {KEY: json.dumps(document, ensure_ascii=False)})
-    content: bytes = sealed.SerializeToString()
+    document["checksum"] = compute_checksum(document, model.graph.SerializeToString())
+    complete = onnx.ModelProto()
+    complete.CopyFrom(model)
+    helper.set_model_props(complete, {KEY: json.dumps(document, ensure_ascii=False)})
+    content: bytes = complete.SerializeToString()
     return content
 
 
-def _network_graph(classifier: Classifier) -> onnx.ModelProto:
-    """Return the graph of everything after the resize; BatchNorm is folded into the convolutions before it."""
+def _to_network_graph(classifier: Classifier) -> onnx.ModelProto:
+    """Return the graph of everything after the resize, with BatchNorm folded into the preceding convolutions."""
     size = classifier.preprocess.size
-    answering = deepcopy(Answering(classifier)).cpu().eval()
-    names = [PROBABILITIES, DISTANCES] if classifier.familiarity else [PROBABILITIES]
+    module = deepcopy(ExportModule(classifier)).cpu().eval()
+    names = [PROBABILITIES, DISTANCES] if classifier.ood_detector else [PROBABILITIES]
     try:
-        with _silence():
+        with silence_loggers("torch.onnx", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
-                answering,
+                module,
                 (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
                 dynamo=True,
                 opset_version=OPSET,
@@ -82,52 +79,35 @@ def _network_graph(classifier: Classifier) -> onnx.ModelProto:
                 dynamic_shapes={"pixels": {0: torch.export.Dim("M")}},
                 verbose=False,
             )
-    # Each step of torch's exporter has exceptions of its own.
+    # Each step of torch's exporter raises exceptions of its own.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CannotExport(f"torch cannot export {classifier.architecture.name}: {reason}") from error
+        raise ExportError(f"torch cannot export {classifier.architecture.name}: {first_line(error)}.") from error
     if program is None:
-        raise CannotExport(f"torch has exported nothing of {classifier.architecture.name}.")
+        raise ExportError(f"torch cannot export {classifier.architecture.name}: it returned no graph.")
     model: onnx.ModelProto = program.model_proto
     return model
 
 
-def _joined(resize: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
-    """Return two graphs as one, with the names that users see, and nothing of how they were made."""
-    for part in (resize, network):
-        part.ir_version = IR_VERSION
-        _one_opset(part)
-    prefixed = compose.add_prefix(network, "network/")
-    model = compose.merge_models(resize, prefixed, io_map=[(resize.graph.output[0].name, "network/pixels")])
-    _one_opset(model)  # merging has put each part's among them
-    seen = {f"network/{name}": name for name in (PROBABILITIES, DISTANCES)}
+def _merge(resize: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
+    """Return two graphs as one, with the public names of its outputs and without traces of the exporters."""
+    for graph in (resize, network):
+        graph.ir_version = IR_VERSION
+        _set_opset(graph)
+    prefixed = compose.add_prefix(network, _PREFIX)
+    model = compose.merge_models(resize, prefixed, io_map=[(resize.graph.output[0].name, f"{_PREFIX}pixels")])
+    _set_opset(model)  # merging has added those of both graphs
+    public_names = {f"{_PREFIX}{name}": name for name in (PROBABILITIES, DISTANCES)}
     for node in model.graph.node:
-        node.output[:] = [seen.get(name, name) for name in node.output]
+        node.output[:] = [public_names.get(name, name) for name in node.output]
         node.doc_string = ""
         del node.metadata_props[:]
     for value in model.graph.output:
-        value.name = seen[value.name]
+        value.name = public_names[value.name]
     del model.graph.value_info[:]
     model.producer_name, model.doc_string, model.graph.name, model.graph.doc_string = "tellapart", "", "classifier", ""
     return model
 
 
-def _one_opset(model: onnx.ModelProto) -> None:
+def _set_opset(model: onnx.ModelProto) -> None:
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what torch's exporter says of its own workings from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,1 +1,1 @@
-"""The web app."""
+"""Export to a web app."""

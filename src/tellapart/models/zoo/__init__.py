@@ -1,1 +1,1 @@
-"""The published architectures, one file a family."""
+"""Published architectures, one file per family."""

@@ -1,9 +1,9 @@
 """AlexNet in its one-column form (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks").
 
-The network of Krizhevsky, Sutskever and Hinton 2012 for one processor: 64, 192, 384, 256 and 256 convolutions, no local
-response normalisation. Parameter names are torchvision's, and so are the initial weights, torch's default: the normal
-distribution of 2012 (section 5: deviation 0.01, some biases one) was made for 90 epochs of SGD, and had learned nothing
-of 1,797 digits in 3 epochs of the default recipe, where these reach 97 %.
+The network of Krizhevsky, Sutskever and Hinton 2012 for a single device: 64, 192, 384, 256 and 256 filters, without
+local response normalization. Parameter names and initial weights (the defaults of torch) are torchvision's. The initial
+weights of 2012 (section 5: normal with deviation 0.01, some biases one) require 90 epochs of SGD: in 3 epochs of the
+default recipe they learned nothing on 1,797 digits, where the defaults of torch reach 97 %.
 """
 
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from tellapart.models.base import Network
 
 
 class AlexNet(Network):
-    """Five convolutions, three poolings, and three dense layers."""
+    """Five convolutions, three pooling layers, and three dense layers."""
 
     head_name = "classifier.6"
 
     def __init__(self, num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.5) -> None:
         super().__init__(in_channels, min_size=8 if small_stem else 63)
-        # The small stem keeps the side: 3 x 3 without stride or pooling, for pictures under 64 pixels.
+        # The small stem is 3 x 3 without stride and pooling, for images under 64 pixels.
         first = nn.Conv2d(in_channels, 64, 3, 1, 1) if small_stem else nn.Conv2d(in_channels, 64, 11, 4, 2)
         self.features = nn.Sequential(  # N C S S
             first,
@@ -47,7 +47,7 @@ class AlexNet(Network):
         )
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the second hidden layer (N, 4096)."""
-        features = self.avgpool(self.through(self.features, images)).flatten(1)  # N 9216
+        """Return the output of the second hidden layer (N, 4096)."""
+        features = self.avgpool(self.forward_sequence(self.features, images)).flatten(1)  # N 9216
         hidden: Tensor = self.classifier[:-1](features)
         return hidden

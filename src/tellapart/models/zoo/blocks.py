@@ -1,4 +1,4 @@
-"""The pieces that several families share, and the initialisations that were published with them."""
+"""Building blocks that several families share, and their published weight initialization."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Activation = Callable[..., nn.Module]
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution that keeps the side at stride 1, BatchNorm, and an activation unless it is None."""
+    """Convolution with padding `kernel // 2`, BatchNorm, and an activation unless it is None."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class ConvNorm(nn.Sequential):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh the channels by what they hold on average (Hu et al. 2018, "Squeeze-and-excitation networks", figure 2)."""
+    """Scale channels by a function of their averages (Hu et al. 2018, "Squeeze-and-excitation networks", figure 2)."""
 
     def __init__(self, width: int, squeezed: int, activation: Activation, gate: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -47,25 +47,25 @@ class SqueezeExcitation(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drop the branch of a residual block for some pictures of a training batch (Huang et al. 2016)."""
+    """Drop the residual branch of a block for random images in training (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape, zero for dropped pictures, the others scaled up for it."""
+        """(N, C, H, W) -> the same shape, 0 for dropped images, and scaled by 1 / (1 - rate) for the others."""
         if not self.training or self.rate == 0:
             return x
-        kept = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.rate
-        return x * (kept / (1 - self.rate)).to(x.dtype)
+        keep = torch.rand((len(x), 1, 1, 1), device=x.device) >= self.rate
+        return x * (keep / (1 - self.rate)).to(x.dtype)
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1 x 1, filter depthwise, weigh the channels if told, project by 1 x 1.
+    """1 x 1 expansion, depthwise convolution, optional squeeze-and-excitation, 1 x 1 projection.
 
     Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", section 3.3. widths: of the input,
-    expanded, and of the output. squeeze: makes the layer that weighs the channels. drop: rate of stochastic depth.
+    the expansion and the output. squeeze: builds the squeeze-and-excitation. drop: rate of stochastic depth.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class InvertedResidual(nn.Module):
         return x + self.stochastic_depth(y) if self.has_shortcut else y
 
 
-def initialise_he(network: nn.Module) -> None:
-    """Fill convolutions by their fan-out and linear layers with a deviation of 0.01; biases are zero.
+def initialize_he(network: nn.Module) -> None:
+    """Initialize convolutions by fan-out, and linear layers with a standard deviation of 0.01; biases are zero.
 
-    He et al. 2015, "Delving deep into rectifiers", section 2.2, backward case; the linear layers as in torchvision.
+    He et al. 2015, "Delving deep into rectifiers", section 2.2, backward case; linear layers as in torchvision.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -112,8 +112,8 @@ def initialise_he(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def initialise_truncated(network: nn.Module, deviation: float) -> None:
-    """Fill convolutions and linear layers with a normal distribution cut at two deviations; biases are zero."""
+def initialize_truncated(network: nn.Module, deviation: float) -> None:
+    """Initialize weights from a normal distribution truncated at two standard deviations; biases are zero."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.trunc_normal_(module.weight, 0, deviation, -2 * deviation, 2 * deviation)
@@ -122,6 +122,6 @@ def initialise_truncated(network: nn.Module, deviation: float) -> None:
 
 
 def round_width(width: float, divisor: int = 8) -> int:
-    """Return the nearest multiple of `divisor`, never more than 10 % below (Sandler et al. 2018, their code)."""
+    """Return the nearest multiple of `divisor`, at most 10 % below the width (code of Sandler et al. 2018)."""
     rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * width else rounded

@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", table 9): today's reference of a plain convolutional network.
+"""ConvNeXt (Liu et al. 2022, "A ConvNet for the 2020s", table 9).
 
 Parameter names are torchvision's.
 """
@@ -35,7 +35,7 @@ class Permute(nn.Module):
 
 
 class Block(nn.Module):
-    """7 x 7 depthwise convolution, LayerNorm, two dense layers on each pixel, a scaled shortcut (figure 4)."""
+    """7 x 7 depthwise convolution, LayerNorm, two dense layers per pixel, and a shortcut (figure 4)."""
 
     def __init__(self, width: int, drop: float) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class ConvNeXt(Network):
-    """Patches of 4 x 4, four stages with a 2 x 2 convolution between them, global average pooling, one linear layer."""
+    """4 x 4 patches, four stages with 2 x 2 convolutions between them, global average pooling, a linear layer."""
 
     head_name = "classifier.2"
 
@@ -73,27 +73,27 @@ class ConvNeXt(Network):
     ) -> None:
         super().__init__(in_channels, min_size=smallest_side(small_stem))
         norm = partial(LayerNorm2d, eps=1e-6)
-        # The small stem keeps the side, for pictures under 64 pixels.
+        # The small stem has stride 1, for images under 64 pixels.
         stem = nn.Conv2d(in_channels, widths[0], 3, 1, 1) if small_stem else nn.Conv2d(in_channels, widths[0], 4, 4)
         layers: list[nn.Module] = [nn.Sequential(stem, norm(widths[0]))]  # N 96 S/4 S/4
-        number, total = 0, sum(blocks)
+        n_blocks, total = 0, sum(blocks)
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
             if stage:
                 layers.append(nn.Sequential(norm(widths[stage - 1]), nn.Conv2d(widths[stage - 1], width, 2, 2)))
-            layers.append(nn.Sequential(*(Block(width, drop * (number + i) / (total - 1)) for i in range(count))))
-            number += count
+            layers.append(nn.Sequential(*(Block(width, drop * (n_blocks + i) / (total - 1)) for i in range(count))))
+            n_blocks += count
         self.features = nn.Sequential(*layers)  # N 768 S/32 S/32
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(norm(widths[-1]), nn.Flatten(1), nn.Linear(widths[-1], num_classes))
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.trunc_normal_(module.weight, std=0.02)  # as in its authors' code
+                nn.init.trunc_normal_(module.weight, std=0.02)  # as in the authors' code
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the pooled and normalised features (N, 768)."""
-        pooled = self.avgpool(self.through(self.features, images))
+        """Return the pooled and normalized features (N, 768)."""
+        pooled = self.avgpool(self.forward_sequence(self.features, images))
         features: Tensor = self.classifier[:-1](pooled)
         return features
 

@@ -1,7 +1,7 @@
 """GoogLeNet, or Inception v1 (Szegedy et al. 2015, "Going deeper with convolutions", table 1).
 
-With BatchNorm (Ioffe and Szegedy 2015) instead of local response normalisation. Parameter names are torchvision's, and
-as there the branch called 5 x 5 has kernels of 3 x 3, since the published weights were trained so.
+With BatchNorm (Ioffe and Szegedy 2015) instead of local response normalization. Parameter names are torchvision's. As
+in torchvision and its weights, the 5 x 5 branch has 3 x 3 kernels.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tellapart.models.base import Network, smallest_side
-from tellapart.models.zoo.blocks import initialise_truncated
+from tellapart.models.zoo.blocks import initialize_truncated
 
 _AUXILIARY_WEIGHT = 0.3  # of each auxiliary loss (section 5)
 
@@ -35,7 +35,7 @@ class BasicConv(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches side by side (figure 2b): 1 x 1; 1 x 1 and 3 x 3, twice; pooling and 1 x 1."""
+    """Four parallel branches (figure 2b): 1 x 1; 1 x 1 and 3 x 3, twice; pooling and 1 x 1."""
 
     def __init__(self, in_width: int, widths: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on features halfway, so that the loss reaches the first layers (section 5)."""
+    """A classifier on intermediate features, which improves the gradients of the first layers (section 5)."""
 
     def __init__(self, in_width: int, num_classes: int) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class AuxiliaryHead(nn.Module):
 
 
 class GoogLeNet(Network):
-    """A stem, nine inception blocks in three stages, global average pooling, dropout, one linear layer.
+    """A stem, nine inception blocks in three stages, global average pooling, dropout, a linear layer.
 
-    aux: the two auxiliary heads, which only training uses.
+    aux: whether to build the two auxiliary heads, which only training uses.
     """
 
     head_name = "fc"
@@ -82,7 +82,7 @@ class GoogLeNet(Network):
         self, num_classes: int, in_channels: int, small_stem: bool = False, aux: bool = True, dropout: float = 0.2
     ) -> None:
         super().__init__(in_channels, min_size=smallest_side(small_stem))
-        # The small stem keeps the side: 3 x 3 without stride or pooling, for pictures under 64 pixels.
+        # The small stem is 3 x 3 without stride and pooling, for images under 64 pixels.
         kernel, stride = (3, 1) if small_stem else (7, 2)
         self.conv1 = BasicConv(in_channels, 64, kernel, stride, kernel // 2)
         self.maxpool1 = nn.Identity() if small_stem else nn.MaxPool2d(3, 2, ceil_mode=True)  # N 64 S/4 S/4
@@ -105,15 +105,15 @@ class GoogLeNet(Network):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(1024, num_classes)
-        initialise_truncated(self, 0.01)  # as torchvision does; the paper does not say
+        initialize_truncated(self, 0.01)  # as in torchvision; not in the paper
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 1024)."""
         return self._maps(images)[-1]
 
     def training_outputs(self, images: Tensor) -> list[tuple[float, Tensor]]:
-        """Return the logits, and those of the auxiliary heads with a weight of 0.3 each."""
-        self.check(images)
+        """Return the logits with weight 1, and those of the auxiliary heads with weight 0.3 each."""
+        self.check_shape(images)
         first, second, features = self._maps(images)
         outputs = [(1.0, self.head(features))]
         if self.aux1 is not None and self.aux2 is not None:
@@ -123,8 +123,8 @@ class GoogLeNet(Network):
     def _maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the maps after blocks 4a (N, 512, h, w) and 4d (N, 528, h, w), and the pooled features (N, 1024)."""
         x = self.conv3(self.conv2(self.maxpool1(self.conv1(images))))
-        x = self.through(nn.Sequential(self.maxpool2, self.inception3a, self.inception3b, self.maxpool3), x)
+        x = self.forward_sequence(nn.Sequential(self.maxpool2, self.inception3a, self.inception3b, self.maxpool3), x)
         first = self.inception4a(x)
-        second = self.through(nn.Sequential(self.inception4b, self.inception4c, self.inception4d), first)
+        second = self.forward_sequence(nn.Sequential(self.inception4b, self.inception4c, self.inception4d), first)
         last = nn.Sequential(self.inception4e, self.maxpool4, self.inception5a, self.inception5b)
-        return first, second, self.dropout(self.avgpool(self.through(last, second)).flatten(1))
+        return first, second, self.dropout(self.avgpool(self.forward_sequence(last, second)).flatten(1))

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tellapart.models.base import Network
-from tellapart.models.zoo.blocks import initialise_truncated
+from tellapart.models.zoo.blocks import initialize_truncated
 from tellapart.models.zoo.googlenet import BasicConv
 
-_AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss, as in its authors' code
+_AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss, as in the authors' code
 _TALL, _FLAT = ((7, 1), (3, 0)), ((1, 7), (0, 3))  # kernel and padding of the two halves of a 7 x 7 convolution
 
 
@@ -94,7 +94,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """1 x 1; 1 x 3 beside 3 x 1; the same after 3 x 3; pooling (figure 7)."""
+    """1 x 1; 1 x 3 parallel to 3 x 1; the same after 3 x 3; pooling (figure 7)."""
 
     def __init__(self, in_width: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class InceptionE(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on the 17 x 17 maps, which regularises training (section 4)."""
+    """A classifier on the 17 x 17 maps, which regularizes training (section 4)."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 768, H, W) -> logits (N, K)."""
-        # 17 x 17, of 299 pixels, becomes 5 x 5; of smaller pictures the maps are brought to what conv1 needs.
+        # The 17 x 17 maps of 299 pixels become 5 x 5; the maps of smaller images are resized to what conv1 requires.
         pooled = F.avg_pool2d(x, 5, 3) if min(x.shape[2:]) >= 17 else F.adaptive_avg_pool2d(x, 5)
         y = self.conv1(self.conv0(pooled))  # N 768 1 1
         logits: Tensor = self.fc(F.adaptive_avg_pool2d(y, 1).flatten(1))
@@ -136,9 +136,9 @@ class AuxiliaryHead(nn.Module):
 
 
 class InceptionV3(Network):
-    """A stem, eleven inception blocks in three stages, global average pooling, dropout, one linear layer.
+    """A stem, eleven inception blocks in three stages, global average pooling, dropout, a linear layer.
 
-    aux: the auxiliary head, which only training uses.
+    aux: whether to build the auxiliary head, which only training uses.
     """
 
     head_name = "fc"
@@ -148,7 +148,7 @@ class InceptionV3(Network):
         self, num_classes: int, in_channels: int, small_stem: bool = False, aux: bool = True, dropout: float = 0.5
     ) -> None:
         super().__init__(in_channels, min_size=21 if small_stem else 75)
-        # The small stem has no stride and no first pooling, for pictures under 64 pixels. Shapes are of 299 pixels.
+        # The small stem has no stride and no first pooling, for images under 64 pixels. Shapes are for 299 pixels.
         self.Conv2d_1a_3x3 = BasicConv(in_channels, 32, 3, 1 if small_stem else 2)  # N 32 149 149
         self.Conv2d_2a_3x3 = BasicConv(32, 32, 3)
         self.Conv2d_2b_3x3 = BasicConv(32, 64, 3, padding=1)  # N 64 147 147
@@ -171,15 +171,15 @@ class InceptionV3(Network):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(2048, num_classes)
-        initialise_truncated(self, 0.1)  # the default of its authors' code
+        initialize_truncated(self, 0.1)  # the default of the authors' code
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 2048)."""
         return self._maps(images)[1]
 
     def training_outputs(self, images: Tensor) -> list[tuple[float, Tensor]]:
-        """Return the logits, and those of the auxiliary head with a weight of 0.4."""
-        self.check(images)
+        """Return the logits with weight 1, and those of the auxiliary head with weight 0.4."""
+        self.check_shape(images)
         maps, features = self._maps(images)
         outputs = [(1.0, self.head(features))]
         if self.AuxLogits is not None:
@@ -190,8 +190,8 @@ class InceptionV3(Network):
         """Return the maps after block 6e (N, 768, h, w), and the pooled features (N, 2048)."""
         stem = [self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3, self.maxpool1]
         stem += [self.Conv2d_3b_1x1, self.Conv2d_4a_3x3, self.maxpool2]
-        x = self.through(nn.Sequential(*stem, self.Mixed_5b, self.Mixed_5c, self.Mixed_5d), images)
+        x = self.forward_sequence(nn.Sequential(*stem, self.Mixed_5b, self.Mixed_5c, self.Mixed_5d), images)
         blocks = nn.Sequential(self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e)
-        maps = self.through(blocks, x)
-        x = self.through(nn.Sequential(self.Mixed_7a, self.Mixed_7b, self.Mixed_7c), maps)
+        maps = self.forward_sequence(blocks, x)
+        x = self.forward_sequence(nn.Sequential(self.Mixed_7a, self.Mixed_7b, self.Mixed_7c), maps)
         return maps, self.dropout(self.avgpool(x).flatten(1))

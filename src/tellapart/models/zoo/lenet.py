@@ -1,25 +1,27 @@
 """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition", fig. 2).
 
-The layout of 1998 for 32 x 32 pictures. Modernised: the third convolution sees all six maps instead of the hand-made
-table I (so 61,706 parameters instead of 60,000), pooling has no weights of its own, plain tanh instead of its scaled
-form, and a linear layer with cross-entropy instead of the Gaussian connections.
+The layout of 1998 for 32 x 32 images, with common simplifications: layer C3 is connected to all six maps instead of the
+subsets of table I (61,706 parameters instead of 60,000), pooling has no weights, tanh is not scaled, and a linear layer
+with cross-entropy replaces the Gaussian connections.
 """
 
 from torch import Tensor, nn
 
-from tellapart.errors import WrongInput
+from tellapart.errors import InputShapeError
 from tellapart.models.base import Network
 
 
 class LeNet5(Network):
-    """conv 6, pool, conv 16, pool, conv 120, dense 84, dense K. Its dense layers fix the input size."""
+    """conv 6, pool, conv 16, pool, conv 120, dense 84, dense K. Its dense layers require a fixed input size."""
 
     head_name = "classifier"
 
     def __init__(self, num_classes: int, in_channels: int, size: int = 32) -> None:
         super().__init__(in_channels, exact_size=size)
         if size < 32:
-            raise WrongInput(f"LeNet5 takes sides from 32 pixels, not {size}: resize the pictures.")
+            raise InputShapeError(
+                f"LeNet5: expected images of at least 32 x 32 pixels, found {size}: resize the images."
+            )
         side = ((size - 4) // 2 - 4) // 2 - 4
         self.features = nn.Sequential(  # N C S S
             nn.Conv2d(in_channels, 6, 5),
@@ -35,9 +37,9 @@ class LeNet5(Network):
             nn.Tanh(),
         )
         self.classifier = nn.Linear(84, num_classes)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """Uniform within 2.4 / fan-in (section II.B and appendix A)."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -45,5 +47,5 @@ class LeNet5(Network):
                 nn.init.uniform_(module.weight, -bound, bound)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the hidden layer (N, 84)."""
-        return self.through(self.features, images)
+        """Return the output of the hidden layer (N, 84)."""
+        return self.forward_sequence(self.features, images)

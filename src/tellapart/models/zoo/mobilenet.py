@@ -13,11 +13,11 @@ from tellapart.models.zoo.blocks import (
     ConvNorm,
     InvertedResidual,
     SqueezeExcitation,
-    initialise_truncated,
+    initialize_truncated,
     round_width,
 )
 
-_DEVIATION = 0.09  # of the initial weights, as in the authors' code (TensorFlow slim, training_scope) of all three
+_DEVIATION = 0.09  # of the initial weights, as in the authors' code of all three (TensorFlow slim, training_scope)
 
 
 class MobileNetV1(Network):
@@ -25,29 +25,29 @@ class MobileNetV1(Network):
 
     head_name = "classifier"
     widths = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-    halved = (1, 3, 5, 11)  # the separable convolutions with stride 2, counted from 0
+    strided = (1, 3, 5, 11)  # separable convolutions with stride 2, counted from 0
 
     def __init__(self, num_classes: int, in_channels: int, small_stem: bool = False, dropout: float = 0.001) -> None:
         super().__init__(in_channels, min_size=smallest_side(small_stem))
         layers: list[nn.Module] = [ConvNorm(in_channels, 32, 3, 1 if small_stem else 2)]  # N 32 S/2 S/2
         in_width = 32
-        for number, width in enumerate(self.widths):
-            depthwise = ConvNorm(in_width, in_width, 3, 2 if number in self.halved else 1, in_width)
+        for index, width in enumerate(self.widths):
+            depthwise = ConvNorm(in_width, in_width, 3, 2 if index in self.strided else 1, in_width)
             layers.append(nn.Sequential(depthwise, ConvNorm(in_width, width, 1)))
             in_width = width
         self.features = nn.Sequential(*layers)  # N 1024 S/32 S/32
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(in_width, num_classes))
-        initialise_truncated(self, _DEVIATION)
+        initialize_truncated(self, _DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 1024)."""
-        features: Tensor = self.avgpool(self.through(self.features, images)).flatten(1)
+        features: Tensor = self.avgpool(self.forward_sequence(self.features, images)).flatten(1)
         return features
 
 
 class InvertedResidualV2(nn.Module):
-    """The inverted residual under the names that torchvision gave it in v2; see `blocks.InvertedResidual`."""
+    """The inverted residual with torchvision's parameter names of v2; see `blocks.InvertedResidual`."""
 
     def __init__(self, in_width: int, width: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -91,17 +91,17 @@ class MobileNetV2(Network):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, num_classes))
-        initialise_truncated(self, _DEVIATION)
+        initialize_truncated(self, _DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 1280)."""
-        features: Tensor = self.avgpool(self.through(self.features, images)).flatten(1)
+        features: Tensor = self.avgpool(self.forward_sequence(self.features, images)).flatten(1)
         return features
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of tables 1 and 2 of "Searching for MobileNetV3"."""
+    """A row of tables 1 and 2 of "Searching for MobileNetV3"."""
 
     kernel: int
     inner: int
@@ -144,9 +144,9 @@ _SMALL = (
 
 
 class MobileNetV3(Network):
-    """A stem, inverted residuals found by search, a 1 x 1 convolution, a hidden and a linear layer.
+    """A stem, inverted residuals from architecture search, a 1 x 1 convolution, a hidden and a linear layer.
 
-    hidden: width of the layer between the pooled features and the last one.
+    hidden: width of the hidden layer.
     """
 
     head_name = "classifier.3"
@@ -178,11 +178,11 @@ class MobileNetV3(Network):
         self.classifier = nn.Sequential(
             nn.Linear(6 * in_width, hidden), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
         )
-        initialise_truncated(self, _DEVIATION)
+        initialize_truncated(self, _DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the hidden layer (N, hidden)."""
-        pooled = self.avgpool(self.through(self.features, images)).flatten(1)
+        """Return the output of the hidden layer (N, hidden)."""
+        pooled = self.avgpool(self.forward_sequence(self.features, images)).flatten(1)
         features: Tensor = self.classifier[:-1](pooled)
         return features
 

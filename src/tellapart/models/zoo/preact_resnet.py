@@ -1,6 +1,6 @@
 """Pre-activation residual networks (He, Zhang, Ren and Sun 2016, "Identity mappings in deep residual networks").
 
-BatchNorm and ReLU stand before each convolution (figure 4e), so the shortcuts are plain sums and 1,001 layers train.
+BatchNorm and ReLU precede each convolution (figure 4e), so the shortcuts are identities and 1,001 layers train.
 """
 
 import torch
@@ -10,9 +10,9 @@ from tellapart.models.base import Network
 
 
 class PreActBottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions, each after BatchNorm and ReLU, a shortcut around them.
+    """1 x 1, 3 x 3 and 1 x 1 convolutions, each after BatchNorm and ReLU, with a shortcut.
 
-    Where the shape changes, the shortcut is a 1 x 1 convolution of the activated input (section 5, implementation).
+    If the shape changes, the shortcut is a 1 x 1 convolution of the activated input (section 5, implementation).
     """
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
@@ -38,7 +38,7 @@ class PreActBottleneck(nn.Module):
 
 
 class PreActResNet(Network):
-    """A 3 x 3 stem, three stages at full, half and quarter side, global average pooling, one linear layer."""
+    """A 3 x 3 stem, three stages at full, half and quarter resolution, global average pooling, a linear layer."""
 
     head_name = "fc"
 
@@ -59,7 +59,7 @@ class PreActResNet(Network):
         """Return the pooled features (N, 256)."""
         x = self.conv1(images)
         for stage in (self.layer1, self.layer2, self.layer3):
-            x = self.through(stage, x)
+            x = self.forward_sequence(stage, x)
         features: Tensor = self.avgpool(torch.relu_(self.bn(x))).flatten(1)
         return features
 
@@ -70,5 +70,5 @@ def _stage(in_width: int, width: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def resnet1001(num_classes: int, in_channels: int) -> PreActResNet:
-    """The 1,001-layer network of table 4 (9 n + 2 with n = 111), 10.3 million parameters for 10 classes."""
+    """The 1,001-layer network of table 4 (9n + 2 with n = 111), 10.3 million parameters for 10 classes."""
     return PreActResNet(num_classes, in_channels, 111)

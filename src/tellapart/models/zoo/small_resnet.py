@@ -1,4 +1,4 @@
-"""A small residual network for pictures under 64 pixels: quick to train from scratch on a laptop."""
+"""A small residual network for images under 64 pixels, which trains fast from scratch on a laptop."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from tellapart.models.base import Network
 
 
 class ResidualConv(nn.Module):
-    """One 3 x 3 convolution with a shortcut around it."""
+    """One 3 x 3 convolution with a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -19,10 +19,10 @@ class ResidualConv(nn.Module):
 
 
 class SmallResNet(Network):
-    """Three stages of one convolution and one residual convolution, at full, half and quarter side.
+    """Three stages of one convolution and one residual convolution, at full, half and quarter resolution.
 
-    The residual idea of He et al. 2015 (section 3.1) in the shape of David Page's ResNet-9 ("How to train your
-    ResNet", 2018): pooling by maximum between the stages and at the end.
+    Residual learning (He et al. 2015, section 3.1) in the layout of David Page's ResNet-9 ("How to train your
+    ResNet", 2018), with max pooling between the stages and at the end.
     """
 
     head_name = "classifier"
@@ -41,11 +41,11 @@ class SmallResNet(Network):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, 4 * width)."""
-        return self.through(self.features, images)
+        return self.forward_sequence(self.features, images)
 
 
 def conv_bn_relu(in_width: int, width: int) -> nn.Sequential:
-    """A 3 x 3 convolution that keeps the side, BatchNorm, ReLU."""
+    """Return a 3 x 3 convolution with padding, BatchNorm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
     )

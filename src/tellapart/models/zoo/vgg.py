@@ -6,15 +6,15 @@ Columns A, B, D and E, plain and with BatchNorm after each convolution. Paramete
 from torch import Tensor, nn
 
 from tellapart.models.base import Network
-from tellapart.models.zoo.blocks import initialise_he
+from tellapart.models.zoo.blocks import initialize_he
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(Network):
-    """Five stages of 3 x 3 convolutions, each ended by a pooling, and three dense layers.
+    """Five stages of 3 x 3 convolutions, each followed by pooling, and three dense layers.
 
-    counts: convolutions of each stage. small_stem: no pooling after the first stage, for pictures under 64 pixels.
+    counts: number of convolutions per stage. small_stem: no pooling after the first stage, for images under 64 pixels.
     """
 
     head_name = "classifier.6"
@@ -49,11 +49,11 @@ class VGG(Network):
             nn.Dropout(dropout),
             nn.Linear(4096, num_classes),
         )
-        initialise_he(self)  # as torchvision does: the paper starts its deeper columns from a trained column A
+        initialize_he(self)  # as in torchvision; the paper initializes its deeper columns from a trained column A
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the second hidden layer (N, 4096)."""
-        features = self.avgpool(self.through(self.features, images)).flatten(1)  # N 25088
+        """Return the output of the second hidden layer (N, 4096)."""
+        features = self.avgpool(self.forward_sequence(self.features, images)).flatten(1)  # N 25088
         hidden: Tensor = self.classifier[:-1](features)
         return hidden
 

@@ -1,1 +1,1 @@
-"""Images of a server that are worth a label, and drift."""
+"""Captured images, which people label, and drift detection."""

@@ -1,6 +1,6 @@
-"""Which pictures are kept for labelling, and what is noted of all of them; no answer waits for it.
+"""Captures images for labelling, and counts predictions for drift detection; no response waits for either.
 
-Nothing here ever fails a request: where the database does not answer, less is kept.
+No failure here fails a request: where the database is unavailable, less is stored.
 """
 
 import asyncio
@@ -15,115 +15,117 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tellapart.serving.capture.drift import Drift, drifts
-from tellapart.serving.capture.store import Collection, Seen
-from tellapart.serving.metrics import Figures
-from tellapart.serving.worker.messages import Kind
-from tellapart.serving.worker.pool import Engine
+from tellapart.serving.capture.drift import Drift, measure_model_drift
+from tellapart.serving.capture.store import CaptureStore, CountKey
+from tellapart.serving.metrics import ServerMetrics
+from tellapart.serving.worker.messages import RequestKind
+from tellapart.serving.worker.pool import WorkerPool
 
 Result = TypeVar("Result")
 
-_EVERY = 0.5  # seconds between two pictures that are kept, so that strange ones in masses cost little
-_PATIENCE = 20.0  # seconds for a picture to be stripped
-_LAST = 5.0  # seconds, at the end, to write down what is left
-_WRITE = 10.0  # seconds between writing down what was seen
-_UNSURE = 0.8  # a probability below is uncertain, where there are no sets
-_HOURS = 24  # that drift is judged on
+_MIN_INTERVAL = 0.5  # seconds between two captured images, so that masses of unusual images cost little
+_STRIP_SECONDS = 20.0  # to remove the metadata of an image
+_SHUTDOWN_SECONDS = 5.0  # to store the remaining counts
+_FLUSH_INTERVAL = 10.0  # seconds between storing the counts
+_UNCERTAIN_BELOW = 0.8  # probability, for classifiers without prediction sets
+_DRIFT_HOURS = 24
 
 
-class Collecting:
-    """Keeps pictures that are unfamiliar or uncertain, and counts of all, for one server."""
+class Capture:
+    """Stores images that are out of distribution or uncertain, and counts of all predictions, for one server."""
 
-    def __init__(self, collection: Collection, documents: dict[str, dict[str, Any]]) -> None:
-        self.collection, self.documents = collection, documents
-        self.drifts: dict[str, dict[str, Drift]] = {}
-        self.fault: str | None = None  # why nothing could be written down last time
-        self._threads = ThreadPoolExecutor(2, "collection")  # its own: a database that hangs holds up nothing else
-        self._counts: Counter[Seen] = Counter()
-        self._next = 0.0
-        self._keeping: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+    def __init__(self, store: CaptureStore, metadata: dict[str, dict[str, Any]]) -> None:
+        self.store, self.metadata = store, metadata
+        self.drift: dict[str, dict[str, Drift]] = {}
+        self.error: str | None = None  # the class of the last error of the database
+        self._threads = ThreadPoolExecutor(2, "capture")  # of its own: a database that hangs delays nothing else
+        self._counts: Counter[CountKey] = Counter()
+        self._next_capture = 0.0
+        self._storing: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
 
-    def start(self, engine: Engine, figures: Figures) -> None:
-        """Begin to write down what is seen."""
-        self.engine, self.figures = engine, figures
-        self._writer = asyncio.create_task(self._write())
+    def start(self, pool: WorkerPool, metrics: ServerMetrics) -> None:
+        """Start storing counts."""
+        self.pool, self.metrics = pool, metrics
+        self._flushing = asyncio.create_task(self._flush_forever())
 
     async def stop(self) -> None:
-        """Write down what is left."""
-        for task in (self._writer, self._keeping):
+        """Store the remaining counts."""
+        for task in (self._flushing, self._storing):
             if task:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST):
+            async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 await self._flush()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self.collection.close()
+        self.store.close()
 
-    async def run(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Return what a method of the collection returns, without the event loop waiting for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+    async def run(self, method: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a method of the store in a thread, and return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, method, *arguments)
 
-    def saw(self, name: str, number: int, answer: dict[str, Any], distance: float, content: bytes) -> None:
-        """Note an answer of a model; keep the picture if that may teach something."""
-        hour, expected = int(time.time() // 3600), self.documents[name].get("expected")
-        self._counts[hour, name, "class", answer["label"]] += 1
-        if expected and distance == distance:  # it is a number
-            tenth = bisect.bisect_left(expected["deciles"], distance)
-            self._counts[hour, name, "distance", str(tenth)] += 1
-        reason = reason_to_keep(answer)
-        if reason and time.monotonic() >= self._next and (self._keeping is None or self._keeping.done()):
-            self._next = time.monotonic() + _EVERY
-            self._keeping = asyncio.create_task(self._keep(name, number, answer, reason, content))
+    def observe(self, model: str, model_index: int, prediction: dict[str, Any], distance: float, image: bytes) -> None:
+        """Count a prediction of a model; capture the image if it is worth a label."""
+        hour, expected = int(time.time() // 3600), self.metadata[model].get("expected")
+        self._counts[hour, model, "class", prediction["label"]] += 1
+        if expected and distance == distance:  # not NaN
+            decile = bisect.bisect_left(expected["deciles"], distance)
+            self._counts[hour, model, "distance", str(decile)] += 1
+        reason = capture_reason(prediction)
+        if reason and time.monotonic() >= self._next_capture and (self._storing is None or self._storing.done()):
+            self._next_capture = time.monotonic() + _MIN_INTERVAL
+            self._storing = asyncio.create_task(self._store(model, model_index, prediction, reason, image))
 
-    async def _keep(self, name: str, number: int, answer: dict[str, Any], reason: str, content: bytes) -> None:
-        deadline = time.monotonic() + _PATIENCE
+    async def _store(self, model: str, model_index: int, prediction: dict[str, Any], reason: str, image: bytes) -> None:
+        deadline = time.monotonic() + _STRIP_SECONDS
         try:
-            async with asyncio.timeout(_PATIENCE):
-                told = await self.engine.ask(Kind.STRIP, number, 0, deadline, content)
+            async with asyncio.timeout(_STRIP_SECONDS):
+                response = await self.pool.submit(RequestKind.STRIP_METADATA, model_index, 0, deadline, image)
         except TimeoutError:
             return
-        if told.status != HTTPStatus.OK:
+        if response.status != HTTPStatus.OK:
             return
-        about = (name, answer["label"], answer["probability"], reason)
         try:
-            await self.run(self.collection.keep, told.body, *about)
+            await self.run(self.store.add, response.body, model, prediction["label"], prediction["probability"], reason)
         except SQLAlchemyError as error:
-            self.fault = type(error).__name__
+            self.error = type(error).__name__
 
-    async def _write(self) -> None:
+    async def _flush_forever(self) -> None:
         while True:
             await self._flush()
-            await asyncio.sleep(_WRITE)
+            await asyncio.sleep(_FLUSH_INTERVAL)
 
     async def _flush(self) -> None:
+        """Store the counts, and update the drift."""
         counts, self._counts = self._counts, Counter()
         try:
-            await self.run(self.collection.add_seen, counts)
-            counts = Counter()  # what is written is not written again, whatever follows
-            self.drifts = await self.run(self._judged)
+            await self.run(self.store.add_counts, counts)
+            counts = Counter()  # stored once, whatever fails next
+            self.drift = await self.run(self._measure_drift)
         except SQLAlchemyError as error:
-            self._counts.update(counts)  # again next time
-            self.fault = type(error).__name__
+            self._counts.update(counts)  # for the next attempt
+            self.error = type(error).__name__
             return
-        self.fault = None
-        for name, found in self.drifts.items():
-            for what, shift in found.items():
-                self.figures.drift.labels(name, what).set(shift.index if shift.alarm else 0)
+        self.error = None
+        for model, distributions in self.drift.items():
+            for name, drift in distributions.items():
+                self.metrics.drift.labels(model, name).set(drift.psi if drift.alarm else 0)
 
-    def _judged(self) -> dict[str, dict[str, Drift]]:
-        since, found = int(time.time() // 3600) - _HOURS, {}
-        for name, document in self.documents.items():
-            if expected := document.get("expected"):
-                classes, tenths = (self.collection.seen(name, what, since) for what in ("class", "distance"))
-                found[name] = drifts(expected, classes, tenths, document["classes"])
-        return found
+    def _measure_drift(self) -> dict[str, dict[str, Drift]]:
+        since = int(time.time() // 3600) - _DRIFT_HOURS
+        drift = {}
+        for model, metadata in self.metadata.items():
+            if expected := metadata.get("expected"):
+                classes, deciles = (self.store.sum_counts(model, kind, since) for kind in ("class", "distance"))
+                drift[model] = measure_model_drift(expected, classes, deciles, metadata["classes"])
+        return drift
 
 
-def reason_to_keep(answer: dict[str, Any]) -> str | None:
-    """Return why a picture with such an answer is worth a label, or None."""
-    if answer["familiar"] is False:
-        return "unfamiliar"
-    unsure = answer["probability"] < _UNSURE if answer["set"] is None else len(answer["set"]) > 1
-    return "uncertain" if unsure else None
+def capture_reason(prediction: dict[str, Any]) -> str | None:
+    """Return why an image with such a prediction is worth a label: out_of_distribution, uncertain, or None."""
+    if prediction["in_distribution"] is False:
+        return "out_of_distribution"
+    prediction_set = prediction["prediction_set"]
+    is_uncertain = prediction["probability"] < _UNCERTAIN_BELOW if prediction_set is None else len(prediction_set) > 1
+    return "uncertain" if is_uncertain else None

@@ -1,9 +1,10 @@
-"""Whether what is seen differs from what the classifier was judged on.
+"""Drift: whether recent images differ from the validation images of the classifier.
 
-The population stability index: the sum over bins of (p - q) log(p / q), for the shares p now and q then (the Jeffreys
-divergence; Siddiqi 2006, "Credit risk scorecards", chapter 12). By chance alone it is (1/N + 1/M) times a chi-square
-variable with bins - 1 degrees of freedom, for N and M pictures (Yurdakul 2018, "Statistical properties of population
-stability index", theorem 3.1), so an alarm wants both a shift that matters, and one that is no chance.
+The population stability index is the sum over bins of (p - q) log(p / q), for the recent shares p and the reference
+shares q (the Jeffreys divergence; Siddiqi 2006, "Credit risk scorecards", chapter 12). Without drift it is distributed
+as (1/N + 1/M) times a chi-square variable with bins - 1 degrees of freedom, for N and M images (Yurdakul 2018,
+"Statistical properties of population stability index", theorem 3.1), so an alarm requires an index that is both large
+and statistically significant.
 """
 
 import math
@@ -11,66 +12,70 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MATTERS = 0.2  # the usual threshold for a shift that matters
-_FEWEST = 100  # pictures, below which nothing is said
-_RARE = 5  # pictures then: bins with fewer are counted together
-_TENTHS = 10
-_Z = 3.09  # of a normal variable: beyond it by chance one time in a thousand
+PSI_THRESHOLD = 0.2  # the usual threshold of a relevant shift
+_MIN_IMAGES = 100  # recent images for an alarm
+_MIN_BIN_COUNT = 5  # reference images: smaller bins are merged
+_DECILES = 10
+_Z = 3.09  # standard normal quantile at significance level 0.001
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A shift: its index, what chance alone stays below, and on how many pictures it was seen."""
+    """A population stability index, its critical value at level 0.001, and the number of recent images."""
 
-    index: float
-    chance: float
-    pictures: int
+    psi: float
+    critical_value: float
+    images: int
 
     @property
     def alarm(self) -> bool:
-        """Whether it is both large and no chance."""
-        return self.pictures >= _FEWEST and self.index > max(MATTERS, self.chance)
+        """Whether the index is large and statistically significant."""
+        return self.images >= _MIN_IMAGES and self.psi > max(PSI_THRESHOLD, self.critical_value)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the document, as in `DriftStatus`."""
         return {
-            "index": round(self.index, 4),
-            "chance": round(self.chance, 4),
-            "pictures": self.pictures,
+            "psi": round(self.psi, 4),
+            "critical_value": round(self.critical_value, 4),
+            "images": self.images,
             "alarm": self.alarm,
         }
 
 
-def drift(then: Sequence[int], now: Sequence[int]) -> Drift:
-    """Return the shift between counts in the same bins."""
-    common = [i for i, count in enumerate(then) if count >= _RARE]
-    rest = [i for i, count in enumerate(then) if count < _RARE]
-    groups = [[i] for i in common] + ([rest] if rest else [])
-    before = [sum(then[i] for i in group) + 0.5 for group in groups]  # no share is 0
-    after = [sum(now[i] for i in group) + 0.5 for group in groups]
-    p, q = ([count / sum(counts) for count in counts] for counts in (after, before))
-    index = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
-    freedom = max(1, len(groups) - 1)
-    scale = 1 / max(1, sum(now)) + 1 / max(1, sum(then))
-    return Drift(index, scale * _chi_square(freedom), sum(now))
+def measure_drift(reference: Sequence[int], recent: Sequence[int]) -> Drift:
+    """Return the drift between counts in the same bins."""
+    large = [i for i, count in enumerate(reference) if count >= _MIN_BIN_COUNT]
+    small = [i for i, count in enumerate(reference) if count < _MIN_BIN_COUNT]
+    bins = [[i] for i in large] + ([small] if small else [])
+    p, q = (_shares([sum(counts[i] for i in merged) for merged in bins]) for counts in (recent, reference))
+    psi = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
+    scale = 1 / max(1, sum(recent)) + 1 / max(1, sum(reference))
+    return Drift(psi, scale * _chi_square_quantile(max(1, len(bins) - 1)), sum(recent))
 
 
-def drifts(
-    expected: Mapping[str, Any], classes: Mapping[str, int], tenths: Mapping[str, int], names: Sequence[str]
+def measure_model_drift(
+    expected: Mapping[str, Any], classes: Mapping[str, int], deciles: Mapping[str, int], names: Sequence[str]
 ) -> dict[str, Drift]:
-    """Return the shifts of the predicted classes, and of the distances from the training pictures.
+    """Return the drift of the predicted classes, and of the distances from the training images.
 
-    expected: as in an exported file. classes, tenths: how often each class, and each tenth of the distances, was seen.
-    names: of the classes.
+    expected: the counts on validation images, as in an exported file. classes, deciles: recent counts by class, and
+    by decile of the distance. names: of the classes.
     """
-    found = {"classes": drift(expected["classes"], [classes.get(name, 0) for name in names])}
-    share = expected["pictures"] // _TENTHS
-    if share >= _RARE:
-        found["distances"] = drift([share] * _TENTHS, [tenths.get(str(i), 0) for i in range(_TENTHS)])
-    return found
+    drift = {"classes": measure_drift(expected["classes"], [classes.get(name, 0) for name in names])}
+    per_decile = expected["images"] // _DECILES
+    if per_decile >= _MIN_BIN_COUNT:
+        recent = [deciles.get(str(i), 0) for i in range(_DECILES)]
+        drift["distances"] = measure_drift([per_decile] * _DECILES, recent)
+    return drift
 
 
-def _chi_square(freedom: int) -> float:
-    """Return what a chi-square variable stays below but for one time in a thousand (Wilson and Hilferty 1931)."""
-    spread = 2 / (9 * freedom)
-    return freedom * (1 - spread + _Z * math.sqrt(spread)) ** 3
+def _shares(counts: Sequence[int]) -> list[float]:
+    """Return the shares of counts, each raised by 0.5, so that none is 0."""
+    total = sum(count + 0.5 for count in counts)
+    return [(count + 0.5) / total for count in counts]
+
+
+def _chi_square_quantile(degrees: int) -> float:
+    """Return the quantile 0.999 of the chi-square distribution (Wilson and Hilferty 1931)."""
+    variance = 2 / (9 * degrees)
+    return degrees * (1 - variance + _Z * math.sqrt(variance)) ** 3

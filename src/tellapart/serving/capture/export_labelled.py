@@ -1,36 +1,37 @@
-"""`collected(where, out)`: the pictures that people labelled, as a folder and a manifest to train with."""
+"""`export_labelled(where, out)`: write the captured images that people have labelled as a folder to train with."""
 
 import csv
 import io
 from pathlib import Path
 
-from tellapart.errors import CannotServe, printable
+from tellapart.errors import ServeError, printable
 from tellapart.io.atomic import write_folder
-from tellapart.serving.capture.store import Collection
+from tellapart.serving.capture.store import CaptureStore
 
 MANIFEST = "manifest.csv"
 
 
-def collected(where: str, out: Path) -> Path:
-    """Write the labelled pictures of a collection into a new folder, with a manifest that `train` takes; return it.
+def export_labelled(where: str, out: Path) -> Path:
+    """Write the labelled images of a capture store to a new folder, and return the path of its manifest.
 
-    where: the folder or URL that the server was given by --collect. Raises `CannotServe` if there is nothing, or the
-    folder is there already.
+    where: the folder or URL given to `serve --capture`. Raises `ServeError` if there are no labelled images, or the
+    folder exists.
     """
     if "://" not in where and not Path(where).is_dir():
-        raise CannotServe(f"There is no collection in {printable(where)}: name what --collect was given.")
+        raise ServeError(f"There is no capture store in {printable(where)}: name the value of serve --capture.")
     if out.exists():
-        raise CannotServe(f"{printable(str(out))} is there already: name a new folder.")
-    collection = Collection(where)
+        raise ServeError(f"{printable(str(out))} exists: name a new folder.")
+    store = CaptureStore(where)
     try:
-        files = {f"{identity[:16]}.webp": (label, content) for identity, label, content in collection.labelled()}
+        images = {f"{key[:16]}.webp": (label, content) for key, label, content in store.iter_labelled()}
     finally:
-        collection.close()
-    if not files:
-        raise CannotServe(f"No picture in {printable(where)} has a label yet: give some on the server's page /label.")
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
+        store.close()
+    if not images:
+        raise ServeError(f"No image in {printable(where)} is labelled: label some on the page /label of the server.")
+    manifest = io.StringIO()
+    rows = csv.writer(manifest, lineterminator="\n")
     rows.writerow(["path", "label"])
-    rows.writerows([name, label] for name, (label, _) in files.items())
-    write_folder(out, {name: content for name, (_, content) in files.items()} | {MANIFEST: table.getvalue().encode()})
+    rows.writerows([name, label] for name, (label, _) in images.items())
+    files = {name: content for name, (_, content) in images.items()}
+    write_folder(out, files | {MANIFEST: manifest.getvalue().encode()})
     return out / MANIFEST

@@ -1,7 +1,7 @@
-"""Pictures kept for labelling, and what was seen hour by hour: in SQLite, or in PostgreSQL for many servers.
+"""The capture store: images for labelling, and hourly counts of predictions, in SQLite, or PostgreSQL for many servers.
 
-No address, name or time of day of those who asked is kept: a picture without its metadata, what was said of it, and why
-it is here.
+It holds no address, name or time of day of a client: only images without metadata, their predictions, and why they were
+captured.
 """
 
 import hashlib
@@ -12,179 +12,192 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from tellapart.errors import CannotServe
-from tellapart.io.database import database_url, shown
+from tellapart.errors import ServeError
+from tellapart.io.database import database_url, redact_url
 
-_PATIENCE = 5  # seconds for the database to answer
-_TRIES = 5
+_TIMEOUT = 5  # seconds for the database to respond
+_ATTEMPTS = 5
 _METADATA = sql.MetaData()
-_PICTURES = sql.Table(
-    "pictures",
+_IMAGES = sql.Table(
+    "images",
     _METADATA,
     sql.Column("id", sql.String(64), primary_key=True),  # the SHA-256 of the content
-    sql.Column("number", sql.BigInteger, nullable=False),  # in the order in which they came
+    sql.Column("number", sql.BigInteger, nullable=False),  # in the order of capture
     sql.Column("content", sql.LargeBinary, nullable=False),
     sql.Column("size", sql.BigInteger, nullable=False),
     sql.Column("model", sql.Text, nullable=False),
-    sql.Column("guess", sql.Text, nullable=False),
+    sql.Column("predicted_label", sql.Text, nullable=False),
     sql.Column("probability", sql.Float, nullable=False),
     sql.Column("reason", sql.String(20), nullable=False),
     sql.Column("label", sql.Text),
 )
-_SEEN = sql.Table(
-    "seen",
+_COUNTS = sql.Table(
+    "counts",
     _METADATA,
     sql.Column("hour", sql.BigInteger, primary_key=True, autoincrement=False),  # since 1970
     sql.Column("model", sql.Text, primary_key=True),
-    sql.Column("what", sql.String(20), primary_key=True),
+    sql.Column("kind", sql.String(20), primary_key=True),  # class or distance
     sql.Column("value", sql.Text, primary_key=True),
     sql.Column("count", sql.BigInteger, nullable=False),
 )
-_ABOUT = [_PICTURES.c[name] for name in ("id", "model", "guess", "probability", "reason", "label")]
+_DESCRIPTION = [_IMAGES.c[name] for name in ("id", "model", "predicted_label", "probability", "reason", "label")]
 
-Seen = tuple[int, str, str, str]  # hour, model, what (class or distance), value
+CountKey = tuple[int, str, str, str]  # hour, model, kind, value
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How much is kept: pictures and their bytes; beyond, the oldest one without a label makes room."""
+class StoreLimits:
+    """How many images, and bytes of images, are stored; beyond, the oldest without a label are deleted."""
 
-    pictures: int = 2000
-    bytes_kept: int = 2**30
+    images: int = 2000
+    total_bytes: int = 2**30
 
 
-class Collection:
-    """The pictures and counts in one database; its methods block, and may be called from any thread."""
+class CaptureStore:
+    """The images and counts in one database; its methods block, and may be called from any thread."""
 
-    def __init__(self, where: str, bounds: Bounds | None = None) -> None:
-        """Open or begin the collection in a folder, or in the database at a URL `postgresql://`.
+    def __init__(self, where: str, limits: StoreLimits | None = None) -> None:
+        """Open or create the store in a folder, or in the database at a URL postgresql://...
 
-        Raises `CannotServe` if it cannot be opened.
+        Raises `ServeError` if it cannot be opened.
         """
-        self.bounds = bounds or Bounds()
+        self.limits = limits or StoreLimits()
         try:
-            self.engine = _engine(database_url(where, "collection.sqlite"))
+            self.engine = _create_engine(database_url(where, "captures.sqlite"))
             with self.engine.begin() as connection:
                 if self.engine.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 _METADATA.create_all(connection)
         except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-            raise CannotServe(
-                f"Cannot keep pictures in {shown(where)}: {reason}; name a folder, or a database as postgresql://..."
+            raise ServeError(
+                f"Cannot open the capture store {redact_url(where)}: {reason}; name a folder, or a database as "
+                "postgresql://..."
             ) from error
 
-    def keep(self, content: bytes, model: str, guess: str, probability: float, reason: str) -> bool:
-        """Keep a picture; returns whether there was room, and it was not there before."""
-        identity = hashlib.sha256(content).hexdigest()
+    def add(self, content: bytes, model: str, predicted_label: str, probability: float, reason: str) -> bool:
+        """Store an image; returns whether it is new and there was room."""
+        image_id = hashlib.sha256(content).hexdigest()
         try:
             with self.engine.begin() as connection:
                 self._make_room(connection, len(content))
-                last = connection.scalar(sql.select(sql.func.max(_PICTURES.c.number))) or 0
-                row = {"id": identity, "number": last + 1, "content": content, "size": len(content), "model": model}
-                about = {"guess": guess, "probability": probability, "reason": reason}
-                connection.execute(_PICTURES.insert().values(**row, **about))
+                last = connection.scalar(sql.select(sql.func.max(_IMAGES.c.number))) or 0
+                row = {
+                    "id": image_id,
+                    "number": last + 1,
+                    "content": content,
+                    "size": len(content),
+                    "model": model,
+                    "predicted_label": predicted_label,
+                    "probability": probability,
+                    "reason": reason,
+                }
+                connection.execute(_IMAGES.insert().values(**row))
             return True
-        except (IntegrityError, _NoRoom):
+        except (IntegrityError, _StorageFullError):
             return False
 
-    def unlabelled(self, count: int) -> list[dict[str, Any]]:
-        """Return what is known of the newest pictures without a label."""
-        query = sql.select(*_ABOUT).where(_PICTURES.c.label.is_(None)).order_by(_PICTURES.c.number.desc()).limit(count)
+    def list_unlabelled(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest images without a label, as in `CapturedImage`."""
+        unlabelled = sql.select(*_DESCRIPTION).where(_IMAGES.c.label.is_(None))
         with self.engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(unlabelled.order_by(_IMAGES.c.number.desc()).limit(limit))
+            return [dict(row) for row in rows.mappings()]
 
-    def content(self, identity: str) -> bytes | None:
-        """Return a picture, or None if there is none of this identity."""
+    def read_image(self, image_id: str) -> bytes | None:
+        """Return the content of an image, None if there is none of this ID."""
         with self.engine.connect() as connection:
-            found = connection.scalar(sql.select(_PICTURES.c.content).where(_PICTURES.c.id == identity))
-        return None if found is None else bytes(found)
+            content = connection.scalar(sql.select(_IMAGES.c.content).where(_IMAGES.c.id == image_id))
+        return None if content is None else bytes(content)
 
-    def label(self, identity: str, label: str | None) -> bool:
-        """Give a picture a label, or take it away; returns whether the picture is there."""
+    def set_label(self, image_id: str, label: str | None) -> bool:
+        """Label an image, or remove its label; returns whether the image exists."""
         with self.engine.begin() as connection:
-            query = _PICTURES.update().where(_PICTURES.c.id == identity).values(label=label)
-            return connection.execute(query).rowcount == 1
+            update = _IMAGES.update().where(_IMAGES.c.id == image_id).values(label=label)
+            return connection.execute(update).rowcount == 1
 
-    def drop(self, identity: str) -> bool:
-        """Keep a picture no more; returns whether it was there."""
+    def delete(self, image_id: str) -> bool:
+        """Delete an image; returns whether it existed."""
         with self.engine.begin() as connection:
-            return connection.execute(_PICTURES.delete().where(_PICTURES.c.id == identity)).rowcount == 1
+            return connection.execute(_IMAGES.delete().where(_IMAGES.c.id == image_id)).rowcount == 1
 
-    def totals(self) -> dict[str, int]:
-        """Return how many pictures have a label, and how many have none."""
+    def count_images(self) -> dict[str, int]:
+        """Return the number of labelled and of unlabelled images."""
         with self.engine.connect() as connection:
-            every, labelled = connection.execute(
-                sql.select(sql.func.count(), sql.func.count(_PICTURES.c.label)).select_from(_PICTURES)
+            total, labelled = connection.execute(
+                sql.select(sql.func.count(), sql.func.count(_IMAGES.c.label)).select_from(_IMAGES)
             ).one()
-        return {"labelled": labelled, "unlabelled": every - labelled}
+        return {"labelled": labelled, "unlabelled": total - labelled}
 
-    def labelled(self) -> Iterator[tuple[str, str, bytes]]:
-        """Yield the identity, label and content of each picture that has a label, in the order in which they came."""
-        query = sql.select(_PICTURES.c.id, _PICTURES.c.label).where(_PICTURES.c.label.is_not(None))
+    def iter_labelled(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the ID, label and content of each labelled image, in the order of capture."""
+        labelled = sql.select(_IMAGES.c.id, _IMAGES.c.label).where(_IMAGES.c.label.is_not(None))
         with self.engine.connect() as connection:
-            known = connection.execute(query.order_by(_PICTURES.c.number)).all()
-        for identity, label in known:
-            content = self.content(identity)
-            if content is not None:  # it may have been dropped meanwhile
-                yield identity, label, content
+            rows = connection.execute(labelled.order_by(_IMAGES.c.number)).all()
+        for image_id, label in rows:
+            content = self.read_image(image_id)
+            if content is not None:  # else it was deleted meanwhile
+                yield image_id, label, content
 
-    def add_seen(self, counts: Mapping[Seen, int]) -> None:
-        """Add to what was seen, all of it or nothing."""
-        for attempt in range(_TRIES):
+    def add_counts(self, counts: Mapping[CountKey, int]) -> None:
+        """Add to the hourly counts, all or none of them."""
+        for attempt in range(_ATTEMPTS):
             try:
                 with self.engine.begin() as connection:
-                    for (hour, model, what, value), count in sorted(counts.items()):
-                        key = {"hour": hour, "model": model, "what": what, "value": value}
-                        same = sql.and_(*(_SEEN.c[name] == each for name, each in key.items()))
-                        added = connection.execute(_SEEN.update().where(same).values(count=_SEEN.c.count + count))
-                        if not added.rowcount:
-                            connection.execute(_SEEN.insert().values(**key, count=count))
+                    for key, count in sorted(counts.items()):
+                        _add_count(connection, key, count)
                 return
-            except IntegrityError:  # another server has inserted the same row between our two statements
-                if attempt == _TRIES - 1:
+            except IntegrityError:  # another server has inserted the same row between the two statements
+                if attempt == _ATTEMPTS - 1:
                     raise
 
-    def seen(self, model: str, what: str, since: int) -> dict[str, int]:
-        """Return how often each value was seen from an hour on."""
-        query = (
-            sql.select(_SEEN.c.value, sql.func.sum(_SEEN.c.count))
-            .where(_SEEN.c.model == model, _SEEN.c.what == what, _SEEN.c.hour >= since)
-            .group_by(_SEEN.c.value)
+    def sum_counts(self, model: str, kind: str, since: int) -> dict[str, int]:
+        """Return the total count of each value since an hour."""
+        totals = (
+            sql.select(_COUNTS.c.value, sql.func.sum(_COUNTS.c.count))
+            .where(_COUNTS.c.model == model, _COUNTS.c.kind == kind, _COUNTS.c.hour >= since)
+            .group_by(_COUNTS.c.value)
         )
         with self.engine.connect() as connection:
-            return {value: int(count) for value, count in connection.execute(query)}
+            return {value: int(count) for value, count in connection.execute(totals)}
 
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
 
     def _make_room(self, connection: sql.Connection, size: int) -> None:
-        """Drop the oldest pictures without a label until there is room; raises `_NoRoom`, and then none is dropped."""
-        if size > self.bounds.bytes_kept:
-            raise _NoRoom
+        """Delete the oldest unlabelled images until there is room; raises `_StorageFullError` if that fails."""
+        if size > self.limits.total_bytes:
+            raise _StorageFullError
         while True:
-            total = sql.select(sql.func.count(), sql.func.coalesce(sql.func.sum(_PICTURES.c.size), 0))
-            count, held = connection.execute(total).one()
-            if count < self.bounds.pictures and held + size <= self.bounds.bytes_kept:
+            total = sql.select(sql.func.count(), sql.func.coalesce(sql.func.sum(_IMAGES.c.size), 0))
+            count, stored_bytes = connection.execute(total).one()
+            if count < self.limits.images and stored_bytes + size <= self.limits.total_bytes:
                 return
-            oldest = sql.select(_PICTURES.c.id).where(_PICTURES.c.label.is_(None)).order_by(_PICTURES.c.number).limit(1)
-            identity = connection.scalar(oldest)
-            if identity is None:
-                raise _NoRoom
-            connection.execute(_PICTURES.delete().where(_PICTURES.c.id == identity))
+            oldest = sql.select(_IMAGES.c.id).where(_IMAGES.c.label.is_(None)).order_by(_IMAGES.c.number).limit(1)
+            image_id = connection.scalar(oldest)
+            if image_id is None:
+                raise _StorageFullError
+            connection.execute(_IMAGES.delete().where(_IMAGES.c.id == image_id))
 
 
-class _NoRoom(Exception):
-    """Too much has a label."""
+class _StorageFullError(Exception):
+    """There is no room, and no unlabelled image to delete."""
 
 
-def _engine(url: sql.URL) -> sql.Engine:
-    """Return the engine of a database; one that does not answer is given up after some seconds."""
-    milliseconds = 1000 * _PATIENCE
-    patient = {
-        "connect_timeout": _PATIENCE,
-        "tcp_user_timeout": milliseconds,
-        "options": f"-c statement_timeout={milliseconds}",
+def _add_count(connection: sql.Connection, key: CountKey, count: int) -> None:
+    columns = dict(zip(("hour", "model", "kind", "value"), key, strict=True))
+    is_same = sql.and_(*(_COUNTS.c[name] == value for name, value in columns.items()))
+    updated = connection.execute(_COUNTS.update().where(is_same).values(count=_COUNTS.c.count + count))
+    if not updated.rowcount:
+        connection.execute(_COUNTS.insert().values(**columns, count=count))
+
+
+def _create_engine(url: sql.URL) -> sql.Engine:
+    """Return the engine of a database, with timeouts for one that does not respond."""
+    timeouts = {
+        "connect_timeout": _TIMEOUT,
+        "tcp_user_timeout": 1000 * _TIMEOUT,
+        "options": f"-c statement_timeout={1000 * _TIMEOUT}",
     }
-    return sql.create_engine(url, pool_pre_ping=True, connect_args=patient if url.drivername != "sqlite" else {})
+    return sql.create_engine(url, pool_pre_ping=True, connect_args=timeouts if url.drivername != "sqlite" else {})

@@ -1,1 +1,1 @@
-"""The HTTP side of the server."""
+"""The HTTP side of the server: connections, routes, response models and pages."""

@@ -1,99 +1,82 @@
-"""The routes of the collection: see what was kept, give it labels, or drop it."""
+"""The routes for labelling captured images: list them, get one, label it, or delete it."""
 
 import asyncio
-import json
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
+from pydantic import ValidationError
 
-from tellapart.serving.context import Service, problems
-from tellapart.serving.http.request_body import read_small
-from tellapart.serving.problem import Problem
+from tellapart.serving.capture.capture import Capture
+from tellapart.serving.context import ServerContext
+from tellapart.serving.http.problems import problem_responses
+from tellapart.serving.http.request_body import read_small_body
+from tellapart.serving.http.schemas import MAX_LABEL_LENGTH, CapturedImages, LabelRequest
+from tellapart.serving.problem import INVALID_REQUEST, UNKNOWN_CAPTURE, ProblemError
 
-_SHOWN = 500  # pictures without a label, told of at once
-_LONGEST = 200  # letters of a label
-_LABEL: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {"label": {"type": "string", "minLength": 1, "maxLength": _LONGEST}},
-                "required": ["label"],
-            }
-        }
-    },
-}
-_WEBP: dict[str, Any] = {"description": "The picture", "content": {"image/webp": {}}}
-_PROBLEMS = problems(401, 404, 408, 413, 422, 503)
+_MAX_LISTED = 500
+_LABEL_BODY = {"required": True, "content": {"application/json": {"schema": LabelRequest.model_json_schema()}}}
+_WEBP: dict[str, Any] = {"description": "The image", "content": {"image/webp": {}}}
+_PROBLEMS = problem_responses(401, 404, 408, 413, 422, 503)
 
-Identity = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="The SHA-256 of the picture.")]
+ImageId = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="The SHA-256 of the image.")]
 
 
-def routes(service: Service) -> APIRouter:
-    """Return the routes; there must be a collection."""
-    collecting = service.collecting
-    assert collecting  # noqa: S101  the caller's part
-    router, collection = APIRouter(), collecting.collection
+def create_router(context: ServerContext, capture: Capture) -> APIRouter:
+    """Return the routes."""
+    router, store = APIRouter(), capture.store
 
-    @router.get("/v1/collected", responses=problems(401, 503))
-    async def collected(request: Request) -> dict[str, Any]:
-        """Tell of the pictures that have no label yet, the newest first."""
-        service.authorise(request)
-        totals, pictures = await asyncio.gather(
-            collecting.run(collection.totals), collecting.run(collection.unlabelled, _SHOWN)
+    @router.get("/v1/captures", responses=problem_responses(401, 503))
+    async def list_captures(request: Request) -> CapturedImages:
+        """List the images without a label, the newest first."""
+        context.authorize(request)
+        counts, images = await asyncio.gather(
+            capture.run(store.count_images), capture.run(store.list_unlabelled, _MAX_LISTED)
         )
-        classes = {name: document["classes"] for name, document in service.documents.items()}
-        return {**totals, "classes": classes, "pictures": pictures}
+        classes = {name: metadata["classes"] for name, metadata in context.metadata.items()}
+        return CapturedImages(**counts, classes=classes, images=images)
 
-    @router.get("/v1/collected/{identity}", responses=_PROBLEMS | {200: _WEBP}, response_class=Response)
-    async def picture(request: Request, identity: Identity) -> Response:
-        """Give a picture that was kept."""
-        service.authorise(request)
-        content = await collecting.run(collection.content, identity)
+    @router.get("/v1/captures/{image_id}", responses=_PROBLEMS | {200: _WEBP}, response_class=Response)
+    async def get_capture(request: Request, image_id: ImageId) -> Response:
+        """Return an image."""
+        context.authorize(request)
+        content = await capture.run(store.read_image, image_id)
         if content is None:
-            raise _absent()
+            raise _unknown_capture()
         return Response(content, media_type="image/webp")
 
     @router.put(
-        "/v1/collected/{identity}",
+        "/v1/captures/{image_id}",
         status_code=204,
-        openapi_extra={"requestBody": _LABEL},
+        openapi_extra={"requestBody": _LABEL_BODY},
         responses=_PROBLEMS,
         response_class=Response,
     )
-    async def label(request: Request, identity: Identity) -> Response:
-        """Give a picture its label."""
-        service.authorise(request)
-        given = _label_in(await read_small(request, service.limits))
-        if not await collecting.run(collection.label, identity, given):
-            raise _absent()
+    async def label_capture(request: Request, image_id: ImageId) -> Response:
+        """Label an image."""
+        context.authorize(request)
+        label = _parse_label(await read_small_body(request, context.limits))
+        if not await capture.run(store.set_label, image_id, label):
+            raise _unknown_capture()
         return Response(status_code=204)
 
-    @router.delete("/v1/collected/{identity}", status_code=204, responses=_PROBLEMS, response_class=Response)
-    async def drop(request: Request, identity: Identity) -> Response:
-        """Keep a picture no more."""
-        service.authorise(request)
-        if not await collecting.run(collection.drop, identity):
-            raise _absent()
+    @router.delete("/v1/captures/{image_id}", status_code=204, responses=_PROBLEMS, response_class=Response)
+    async def delete_capture(request: Request, image_id: ImageId) -> Response:
+        """Delete an image."""
+        context.authorize(request)
+        if not await capture.run(store.delete, image_id):
+            raise _unknown_capture()
         return Response(status_code=204)
 
     return router
 
 
-def _label_in(body: bytes) -> str:
+def _parse_label(body: bytes) -> str:
     try:
-        label = json.loads(body)["label"]
-        if isinstance(label, str) and 0 < len(label.strip()) <= _LONGEST and label.isprintable():
-            label.strip().encode()  # no half of a surrogate pair
-            return label.strip()
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY, f'Send {{"label": "..."}} with at most {_LONGEST} letters that can be printed.'
-    )
+        return LabelRequest.model_validate_json(body).label
+    except ValidationError as error:
+        detail = f'Send {{"label": "..."}} with 1 to {MAX_LABEL_LENGTH} printable characters.'
+        raise ProblemError(INVALID_REQUEST, detail) from error
 
 
-def _absent() -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, "There is no such picture, or it was dropped.")
+def _unknown_capture() -> ProblemError:
+    return ProblemError(UNKNOWN_CAPTURE, "There is no image of this ID; it may have been deleted.")

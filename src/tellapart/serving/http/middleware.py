@@ -1,62 +1,72 @@
-"""What stands before the application, so that a request that gets no answer costs next to nothing."""
+"""Checks before the application: requests over capacity, and requests from other sites to a local server."""
 
 import re
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tellapart.serving.admission import busy
-from tellapart.serving.context import Service
-from tellapart.serving.problem import Problem
+from tellapart.serving.admission import capacity_problem
+from tellapart.serving.context import ServerContext
+from tellapart.serving.http.problems import problem_response
+from tellapart.serving.problem import MISDIRECTED_REQUEST, ProblemError
 
-_OWN = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+_LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 _SCHEME = b"http://"
-_ANSWERING = (b"/v1/predict", b"/v1/explain")
+_LIMITED_PATHS = (b"/v1/predict", b"/v1/explain")
 
 
-class NotWhenFull:
-    """Refuses what asks for answers while there is no place for it, on the head of a request alone.
+class CapacityMiddleware:
+    """Refuses requests for predictions while the server is at capacity, by their head alone.
 
-    The application would take five times the work: under a load of ten times what can be answered, half a core.
+    The application would need five times the work per refusal: half a core at ten times the load that can be served.
     """
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.refusal = busy()
-        self.response = self.refusal.to_http()
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self.problem = capacity_problem()
+        self.response = self.problem.to_http()
 
     def __call__(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-        """Return all of a response, or None to go on."""
-        if not self.service.admission.full or method != b"POST" or path.partition(b"?")[0] not in _ANSWERING:
+        """Return a whole response, or None to pass the request to the application."""
+        if not self.context.admission.at_capacity or method != b"POST" or path.partition(b"?")[0] not in _LIMITED_PATHS:
             return None
-        if self.service.origins and any(name == b"origin" for name, _ in headers):
-            return None  # a page of another site reads a refusal only with the headers that the application gives it
-        self.service.figures.rejected.labels(self.refusal.status.phrase).inc()
-        self.service.figures.request(self.refusal.status.value, 0.0)
+        if self.context.cors_origins and any(name == b"origin" for name, _ in headers):
+            return None  # a page of another site can read a refusal only with the CORS headers of the application
+        self.context.metrics.record_error(self.problem.code)
+        self.context.metrics.record_request(self.problem.status.value, 0.0)
         return self.response
 
 
-class OwnHostOnly:
-    """Refuses requests whose `Host` is not this machine, where the server is for this machine alone.
+class LocalHostMiddleware:
+    """Refuses requests whose `Host` is not a local name, for a server that serves this machine only.
 
-    Else a web page could have its own name lead here (DNS rebinding), and read what the server answers, or send it
-    pictures unseen. origins: of pages that may ask all the same.
+    Otherwise a web page could point its own name to this machine (DNS rebinding), read responses, and send images.
+    cors_origins: of pages of other sites that may send requests.
     """
 
-    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, cors_origins: tuple[str, ...]) -> None:
         self.app = app
-        self.origins = {origin.encode() for origin in origins}
+        self.cors_origins = {origin.encode() for origin in cors_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 421 (RFC 9110, section 15.5.20), or go on."""
-        if scope["type"] == "http" and not (self._own(scope, b"host", b"") and self._own(scope, b"origin", _SCHEME)):
-            refused = Problem(421, "This server answers for this machine alone: ask it as localhost, or set a token.")
-            await refused.response()(scope, receive, send)
+        """Respond with 421 (RFC 9110, section 15.5.20), or pass the request on."""
+        if scope["type"] == "http" and not (self._is_local(scope) and self._is_allowed_origin(scope)):
+            detail = "This server serves this machine only: use http://localhost, or start it with --token-file."
+            await problem_response(ProblemError(MISDIRECTED_REQUEST, detail))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _own(self, scope: Scope, header: bytes, scheme: bytes) -> bool:
-        values = [value for name, value in scope["headers"] if name == header]
-        if header == b"origin" and (not values or values[0] in self.origins):
+    def _is_local(self, scope: Scope) -> bool:
+        hosts = _header_values(scope, b"host")
+        return len(hosts) == 1 and bool(_LOCAL_HOST.fullmatch(hosts[0]))
+
+    def _is_allowed_origin(self, scope: Scope) -> bool:
+        origins = _header_values(scope, b"origin")
+        if not origins or origins[0] in self.cors_origins:
             return True
-        return len(values) == 1 and values[0].startswith(scheme) and bool(_OWN.fullmatch(values[0][len(scheme) :]))
+        is_http = len(origins) == 1 and origins[0].startswith(_SCHEME)
+        return is_http and bool(_LOCAL_HOST.fullmatch(origins[0][len(_SCHEME) :]))
+
+
+def _header_values(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for header, value in scope["headers"] if header == name]

@@ -1,61 +1,70 @@
-"""The pages for people: try the classifier, see what is going on, label what was kept."""
+"""The web pages: classify images, see the status of the server, and label captured images."""
 
-from collections.abc import Mapping
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from tellapart.serving.context import Service
-from tellapart.serving.problem import Problem
-from tellapart.webui.page import page_files
+from tellapart.serving.context import ServerContext
+from tellapart.serving.problem import CAPTURE_DISABLED, ProblemError
+from tellapart.webui.page import render_page_files
 
 _ASSETS = resources.files("tellapart.serving.http") / "assets"
-_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "png": "image/png"}
-_OWN = ("ask.js", "label.css", "label.html", "label.js", "live.css", "live.html", "live.js", "remote.js")
-_SENT = "Your pictures are sent to this server, which answers and keeps none of them."
-_KEPT = "Your pictures are sent to this server. It keeps those it is unsure of, without their metadata, to learn."
-_STRICT = (
+_MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "png": "image/png"}
+_OWN_FILES = ("api.js", "live.css", "live.html", "live.js", "remote.js")
+_LABELLING_FILES = ("label.css", "label.html", "label.js")
+_PRIVACY = "Images are sent to this server, which does not store them."
+_PRIVACY_WITH_CAPTURE = (
+    "Images are sent to this server. It stores those that it is uncertain about, without metadata, for labelling."
+)
+_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' blob:; style-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {"content-security-policy": _STRICT, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+_HEADERS = {
+    "content-security-policy": _SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
 
 
-def routes(service: Service) -> APIRouter:
-    """Return the routes of the pages and their parts."""
+def create_router(context: ServerContext) -> APIRouter:
+    """Return the routes of the pages and their assets."""
     router = APIRouter(include_in_schema=False)
-    for name, content in _files(service).items():
+    for name, content in _page_files(context).items():
         path = "/" if name == "index.html" else f"/{name.removesuffix('.html')}"
-        router.add_api_route(path, _giver(content, _TYPES[name.rpartition(".")[2]]), methods=["GET"])
-    if not service.collecting:
-        router.add_api_route("/label", _nothing_to_label, methods=["GET"])
+        router.add_api_route(path, _endpoint(content, _MEDIA_TYPES[name.rpartition(".")[2]]), methods=["GET"])
+    if not context.capture:
+        router.add_api_route("/label", _report_capture_disabled, methods=["GET"])
     return router
 
 
-async def _nothing_to_label() -> Response:
-    raise Problem(HTTPStatus.NOT_FOUND, "This server keeps no pictures to label: start it with --collect.")
+async def _report_capture_disabled() -> Response:
+    raise ProblemError(CAPTURE_DISABLED, "This server captures no images: start it with --capture.")
 
 
-def _files(service: Service) -> Mapping[str, bytes]:
-    name = service.names[0]
-    links = [("live", "What this server is doing")]
-    if service.collecting:
-        links.append(("label", "Label pictures that it was unsure of"))
-    promise = _KEPT if service.collecting else _SENT
-    document = _hidden(service.documents[name]) if service.token else service.documents[name]
-    files = page_files(name, document, "remote.js", promise, links=tuple(links))
-    return files | {each: (_ASSETS / each).read_bytes() for each in _OWN if service.collecting or "label" not in each}
+def _page_files(context: ServerContext) -> dict[str, bytes]:
+    """Return the content of each page and asset by its file name."""
+    name = context.model_names[0]
+    links = [("live", "Server status")]
+    own_files: tuple[str, ...] = _OWN_FILES
+    if context.capture:
+        links.append(("label", "Label captured images"))
+        own_files += _LABELLING_FILES
+    privacy = _PRIVACY_WITH_CAPTURE if context.capture else _PRIVACY
+    metadata = _without_details(context.metadata[name]) if context.token else context.metadata[name]
+    files = render_page_files(name, metadata, "remote.js", privacy, links=tuple(links))
+    return files | {name: (_ASSETS / name).read_bytes() for name in own_files}
 
 
-def _hidden(document: dict[str, Any]) -> dict[str, Any]:
-    """Return nothing of a document: where a token is asked for, a page without it tells nothing either."""
-    return document | {"classes": [], "metrics": None, "sets": None, "familiarity": None}
+def _without_details(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return metadata that the page may show to people without a token."""
+    return metadata | {"classes": [], "metrics": None, "conformal": None, "ood": None}
 
 
-def _giver(content: bytes, kind: str) -> Any:
-    async def give() -> Response:
-        return Response(content, media_type=kind, headers=_HEADERS)
+def _endpoint(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
+    async def get() -> Response:
+        return Response(content, media_type=media_type, headers=_HEADERS)
 
-    return give
+    return get

@@ -1,178 +1,201 @@
-"""The routes that answer: what pictures show, and which parts of one count."""
+"""The routes for images: predictions, and which regions of an image matter."""
 
 import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tellapart.serving.admission import starting
-from tellapart.serving.context import Service, problems
-from tellapart.serving.http.request_body import declared_size, read_pictures
-from tellapart.serving.problem import Problem
-from tellapart.serving.worker.messages import MOST_PROBABLE, Kind, Told
+from tellapart.serving.context import ServerContext
+from tellapart.serving.http.problems import problem_responses
+from tellapart.serving.http.request_body import UploadedImage, content_length, disconnected_problem, read_images
+from tellapart.serving.http.schemas import FormPredictions, PredictionResponse
+from tellapart.serving.problem import (
+    DEADLINE_EXCEEDED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    NOT_READY,
+    ProblemError,
+    ProblemType,
+)
+from tellapart.serving.worker.messages import MOST_PROBABLE, InferenceResponse, RequestKind, error_response
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-_GRACE = 0.05  # seconds after the deadline in which a process may still say that it has passed
-_PICTURE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
+_WORKER_GRACE = 0.05  # seconds after the deadline in which a worker may still report that it has passed
+_IMAGE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _FORM = {"multipart/form-data": {"schema": {"type": "object", "properties": {"files": _FILES}, "required": ["files"]}}}
-_PROBLEMS = problems(401, 404, 408, 413, 415, 422, 503, 504)
-_ANSWER: dict[str, Any] = {"description": "What was found", "content": {"application/json": {"schema": {}}}}
-_PNG: dict[str, Any] = {"description": "The picture, bright where it counts", "content": {"image/png": {}}}
+_PROBLEMS = problem_responses(401, 404, 408, 413, 415, 422, 503, 504)
+_PNG: dict[str, Any] = {"description": "The image, bright where it matters", "content": {"image/png": {}}}
 
-Model = Annotated[str | None, Query(description="Name of the model; the first if none is named.")]
+ModelName = Annotated[str | None, Query(description="Name of the model; the first by default.")]
+Top = Annotated[int, Query(ge=1, le=1000, description="Number of classes in `top`.")]
+ClassIndex = Annotated[int, Query(ge=0, le=MOST_PROBABLE, description="Index of the class.")]
 
 
-def routes(service: Service) -> APIRouter:
+@dataclass(frozen=True)
+class AdmittedRequest:
+    """A request that holds its share of the capacity: the index of its model, its deadline, and its images."""
+
+    model_index: int
+    deadline: float
+    images: list[UploadedImage]
+
+
+def create_router(context: ServerContext) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
     @router.post(
         "/v1/predict",
-        openapi_extra={"requestBody": {"content": _PICTURE | _FORM, "required": True}},
-        responses=_PROBLEMS | {200: _ANSWER},
+        openapi_extra={"requestBody": {"content": _IMAGE | _FORM, "required": True}},
+        response_model=PredictionResponse | FormPredictions,
+        responses=_PROBLEMS,
     )
-    async def predict(request: Request, model: Model = None, top: Annotated[int, Query(ge=1, le=1000)] = 5) -> Response:
-        """Tell what a picture shows, sent as it is; or what several do, sent as the files of a form.
+    async def predict(request: Request, model: ModelName = None, top: Top = 5) -> Response:
+        """Classify one image, sent as the body, or several, sent as the files of a form.
 
-        One bad picture of a form has an `error` in place of an answer. The header `Deadline-Ms` says how long the
-        client waits.
+        An image of a form that cannot be read has `error`, `code` and `status` in place of a prediction. The header
+        `Deadline-Ms` sets how long the client waits.
         """
-        return await _counted(service, _predict(request, service, model, top))
+        return await _record(context, _predict(request, context, model, top))
 
     @router.post(
         "/v1/explain",
-        openapi_extra={"requestBody": {"content": _PICTURE, "required": True}},
+        openapi_extra={"requestBody": {"content": _IMAGE, "required": True}},
         responses=_PROBLEMS | {200: _PNG},
         response_class=Response,
     )
-    async def explain(
-        request: Request, model: Model = None, index: Annotated[int, Query(ge=0, le=MOST_PROBABLE)] = MOST_PROBABLE
-    ) -> Response:
-        """Show which parts of a picture count for a class: for the most probable one if no index is given.
+    async def explain(request: Request, model: ModelName = None, index: ClassIndex = MOST_PROBABLE) -> Response:
+        """Show which regions of an image matter for a class; the most probable class by default.
 
-        Parts are covered one after another, which costs 81 answers; those who ask for answers come first.
+        Regions are occluded one after another, which costs as much as 81 predictions; predictions take precedence.
         """
-        return await _counted(service, _explain(request, service, model, index))
+        return await _record(context, _explain(request, context, model, index))
 
     return router
 
 
-async def _counted(service: Service, answering: Awaitable[Response]) -> Response:
-    began, status = time.monotonic(), HTTPStatus.INTERNAL_SERVER_ERROR.value
+def successful_body(response: InferenceResponse) -> bytes:
+    """Return the body of a worker's response; raises `ProblemError` if it is an error."""
+    if response.status == HTTPStatus.OK:
+        return response.body
+    error = json.loads(response.body)
+    status, reason = HTTPStatus(response.status), error["error"].rstrip(".")
+    retry_after = 1 if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    detail = f"{reason[:1].upper()}{reason[1:]}."
+    raise ProblemError(ProblemType(error["code"], status), detail, retry_after=retry_after)
+
+
+async def _record(context: ServerContext, work: Awaitable[Response]) -> Response:
+    """Return a response, and record its status and duration."""
+    start, status = time.monotonic(), INTERNAL_ERROR.status.value
     try:
-        response = await answering
+        response = await work
         status = response.status_code
-        if service.draining:  # so that a client opens its next connection elsewhere
+        if context.shutting_down:  # the client opens its next connection elsewhere
             response.headers["connection"] = "close"
         return response
-    except Problem as problem:
+    except ProblemError as problem:
         status = problem.status.value
-        service.figures.rejected.labels(problem.status.phrase).inc()
+        context.metrics.record_error(problem.code)
         raise
     finally:
-        service.figures.request(status, time.monotonic() - began)
+        context.metrics.record_request(status, time.monotonic() - start)
 
 
-async def _predict(request: Request, service: Service, model: str | None, top: int) -> Response:
-    async with _let_in(request, service, model) as (number, deadline, pictures):
-        asked = [ask(service, Kind.PREDICT, number, top, deadline, content) for _, content in pictures]
-        answers = await _unless_gone(request, _together(asked))
-        for (_, content), told in zip(pictures, answers, strict=True):
-            if told.status == HTTPStatus.OK:
-                _count(service, number, told, content)
-    if len(pictures) == 1 and pictures[0][0] is None:
-        return Response(_body(answers[0]), media_type="application/json")
-    return _many([name or "" for name, _ in pictures], answers)
+async def _predict(request: Request, context: ServerContext, model: str | None, top: int) -> Response:
+    async with _admit(request, context, model) as admitted:
+        work = [_submit(context, RequestKind.PREDICT, admitted, top, image) for image in admitted.images]
+        responses = await _unless_disconnected(request, _gather(work))
+        for image, response in zip(admitted.images, responses, strict=True):
+            if response.status == HTTPStatus.OK:
+                _record_prediction(context, admitted.model_index, response, image.content)
+    if len(responses) == 1 and admitted.images[0].name is None:
+        return Response(successful_body(responses[0]), media_type="application/json")
+    return _form_response(admitted.images, responses)
 
 
-async def _explain(request: Request, service: Service, model: str | None, index: int) -> Response:
-    async with _let_in(request, service, model) as (number, deadline, pictures):
-        if len(pictures) > 1:
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "One picture at a time is explained: send one.")
-        told = await _unless_gone(request, ask(service, Kind.EXPLAIN, number, index, deadline, pictures[0][1]))
-    return Response(_body(told), media_type="image/png")
+async def _explain(request: Request, context: ServerContext, model: str | None, index: int) -> Response:
+    async with _admit(request, context, model) as admitted:
+        if len(admitted.images) > 1:
+            raise ProblemError(INVALID_REQUEST, "Send one image; an explanation is for one image at a time.")
+        work = _submit(context, RequestKind.EXPLAIN, admitted, index, admitted.images[0])
+        response = await _unless_disconnected(request, work)
+    return Response(successful_body(response), media_type="image/png")
 
 
 @asynccontextmanager
-async def _let_in(
-    request: Request, service: Service, model: str | None
-) -> AsyncIterator[tuple[int, float, list[tuple[str | None, bytes]]]]:
-    """Yield the number of the model, the deadline and the pictures, while the request has its place in the server."""
-    service.authorise(request)
-    number, deadline = service.number(model), service.deadline(request)
-    with service.admission.let_in(declared_size(request, service.limits)) as place:
-        if not service.engine.ready:
-            raise starting()
-        _check(deadline)
-        pictures = await read_pictures(request, place, service.limits, deadline)
-        place.count(len(pictures))
-        _check(deadline)
-        yield number, deadline, pictures
+async def _admit(request: Request, context: ServerContext, model: str | None) -> AsyncIterator[AdmittedRequest]:
+    """Check and read a request; it holds its share of the capacity inside the context."""
+    context.authorize(request)
+    model_index, deadline = context.model_index(model), context.deadline(request)
+    with context.admission.admit(content_length(request, context.limits)) as ticket:
+        if not context.pool.ready:
+            raise ProblemError(NOT_READY, "The server is starting; retry in a few seconds.", retry_after=1)
+        _check_deadline(deadline)
+        images = await read_images(request, ticket, context.limits, deadline)
+        ticket.set_images(len(images))
+        _check_deadline(deadline)
+        yield AdmittedRequest(model_index, deadline, images)
 
 
-async def ask(service: Service, kind: Kind, number: int, argument: int, deadline: float, content: bytes) -> Told:
-    """Return the answer; whatever becomes of the process that computes, it is there soon after the deadline."""
+async def _submit(
+    context: ServerContext, kind: RequestKind, admitted: AdmittedRequest, argument: int, image: UploadedImage
+) -> InferenceResponse:
+    """Return a worker's response, at the latest shortly after the deadline, whatever happens to the worker."""
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + _GRACE):
-            return await service.engine.ask(kind, number, argument, deadline, content)
+        async with asyncio.timeout(max(0.0, admitted.deadline - time.monotonic()) + _WORKER_GRACE):
+            return await context.pool.submit(kind, admitted.model_index, argument, admitted.deadline, image.content)
     except TimeoutError:
-        return Told(0, HTTPStatus.GATEWAY_TIMEOUT, b'{"error": "the deadline has passed"}')
+        return error_response(0, DEADLINE_EXCEEDED, "the deadline has passed")
 
 
-async def _together(asked: Sequence[Coroutine[Any, Any, Told]]) -> list[Told]:
+async def _gather(work: Sequence[Coroutine[Any, Any, InferenceResponse]]) -> list[InferenceResponse]:
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each) for each in asked]
+        tasks = [group.create_task(coroutine) for coroutine in work]
     return [task.result() for task in tasks]
 
 
-def _check(deadline: float) -> None:
+def _check_deadline(deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise Problem(HTTPStatus.GATEWAY_TIMEOUT, "The deadline has passed.")
+        raise ProblemError(DEADLINE_EXCEEDED, "The deadline has passed.")
 
 
-async def _unless_gone(request: Request, answer: Awaitable[Found]) -> Found:
-    """Return the answer; if the client goes, drop what it asked."""
-    answering, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(request))
+async def _unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
+    """Return the result; if the client disconnects, cancel the work and raise `ProblemError`."""
+    working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "The client has gone.")
-        return answering.result()
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise disconnected_problem()
+        return working.result()
     finally:
-        answering.cancel()
-        gone.cancel()
+        working.cancel()
+        disconnected.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _body(told: Told) -> bytes:
-    """Return the body of an answer; raises `Problem` where there is none."""
-    if told.status != HTTPStatus.OK:
-        detail = str(json.loads(told.body)["error"])
-        raise Problem(told.status, detail, 1 if told.status == HTTPStatus.SERVICE_UNAVAILABLE else None)
-    return told.body
+def _form_response(images: Sequence[UploadedImage], responses: Sequence[InferenceResponse]) -> Response:
+    predictions = []
+    for image, response in zip(images, responses, strict=True):
+        status = {} if response.status == HTTPStatus.OK else {"status": response.status}
+        predictions.append({"path": image.name or ""} | json.loads(response.body) | status)
+    return Response(json.dumps({"predictions": predictions}, ensure_ascii=False), media_type="application/json")
 
 
-def _many(names: list[str], answers: list[Told]) -> Response:
-    found = []
-    for name, told in zip(names, answers, strict=True):
-        state = {} if told.status == HTTPStatus.OK else {"status": told.status}
-        found.append({"path": name} | json.loads(told.body) | state)
-    return Response(json.dumps({"predictions": found}, ensure_ascii=False), media_type="application/json")
-
-
-def _count(service: Service, number: int, told: Told, content: bytes) -> None:
-    answer, name = json.loads(told.body), service.names[number]
-    service.figures.count(name, told, answer)
-    if service.collecting:
-        service.collecting.saw(name, number, answer, told.distance, content)
+def _record_prediction(context: ServerContext, model_index: int, response: InferenceResponse, image: bytes) -> None:
+    prediction, model = json.loads(response.body), context.model_names[model_index]
+    context.metrics.record_prediction(model, response, prediction)
+    if context.capture:
+        context.capture.observe(model, model_index, prediction, response.distance, image)

@@ -1,108 +1,119 @@
-"""HTTP on one connection, by uvicorn, with a bound on how long the head of a request may take to arrive."""
+"""HTTP on one connection, by uvicorn, with limits on the head of a request and on idle connections.
+
+It relies on attributes of uvicorn's `HttpToolsProtocol` that uvicorn does not document; pyproject.toml bounds the
+version, and a contract test checks the names.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tellapart.serving.problem import Problem
+from tellapart.serving.problem import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 
-_LAST = 0.5  # seconds
-_LONGEST = 64 * 1024  # bytes of a head
+_CLOSING_SECONDS = 0.5  # for the request that may be on its way when the server shuts down
+_MAX_HEAD_BYTES = 64 * 1024
 
-
-_SLOW = Problem(HTTPStatus.REQUEST_TIMEOUT, "The head of the request did not arrive in time.").to_http(close=True)
-_LONG = Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A head has at most {_LONGEST:,} bytes.").to_http(
-    close=True
-)
+_TIMED_OUT = ProblemError(REQUEST_TIMEOUT, "The head of the request did not arrive in time.").to_http(close=True)
+_HEAD_TOO_LARGE = ProblemError(
+    HEADERS_TOO_LARGE, f"The head of the request exceeds the limit of {_MAX_HEAD_BYTES:,} bytes."
+).to_http(close=True)
 
 Refuse = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], bytes | None]
 
 
-class _Refused:
-    """In the place of uvicorn's cycle of a request and its response: there is nothing more to do."""
+@dataclass
+class ConnectionPolicy:
+    """What all connections of a server share.
 
-    response_complete = True
-    message_event = asyncio.Event()
-
-
-_REFUSED: Any = _Refused()
-
-
-class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose request's head is not there in time, and those beyond what may be open.
-
-    refuse: given the method, the path and the headers of a request, returns a response that ends it, or None.
+    header_seconds: for a client to send the head of a request. max_connections: open at once. refuse: takes the
+    method, path and headers of a request, and returns a whole response to refuse it, or None. shutting_down: whether
+    connections are closed after the request in progress.
     """
 
-    header_seconds = 10.0
-    most_connections = 2048
-    refuse: Refuse = staticmethod(lambda *_: None)
-    _timer: asyncio.TimerHandle | None = None
-    _leaving = False  # of one connection, or of the class: of all to come
-    _heading = True  # a head has begun, or the first is awaited
-    _unread = 0  # bytes since a part of a body came, or the end of a head
+    header_seconds: float
+    max_connections: int
+    refuse: Refuse
+    shutting_down: bool = False
+
+
+class _RefusedCycle:
+    """Takes the place of uvicorn's request-response cycle for a request that was refused: its response is complete."""
+
+    response_complete = True
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """Closes a connection whose request head does not arrive in time, and connections beyond the maximum."""
+
+    def __init__(self, policy: ConnectionPolicy, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.policy = policy
+        self.closing_soon = False  # this connection had no request yet when the server began to shut down
+        self.head_timer: asyncio.TimerHandle | None = None
+        self.in_head = True  # a head has started to arrive, or the first one is awaited
+        self.unparsed_bytes = 0  # since the last piece of a body, or the end of a head
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first head."""
+        """Start waiting for the first head."""
         super().connection_made(transport)
-        if len(self.connections) > self.most_connections:
+        if len(self.connections) > self.policy.max_connections:
             transport.close()
-            return
-        if self._leaving:
-            self._timer = self.loop.call_later(_LAST, self.transport.close)
+        elif self._is_closing():
+            self.head_timer = self.loop.call_later(_CLOSING_SECONDS, self.transport.close)
         else:
-            self._wait()
+            self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Read on; heads and trailers have a bound, and so has the time of a connection on which nothing is asked."""
-        self._unread += len(data)
+        """Parse data, within the limits on heads, trailers and idle time."""
+        self.unparsed_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._unread > _LONGEST:
-            self.transport.write(_LONG)
+        if self.unparsed_bytes > _MAX_HEAD_BYTES:
+            self.transport.write(_HEAD_TOO_LARGE)
             self.transport.close()
-        elif (
-            self._timer is None and self.timeout_keep_alive_task is None and self.cycle and self.cycle.response_complete
-        ):
-            self._wait()
-
-    def on_body(self, body: bytes) -> None:
-        """A part of a body is there."""
-        self._unread = 0
-        super().on_body(body)
+        elif self.head_timer is None and self.timeout_keep_alive_task is None and self._is_idle_after_response():
+            self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """Begin to wait for the rest of a head; the first is awaited from the connection on."""
+        """Start waiting for the rest of a head; the first head is awaited from the start of the connection."""
         super().on_message_begin()
-        self._heading = True
-        self._unset_keepalive_if_required()  # of a request that was refused, in the same piece of data
-        if self._timer is None:
-            self._wait()
+        self.in_head = True
+        self._cancel_keep_alive()  # of a refused request in the same piece of data
+        if self.head_timer is None:
+            self._start_head_timer()
 
     def on_headers_complete(self) -> None:
-        """The head is there: refuse, or make of it what uvicorn does."""
-        self._stop()
-        self._unread, self._heading = 0, False
-        if self.cycle is None or self.cycle.response_complete:  # else one before it is still to be answered
-            refusal = self.refuse(self.parser.get_method(), self.url, self.headers)
+        """Refuse the request, or start it."""
+        self._cancel_head_timer()
+        self.unparsed_bytes, self.in_head = 0, False
+        if self.cycle is None or self.cycle.response_complete:  # else a pipelined request waits for the one before it
+            refusal = self.policy.refuse(self.parser.get_method(), self.url, self.headers)
             if refusal is not None:
                 self._refuse(refusal)
                 return
         super().on_headers_complete()
-        if self._leaving:
+        if self._is_closing():
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of a body."""
+        self.unparsed_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """The body is there; that of a request that was refused has been passed over."""
+        """End a request; the connection of a refused one stays open as after a response."""
         super().on_message_complete()
-        if self.cycle is not _REFUSED:
+        if not isinstance(self.cycle, _RefusedCycle):
             return
-        self._stop()
-        if self._leaving or not self.parser.should_keep_alive():
+        self._cancel_head_timer()
+        if self._is_closing() or not self.parser.should_keep_alive():
             self.transport.close()
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -110,43 +121,50 @@ class PatientProtocol(HttpToolsProtocol):
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._stop()
+        """Stop waiting."""
+        self._cancel_head_timer()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """The server ends: close, but leave a fresh connection time for the request that may be on its way."""
+        """Close the connection; one without a request yet stays open for a moment."""
         if self.cycle is None and not self.transport.is_closing():
-            self._leaving = True
-            self._stop()
-            self._timer = self.loop.call_later(_LAST, self.transport.close)
+            self.closing_soon = True
+            self._cancel_head_timer()
+            self.head_timer = self.loop.call_later(_CLOSING_SECONDS, self.transport.close)
         else:
             super().shutdown()
 
+    def _is_closing(self) -> bool:
+        return self.closing_soon or self.policy.shutting_down
+
+    def _is_idle_after_response(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete
+
     def _refuse(self, response: bytes) -> None:
-        self.cycle = _REFUSED
+        self.cycle: Any = _RefusedCycle()
         self.transport.write(response)
-        # Whether the body will come is not known; and one who asks on without reading would fill the memory.
+        # The body may never come; and a client that sends requests without reading responses would fill the memory.
         if self.expect_100_continue or self.flow.write_paused:
             self.transport.close()
 
-    def _wait(self) -> None:
-        self._timer = self.loop.call_later(self.header_seconds, self._too_slow)
+    def _start_head_timer(self) -> None:
+        self.head_timer = self.loop.call_later(self.policy.header_seconds, self._time_out)
 
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _cancel_head_timer(self) -> None:
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None
 
-    def _too_slow(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing():
-            if self._heading or self.cycle is not _REFUSED:  # else it has its answer, and its body takes too long
-                self.transport.write(_SLOW)
-            self.transport.close()
+    def _cancel_keep_alive(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
-
-def protocol_with(header_seconds: float, most_connections: int, refuse: Refuse) -> type[PatientProtocol]:
-    """Return the protocol with bounds of its own."""
-    own = {"header_seconds": header_seconds, "most_connections": most_connections, "refuse": staticmethod(refuse)}
-    return type("Protocol", (PatientProtocol,), own)
+    def _time_out(self) -> None:
+        self.head_timer = None
+        if self.transport.is_closing():
+            return
+        # A refused request has its response, and its body is late.
+        if self.in_head or not isinstance(self.cycle, _RefusedCycle):
+            self.transport.write(_TIMED_OUT)
+        self.transport.close()

@@ -1,98 +1,120 @@
-"""The body of a request, read under all its bounds: raw bytes of one picture, or a form with many files."""
+"""Request bodies, read within all limits: the bytes of one image, or a form with files."""
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import replace
-from http import HTTPStatus
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from tellapart.serving.admission import Place
+from tellapart.serving.admission import Ticket
 from tellapart.serving.limits import Limits
-from tellapart.serving.problem import Problem
+from tellapart.serving.problem import (
+    BODY_TOO_LARGE,
+    CLIENT_DISCONNECTED,
+    INVALID_FORM,
+    INVALID_REQUEST,
+    REQUEST_TIMEOUT,
+    ProblemError,
+)
 
-MOST_FILES = 64
-_FEW = 4096  # bytes
-
-
-def declared_size(request: Request, limits: Limits) -> int:
-    """Return the length that the head of a request declares, 0 if none; raises `Problem` 413 or 422."""
-    told = request.headers.get("content-length", "0")
-    if not (told.isascii() and told.isdigit()):
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "Content-Length is not a number.")
-    if len(told) > 15 or int(told) > limits.body:
-        raise too_large(limits)
-    return int(told)
+MAX_FILES = 64
+_SMALL_BYTES = 4096
+_MAX_DIGITS = 15
 
 
-async def read_pictures(
-    request: Request, place: Place, limits: Limits, deadline: float
-) -> list[tuple[str | None, bytes]]:
-    """Return the pictures in a body, each its name in the form, if it is one, and its content; raises `Problem`."""
-    stream = _bounded(request, place, limits)
+@dataclass(frozen=True)
+class UploadedImage:
+    """The bytes of an image, and its file name if it came in a form."""
+
+    content: bytes
+    name: str | None = None
+
+
+def content_length(request: Request, limits: Limits) -> int:
+    """Return the value of Content-Length, 0 if absent.
+
+    Raises `ProblemError` `invalid_request` or `body_too_large`.
+    """
+    header = request.headers.get("content-length", "0")
+    if not (header.isascii() and header.isdigit()):
+        raise ProblemError(INVALID_REQUEST, "The header Content-Length must be a number of bytes.")
+    if len(header) > _MAX_DIGITS or int(header) > limits.body_bytes:
+        raise _body_too_large(limits)
+    return int(header)
+
+
+async def read_images(request: Request, ticket: Ticket, limits: Limits, deadline: float) -> list[UploadedImage]:
+    """Return the image in a body, or the images in a form; raises `ProblemError`."""
+    stream = _limited_stream(request, ticket, limits)
     seconds = min(limits.body_seconds, deadline - time.monotonic())
     try:
         async with asyncio.timeout(seconds):
             if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-                return await _files(request, stream, limits)
-            return [(None, b"".join([chunk async for chunk in stream]))]
+                return await _read_files(request, stream, limits)
+            return [UploadedImage(b"".join([chunk async for chunk in stream]))]
     except TimeoutError as error:
-        raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"The body did not arrive within {seconds:.1f} seconds.") from error
+        detail = f"The body did not arrive within {seconds:.1f} seconds."
+        raise ProblemError(REQUEST_TIMEOUT, detail) from error
     except ClientDisconnect as error:
-        raise Problem(HTTPStatus.REQUEST_TIMEOUT, "The client has gone.") from error
+        raise disconnected_problem() from error
 
 
-async def read_small(request: Request, limits: Limits) -> bytes:
-    """Return a body of some thousand bytes; raises `Problem`."""
-    few = replace(limits, body=_FEW)
-    declared_size(request, few)
-    found = b""
+async def read_small_body(request: Request, limits: Limits) -> bytes:
+    """Return a body of at most 4096 bytes; raises `ProblemError`."""
+    small = replace(limits, body_bytes=_SMALL_BYTES)
+    content_length(request, small)
+    body = b""
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
-                found += chunk
-                if len(found) > _FEW:
-                    raise too_large(few)
-    except (TimeoutError, ClientDisconnect) as error:
-        raise Problem(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive.") from error
-    return found
+                body += chunk
+                if len(body) > _SMALL_BYTES:
+                    raise _body_too_large(small)
+    except TimeoutError as error:
+        detail = f"The body did not arrive within {limits.body_seconds:.1f} seconds."
+        raise ProblemError(REQUEST_TIMEOUT, detail) from error
+    except ClientDisconnect as error:
+        raise disconnected_problem() from error
+    return body
 
 
-async def _bounded(request: Request, place: Place, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """Yield the body, counted: a client may declare less than it sends, or nothing."""
-    size, declared = 0, place.held
+def disconnected_problem() -> ProblemError:
+    """Return the problem of a request whose client has disconnected; it is only counted."""
+    return ProblemError(CLIENT_DISCONNECTED, "The client has disconnected.")
+
+
+async def _limited_stream(request: Request, ticket: Ticket, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """Yield the body; counts its bytes, as a client may declare less than it sends, or nothing."""
+    size, declared = 0, ticket.buffered_bytes
     async for chunk in request.stream():
         size += len(chunk)
-        if size > limits.body:
-            raise too_large(limits)
-        if size > place.held:
-            place.hold(size - max(place.held, declared))
+        if size > limits.body_bytes:
+            raise _body_too_large(limits)
+        if size > ticket.buffered_bytes:
+            ticket.reserve_bytes(size - max(ticket.buffered_bytes, declared))
         yield chunk
 
 
-async def _files(
-    request: Request, stream: AsyncGenerator[bytes, None], limits: Limits
-) -> list[tuple[str | None, bytes]]:
+async def _read_files(request: Request, stream: AsyncGenerator[bytes, None], limits: Limits) -> list[UploadedImage]:
     try:
-        parser = MultiPartParser(request.headers, stream, max_files=MOST_FILES, max_fields=MOST_FILES)
-        parser.spool_max_size = limits.body  # none is written to a disk
+        parser = MultiPartParser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES)
+        parser.spool_max_size = limits.body_bytes  # nothing is written to disk
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeDecodeError, ValueError) as error:
-        reason = getattr(error, "message", "it is no form with files")
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"The form cannot be read: {reason}.") from error
+        reason = getattr(error, "message", "it is not a form with files")
+        raise ProblemError(INVALID_FORM, f"The form cannot be read: {reason.rstrip('.')}.") from error
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     try:
-        found: list[tuple[str | None, bytes]] = [(file.filename or "", await file.read()) for file in files]
+        images = [UploadedImage(await file.read(), file.filename or "") for file in files]
     finally:
         await form.close()
-    if not found:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "The form has no file.")
-    return found
+    if not images:
+        raise ProblemError(INVALID_FORM, "The form has no files; send at least one image.")
+    return images
 
 
-def too_large(limits: Limits) -> Problem:
-    """Return what one is told whose body is too long."""
-    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {limits.body:,} bytes.")
+def _body_too_large(limits: Limits) -> ProblemError:
+    return ProblemError(BODY_TOO_LARGE, f"The body exceeds the limit of {limits.body_bytes:,} bytes.")

@@ -1,57 +1,68 @@
-"""The routes that tell of the server: is it alive, is it ready, what has it, what does it do."""
+"""The routes about the server: liveness, readiness, metrics, and its models."""
 
 import time
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from tellapart.serving.context import Service, problems
-from tellapart.serving.http.predict_routes import Model
-from tellapart.serving.problem import Problem
-from tellapart.serving.worker.messages import Kind
+from tellapart.serving.capture.drift import Drift
+from tellapart.serving.context import ServerContext
+from tellapart.serving.http.predict_routes import ModelName, successful_body
+from tellapart.serving.http.problems import problem_responses
+from tellapart.serving.http.schemas import DriftStatus, Liveness, LiveStatus, ModelDescription, Readiness
+from tellapart.serving.problem import NOT_READY, ProblemError
+from tellapart.serving.worker.messages import RequestKind
+
+_METRICS_TYPE = "text/plain; version=0.0.4"
 
 
-def routes(service: Service) -> APIRouter:
+def create_router(context: ServerContext) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
     @router.get("/healthz")
-    async def alive() -> dict[str, str]:
-        """Tell that the server runs."""
-        return {"status": "alive"}
+    async def liveness() -> Liveness:
+        """Report that the server is running."""
+        return Liveness()
 
-    @router.get("/readyz", responses=problems(503))
-    async def ready() -> dict[str, str]:
-        """Tell whether it answers: a first picture was computed, and it was not told to end."""
-        if service.draining or not service.engine.ready:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Not ready.", 1)
-        return {"status": "ready"}
+    @router.get("/readyz", responses=problem_responses(503))
+    async def readiness() -> Readiness:
+        """Report whether a worker is ready and the server is not shutting down."""
+        if context.shutting_down or not context.pool.ready:
+            raise ProblemError(NOT_READY, "The server is starting or shutting down.", retry_after=1)
+        return Readiness()
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """Give the figures for Prometheus."""
-        return Response(service.figures.text(), media_type="text/plain; version=0.0.4")
+        """Return metrics for Prometheus."""
+        return Response(context.metrics.render(), media_type=_METRICS_TYPE)
 
-    @router.get("/v1/model", responses=problems(401, 404, 422, 503))
-    async def about(request: Request, model: Model = None) -> Response:
-        """Describe a model: classes, how pictures are resized, test metrics, fingerprint of its data."""
-        service.authorise(request)
-        until = time.monotonic() + service.limits.deadline
-        told = await service.engine.ask(Kind.DESCRIBE, service.number(model), 0, until)
-        if told.status != HTTPStatus.OK:
-            raise Problem(told.status, "No process that computes is ready.", 1)
-        return Response(told.body, media_type="application/json")
+    @router.get("/v1/model", response_model=ModelDescription, responses=problem_responses(401, 404, 422, 503))
+    async def describe_model(request: Request, model: ModelName = None) -> Response:
+        """Describe a model: classes, preprocessing, test metrics, fingerprint of the training data."""
+        context.authorize(request)
+        deadline = time.monotonic() + context.limits.timeout_seconds
+        response = await context.pool.submit(RequestKind.DESCRIBE, context.model_index(model), 0, deadline)
+        return Response(successful_body(response), media_type="application/json")
 
-    @router.get("/v1/live", responses=problems(401))
-    async def live(request: Request) -> dict[str, Any]:
-        """Tell what was asked in the last minute, and how the last answers were spread."""
-        service.authorise(request)
-        found = {"models": service.names, "ready": service.engine.ready} | service.figures.of_late()
-        if service.collecting:
-            shifts = service.collecting.drifts.items()
-            found["drift"] = {name: {k: v.to_json() for k, v in each.items()} for name, each in shifts}
-            found["collection_fault"] = service.collecting.fault
-        return found
+    @router.get("/v1/live", responses=problem_responses(401))
+    async def live_status(request: Request) -> LiveStatus:
+        """Report the requests of the last minute, and the last thousand predictions."""
+        context.authorize(request)
+        capture = context.capture
+        return LiveStatus(
+            **context.metrics.recent_activity(),
+            models=context.model_names,
+            ready=context.pool.ready,
+            drift=_drift_document(capture.drift) if capture else None,
+            capture_error=capture.error if capture else None,
+        )
 
     return router
+
+
+def _drift_document(drift: Mapping[str, Mapping[str, Drift]]) -> dict[str, dict[str, DriftStatus]]:
+    return {
+        model: {name: DriftStatus(**value.to_json()) for name, value in distributions.items()}
+        for model, distributions in drift.items()
+    }

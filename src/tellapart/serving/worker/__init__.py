@@ -1,1 +1,1 @@
-"""The processes that decode and compute."""
+"""The worker processes, which decode images and run inference, and the pool that supervises them."""

@@ -1,93 +1,116 @@
-"""Messages between the server and the processes that compute: a fixed head, and a body of bytes."""
+"""Messages between the server and its worker processes: a header of fixed size, and a body of bytes."""
 
+import json
 import socket
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
-READY = 0  # the number of the message that says a process can answer
-UNKNOWN = float("nan")
-MOST_PROBABLE = 0xFFFF  # in place of the number of a class
+from tellapart.serving.problem import ProblemType
+
+READY_ID = 0  # the request ID of the message that a worker is ready
+NO_DISTANCE = float("nan")
+MOST_PROBABLE = 0xFFFF  # in place of a class index
 
 
-class Kind(IntEnum):
-    """What is asked: an answer, what a model is, which parts of a picture count, a picture without its metadata."""
+class RequestKind(IntEnum):
+    """What a worker is asked for."""
 
     PREDICT = 1
-    DESCRIBE = 2
-    EXPLAIN = 3
-    STRIP = 4
-    FORGET = 5  # nobody waits for the answer any more
+    DESCRIBE = 2  # the model
+    EXPLAIN = 3  # which regions of an image matter
+    STRIP_METADATA = 4  # an image without its metadata
+    CANCEL = 5  # the client no longer waits for the response
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A question.
+class InferenceRequest:
+    """A request to a worker.
 
-    number: to be told again in its answer. argument: how many classes to tell, or the class to explain. deadline: on
-    the clock `time.monotonic`.
+    request_id: repeated in the response. model_index: in the order of the worker's files. argument: how many classes
+    to return, or the index of the class to explain. deadline: on the clock `time.monotonic`.
     """
 
-    number: int
-    kind: Kind
-    model: int
+    request_id: int
+    kind: RequestKind
+    model_index: int
     argument: int
     deadline: float
     body: bytes = b""
 
-    HEAD: ClassVar = struct.Struct("!QBHHdI")
+    HEADER: ClassVar = struct.Struct("!QBHHdI")
 
     def pack(self) -> bytes:
         """Return the bytes to send."""
-        head = (self.number, self.kind, self.model, self.argument, self.deadline, len(self.body))
-        return self.HEAD.pack(*head) + self.body
+        fields = (self.request_id, self.kind, self.model_index, self.argument, self.deadline, len(self.body))
+        return self.HEADER.pack(*fields) + self.body
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An answer.
+class InferenceResponse:
+    """A response of a worker.
 
-    status: as of HTTP. waited, decoding, computing: seconds. batch: pictures that were answered together. distance:
-    from the training pictures, not a number if unknown.
+    status: as in HTTP. body: JSON, or an image. queue_seconds, decode_seconds, inference_seconds: what it took.
+    batch_size: images inferred together. distance: from the training images, NaN if unknown.
     """
 
-    number: int
+    request_id: int
     status: int
     body: bytes
-    waited: float = 0.0
-    decoding: float = 0.0
-    computing: float = 0.0
-    batch: int = 0
-    distance: float = UNKNOWN
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    inference_seconds: float = 0.0
+    batch_size: int = 0
+    distance: float = NO_DISTANCE
 
-    HEAD: ClassVar = struct.Struct("!QHfffHfI")
+    HEADER: ClassVar = struct.Struct("!QHfffHfI")
 
     def pack(self) -> bytes:
         """Return the bytes to send."""
-        figures = (self.waited, self.decoding, self.computing, self.batch, self.distance)
-        return self.HEAD.pack(self.number, self.status, *figures, len(self.body)) + self.body
+        durations = (self.queue_seconds, self.decode_seconds, self.inference_seconds)
+        fields = (self.request_id, self.status, *durations, self.batch_size, self.distance, len(self.body))
+        return self.HEADER.pack(*fields) + self.body
 
 
-def told_of(head: bytes) -> tuple[int, Told]:
-    """Return the length of an answer's body, and the answer without it."""
-    number, status, *figures, size = Told.HEAD.unpack(head)
-    return size, Told(number, status, b"", *figures)
+def error_response(request_id: int, problem: ProblemType, reason: str) -> InferenceResponse:
+    """Return the response for a problem; its body is JSON with `error`, the reason, and `code`."""
+    body = json.dumps({"error": reason, "code": problem.code}, ensure_ascii=False).encode()
+    return InferenceResponse(request_id, problem.status, body)
 
 
-def read_exactly(source: socket.socket, count: int) -> bytearray:
-    """Return so many bytes; raises `EOFError` if the other side has gone."""
-    found, place = bytearray(count), 0
-    view = memoryview(found)
-    while place < count:
-        got = source.recv_into(view[place:], count - place)
-        if not got:
+def unpack_response(header: bytes) -> tuple[int, InferenceResponse]:
+    """Return the length of a response's body, and the response without its body."""
+    request_id, status, queueing, decoding, inference, batch_size, distance, size = InferenceResponse.HEADER.unpack(
+        header
+    )
+    return size, InferenceResponse(
+        request_id=request_id,
+        status=status,
+        body=b"",
+        queue_seconds=queueing,
+        decode_seconds=decoding,
+        inference_seconds=inference,
+        batch_size=batch_size,
+        distance=distance,
+    )
+
+
+def read_exactly(connection: socket.socket, count: int) -> bytearray:
+    """Return `count` bytes; raises `EOFError` if the other side has closed the connection."""
+    buffer, received = bytearray(count), 0
+    view = memoryview(buffer)
+    while received < count:
+        size = connection.recv_into(view[received:], count - received)
+        if not size:
             raise EOFError
-        place += got
-    return found
+        received += size
+    return buffer
 
 
-def read_ask(source: socket.socket) -> Ask:
-    """Return the next question; raises `EOFError` if the other side has gone."""
-    number, kind, model, argument, deadline, size = Ask.HEAD.unpack(read_exactly(source, Ask.HEAD.size))
-    return Ask(number, Kind(kind), model, argument, deadline, bytes(read_exactly(source, size)))
+def read_request(connection: socket.socket) -> InferenceRequest:
+    """Return the next request; raises `EOFError` if the other side has closed the connection."""
+    header = read_exactly(connection, InferenceRequest.HEADER.size)
+    request_id, kind, model_index, argument, deadline, size = InferenceRequest.HEADER.unpack(header)
+    body = bytes(read_exactly(connection, size))
+    return InferenceRequest(request_id, RequestKind(kind), model_index, argument, deadline, body)

@@ -1,4 +1,4 @@
-"""A model in use: its classifier, what identifies it, and what is told of it."""
+"""A model in use: its classifier, the identity of its file, and its description for clients."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -7,58 +7,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tellapart.errors import printable
-from tellapart.inference.onnx import OnnxClassifier, from_content
+from tellapart.inference.onnx import OnnxClassifier, load_onnx_bytes
 from tellapart.inference.onnx_safety import read_onnx
-from tellapart.serving.worker.plan import Plan
+from tellapart.serving.worker.plan import WorkerPlan
+
+FileVersion = tuple[int, int]  # inode and modification time in nanoseconds
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A classifier, the first digits of its file's SHA-256, and the state of the file when it was read."""
+class LoadedModel:
+    """A classifier, the first digits of the SHA-256 of its file, and the version of the file that was read."""
 
     classifier: OnnxClassifier
     identity: str
-    state: tuple[int, int]
+    version: FileVersion
 
-    def warm_up(self, plan: Plan) -> None:
-        """Answer first pictures, which take longer than later ones, and take the memory that a full load needs."""
-        with ThreadPoolExecutor(plan.runners) as pool:
-            list(pool.map(self.classifier.outputs, [self.blank(plan.batch)] * plan.runners))
-
-    def blank(self, count: int) -> NDArray[np.uint8]:
-        """Return so many empty pictures, already resized."""
+    def warm_up(self, plan: WorkerPlan) -> None:
+        """Classify blank images: the first ones take longer, and reserve the memory of a full load."""
         size = self.classifier.preprocess.size
-        return np.zeros((count, size, size, 3), np.uint8)
+        blank = np.zeros((plan.max_batch_size, size, size, 3), np.uint8)
+        with ThreadPoolExecutor(plan.concurrent_batches) as pool:
+            list(pool.map(self.classifier.compute_outputs, [blank] * plan.concurrent_batches))
 
     def description(self) -> dict[str, Any]:
-        """Return what clients are told of it."""
-        facts, sets = self.classifier.facts, self.classifier.sets
+        """Return the description for clients, as in `ModelDescription`."""
+        metadata, conformal = self.classifier.metadata, self.classifier.conformal
         return {
             "model": self.identity,
             "classes": self.classifier.classes,
             "preprocess": self.classifier.preprocess.to_json(),
-            "metrics": facts.get("metrics"),
-            "fingerprint": facts.get("fingerprint"),
-            "expected": facts.get("expected"),
-            "coverage": sets.coverage if sets else None,
-            "familiarity": self.classifier.limit is not None,
+            "metrics": metadata.get("metrics"),
+            "fingerprint": metadata.get("fingerprint"),
+            "expected": metadata.get("expected"),
+            "coverage": conformal.coverage if conformal else None,
+            "ood_detector": self.classifier.ood_threshold is not None,
         }
 
 
-def load(path: Path, plan: Plan) -> Loaded:
+def load_model(path: Path, plan: WorkerPlan) -> LoadedModel:
     """Read an exported file and warm it up; raises what `load_onnx` raises, and `OSError`."""
-    state = state_of(path)
+    version = file_version(path)
     content, document = read_onnx(path)
-    classifier = from_content(content, document, printable(str(path)), plan.threads)
-    loaded = Loaded(classifier, hashlib.sha256(content).hexdigest()[:16], state)
-    loaded.warm_up(plan)
-    return loaded
+    classifier = load_onnx_bytes(content, document, printable(str(path)), plan.threads)
+    model = LoadedModel(classifier, hashlib.sha256(content).hexdigest()[:16], version)
+    model.warm_up(plan)
+    return model
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is replaced: its number on the disk, and when it was written."""
+def file_version(path: Path) -> FileVersion:
+    """Return what changes when a file is replaced."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns

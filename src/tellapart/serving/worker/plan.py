@@ -1,16 +1,17 @@
-"""How a process computes."""
+"""How a worker process divides its work."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a process computes.
+class WorkerPlan:
+    """How a worker process divides its work.
 
-    runners: batches computed at once. threads: for each of them. batch: pictures in one, at most. decoders: threads.
+    concurrent_batches: batches inferred at once. threads: of the runtime, per batch. max_batch_size: images per batch.
+    decoders: threads that decode images.
     """
 
-    runners: int
+    concurrent_batches: int
     threads: int
-    batch: int
+    max_batch_size: int
     decoders: int

@@ -1,132 +1,138 @@
-"""The processes that compute, seen from the server: the least busy is asked, and one that ends is replaced."""
+"""The worker processes, seen from the server: requests go to the least busy one, and one that ends is replaced."""
 
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import multiprocessing
 import socket
 from dataclasses import dataclass, field, replace
-from http import HTTPStatus
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import NoReturn
 
-from tellapart.serving.worker import worker
-from tellapart.serving.worker.messages import READY, Ask, Kind, Told, told_of
-from tellapart.serving.worker.plan import Plan
+from tellapart.serving.problem import NOT_READY, WORKER_LOST
+from tellapart.serving.worker.messages import (
+    READY_ID,
+    InferenceRequest,
+    InferenceResponse,
+    RequestKind,
+    error_response,
+    unpack_response,
+)
+from tellapart.serving.worker.plan import WorkerPlan
+from tellapart.serving.worker.worker import run_worker
 
 _LOG = logging.getLogger(__name__)
-_LEAST_PAUSE, _MOST_PAUSE = 0.1, 5.0  # seconds before a process that ended is replaced
+_MIN_RESTART_SECONDS, _MAX_RESTART_SECONDS = 0.1, 5.0  # before a worker that ended is replaced
 
 
 @dataclass
-class Process:
-    """A process, the connection to it, and the questions that it has not answered."""
+class WorkerProcess:
+    """A process, the connection to it, and the responses that it has not sent yet, by request ID."""
 
     process: SpawnProcess
     writer: asyncio.StreamWriter
-    waiting: dict[int, asyncio.Future[Told]] = field(default_factory=dict)
+    pending: dict[int, asyncio.Future[InferenceResponse]] = field(default_factory=dict)
     ready: bool = False
 
 
-class Engine:
-    """Computes with some processes.
+class WorkerPool:
+    """A fixed number of worker processes; each has all models, in the order of `paths`."""
 
-    count: of processes. Each has all the models, in the order of `paths`.
-    """
-
-    def __init__(self, paths: list[Path], plan: Plan, count: int, pixels: int) -> None:
-        self.paths, self.plan, self.count, self.pixels = paths, plan, count, pixels
-        self.processes: list[Process] = []
-        self.replaced = 0
-        self._numbers = itertools.count(READY + 1)
-        self._keepers: list[asyncio.Task[None]] = []
-        self._changed = asyncio.Event()
+    def __init__(self, paths: list[Path], plan: WorkerPlan, size: int, max_pixels: int) -> None:
+        self.paths, self.plan, self.size, self.max_pixels = paths, plan, size, max_pixels
+        self.workers: list[WorkerProcess] = []
+        self.restarts = 0
+        self._request_ids = itertools.count(READY_ID + 1)
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._ready_changed = asyncio.Event()
 
     @property
     def ready(self) -> bool:
-        """Whether a process has answered a first picture."""
-        return any(process.ready for process in self.processes)
+        """Whether at least one worker is ready."""
+        return any(worker.ready for worker in self.workers)
 
     def start(self) -> None:
-        """Start the processes; they become ready by themselves."""
-        self._keepers = [asyncio.create_task(self._keep()) for _ in range(self.count)]
+        """Start the workers; they become ready in the background."""
+        self._supervisors = [asyncio.create_task(self._supervise()) for _ in range(self.size)]
 
-    async def until_ready(self) -> None:
-        """Wait for the first process that can answer."""
+    async def wait_until_ready(self) -> None:
+        """Wait for the first ready worker."""
         while not self.ready:
-            self._changed.clear()
-            await self._changed.wait()
+            self._ready_changed.clear()
+            await self._ready_changed.wait()
 
-    async def ask(self, kind: Kind, model: int, argument: int, deadline: float, body: bytes = b"") -> Told:
-        """Return an answer; one of 503 if no process is there, or the one that was asked has ended."""
-        usable = [process for process in self.processes if process.ready]
-        if not usable:
-            return _unavailable("no process that computes is ready")
-        process = min(usable, key=lambda each: len(each.waiting))
-        number = next(self._numbers)
-        answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
-        process.waiting[number] = answer
-        process.writer.write(Ask(number, kind, model, argument, deadline, body).pack())
+    async def submit(
+        self, kind: RequestKind, model_index: int, argument: int, deadline: float, body: bytes = b""
+    ) -> InferenceResponse:
+        """Return the response of the least busy worker; one with status 503 if none is ready, or it has ended."""
+        ready = [worker for worker in self.workers if worker.ready]
+        if not ready:
+            return error_response(0, NOT_READY, "no worker process is ready")
+        worker = min(ready, key=lambda candidate: len(candidate.pending))
+        request_id = next(self._request_ids)
+        response: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+        worker.pending[request_id] = response
+        worker.writer.write(InferenceRequest(request_id, kind, model_index, argument, deadline, body).pack())
         try:
-            return await answer
-        except asyncio.CancelledError:  # the client has gone
+            return await response
+        except asyncio.CancelledError:  # the client has disconnected
             with contextlib.suppress(ConnectionError):
-                process.writer.write(Ask(number, Kind.FORGET, model, argument, deadline).pack())
+                cancel = InferenceRequest(request_id, RequestKind.CANCEL, model_index, argument, deadline)
+                worker.writer.write(cancel.pack())
             raise
         finally:
-            process.waiting.pop(number, None)
+            worker.pending.pop(request_id, None)
 
     async def stop(self) -> None:
-        """End the processes."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        """End the workers."""
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
 
-    async def _keep(self) -> None:
-        """Run one process after another, each time after a pause that grows while they end at once."""
-        pause = _LEAST_PAUSE
+    async def _supervise(self) -> None:
+        """Run one worker after another; the pause between them grows while they end before they are ready."""
+        pause = _MIN_RESTART_SECONDS
         while True:
-            ready = False
+            was_ready = False
             try:
-                ready = (await self._run_one()).ready
-            except OSError as error:  # no memory, or no more files: later there may be some
-                _LOG.error("A process that computes cannot be started: %s", error)
-            pause = _LEAST_PAUSE if ready else min(2 * pause, _MOST_PAUSE)
-            self.replaced += 1
+                was_ready = (await self._run_worker()).ready
+            except OSError as error:  # out of memory or file descriptors, perhaps for a while
+                _LOG.error("Cannot start a worker process: %s", error)
+            pause = _MIN_RESTART_SECONDS if was_ready else min(2 * pause, _MAX_RESTART_SECONDS)
+            self.restarts += 1
             await asyncio.sleep(pause)
 
-    async def _run_one(self) -> Process:
-        """Start a process and hand out its answers until it ends; then answer what it has not."""
-        ours, theirs = socket.socketpair()
-        arguments = (theirs, self.paths, self.plan, self.pixels)
-        child = multiprocessing.get_context("spawn").Process(target=worker.main, args=arguments, daemon=True)
-        await asyncio.to_thread(child.start)
-        theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        process = Process(child, writer)
-        self.processes.append(process)
+    async def _run_worker(self) -> WorkerProcess:
+        """Start a worker and deliver its responses until it ends; then answer the pending requests with 503."""
+        server_end, worker_end = socket.socketpair()
+        arguments = (worker_end, self.paths, self.plan, self.max_pixels)
+        process = multiprocessing.get_context("spawn").Process(target=run_worker, args=arguments, daemon=True)
+        await asyncio.to_thread(process.start)
+        worker_end.close()
+        reader, writer = await asyncio.open_connection(sock=server_end)
+        worker = WorkerProcess(process, writer)
+        self.workers.append(worker)
         try:
-            while True:
-                size, head = told_of(await reader.readexactly(Told.HEAD.size))
-                told = replace(head, body=await reader.readexactly(size))
-                if told.number == READY:
-                    process.ready = True
-                    self._changed.set()
-                elif (answer := process.waiting.pop(told.number, None)) and not answer.done():
-                    answer.set_result(told)
+            await self._deliver_responses(worker, reader)
         except (asyncio.IncompleteReadError, ConnectionError):
-            return process
+            return worker
         finally:
-            self.processes.remove(process)
+            self.workers.remove(worker)
             writer.close()
-            for answer in process.waiting.values():
-                if not answer.done():
-                    answer.set_result(_unavailable("the process that computed this has ended"))
-            child.kill()
-            await asyncio.shield(asyncio.to_thread(child.join))
+            for future in worker.pending.values():
+                if not future.done():
+                    future.set_result(error_response(0, WORKER_LOST, "the worker process has ended; retry"))
+            process.kill()
+            await asyncio.shield(asyncio.to_thread(process.join))
 
-
-def _unavailable(reason: str) -> Told:
-    return Told(0, HTTPStatus.SERVICE_UNAVAILABLE, json.dumps({"error": reason}).encode())
+    async def _deliver_responses(self, worker: WorkerProcess, reader: asyncio.StreamReader) -> NoReturn:
+        while True:
+            size, header = unpack_response(await reader.readexactly(InferenceResponse.HEADER.size))
+            response = replace(header, body=await reader.readexactly(size))
+            if response.request_id == READY_ID:
+                worker.ready = True
+                self._ready_changed.set()
+            elif (future := worker.pending.pop(response.request_id, None)) and not future.done():
+                future.set_result(response)

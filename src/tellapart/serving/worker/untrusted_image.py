@@ -1,71 +1,71 @@
-"""The pictures of strangers: refused by their first bytes and their header before anything is decoded."""
+"""Decoding images of untrusted clients: refused by their first bytes and their header before anything is decoded."""
 
 import io
-from http import HTTPStatus
 
 import numpy as np
 from PIL import Image
 
-from tellapart.data.image import FORMATS, Picture, decode, has_picture_magic
-from tellapart.data.image_structure import check_structure, is_decoded_slowly
-from tellapart.errors import UnreadableImage
+from tellapart.data.formats import DECODERS, check_structure, decodes_slowly, has_image_magic
+from tellapart.data.image import ImageArray, decode
+from tellapart.errors import UnreadableImageError
+from tellapart.serving.problem import IMAGE_TOO_LARGE, NOT_AN_IMAGE, UNREADABLE_IMAGE, ProblemType
 
 _SLOW_BYTES = 1_000_000  # of formats that are decoded pixel by pixel
-_LONGEST = 30_000  # pixels of a side: what a resize needs grows with it, however narrow a picture is
-_KEPT_SIDE = 1024  # pixels of a picture's longer side, at most, when it is kept for labelling
+_MAX_SIDE = 30_000  # pixels: the memory of a resize grows with it, however narrow an image is
+_CAPTURED_SIDE = 1024  # pixels: the maximum side of a captured image
 
 
-class Refused(Exception):
-    """A picture that gets no answer: the status, as of HTTP, and why."""
+class ImageRefusedError(Exception):
+    """An image that is not classified: the type of the problem, and the reason."""
 
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
+    def __init__(self, problem: ProblemType, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.problem, self.reason = problem, reason
 
 
-def decode_within(content: bytes, pixels: int) -> Picture:
-    """Return a picture (H, W, 3) of at most so many pixels; raises `Refused` with 413, 415 or 422."""
-    if not has_picture_magic(content[:16]):
-        reason = "this is not a picture in a format that is supported" if content else "nothing was sent"
-        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, reason)
-    if len(content) > _SLOW_BYTES and is_decoded_slowly(content):
-        reason = f"{len(content):,} bytes of plain PNM or run-length BMP are more than the limit of {_SLOW_BYTES:,}"
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{reason}; send PNG or JPEG")
+def decode_untrusted(content: bytes, max_pixels: int) -> ImageArray:
+    """Return an image (H, W, 3) of at most `max_pixels` pixels.
+
+    Raises `ImageRefusedError` with `not_an_image`, `image_too_large` or `unreadable_image`.
+    """
+    if not has_image_magic(content[:16]):
+        reason = "this is not an image in a supported format" if content else "the body is empty"
+        raise ImageRefusedError(NOT_AN_IMAGE, reason)
+    if len(content) > _SLOW_BYTES and decodes_slowly(content):
+        reason = f"{len(content):,} bytes of plain PNM or run-length BMP exceed the limit of {_SLOW_BYTES:,}"
+        raise ImageRefusedError(IMAGE_TOO_LARGE, f"{reason}; send PNG or JPEG")
     try:
         check_structure(content)
-        _check_size(content, pixels)
+        _check_size(content, max_pixels)
         return decode(content)
-    except UnreadableImage as error:
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, error.reason) from error
-    except (Refused, MemoryError):
+    except UnreadableImageError as error:
+        raise ImageRefusedError(UNREADABLE_IMAGE, error.reason) from error
+    except (ImageRefusedError, MemoryError):
         raise
-    except Exception as error:  # no picture, however strange, may end the process
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, type(error).__name__) from error
+    except Exception as error:  # no image may end the process
+        raise ImageRefusedError(UNREADABLE_IMAGE, type(error).__name__) from error
 
 
-def stripped(picture: Picture) -> bytes:
-    """Return a picture as a file that tells nothing but its pixels: no place, no camera, no name, in lossless WebP.
-
-    One with a side of more than 1,024 pixels is made smaller.
-    """
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    image.thumbnail((_KEPT_SIDE, _KEPT_SIDE), Image.Resampling.LANCZOS)
+def encode_for_capture(image: ImageArray) -> bytes:
+    """Return an image as lossless WebP without metadata, reduced to at most 1,024 pixels per side."""
+    thumbnail = Image.fromarray(np.ascontiguousarray(image))
+    thumbnail.thumbnail((_CAPTURED_SIDE, _CAPTURED_SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.save(out, "webp", lossless=True, method=0)
+    thumbnail.save(out, "webp", lossless=True, method=0)
     return out.getvalue()
 
 
-def _check_size(content: bytes, pixels: int) -> None:
+def _check_size(content: bytes, max_pixels: int) -> None:
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=DECODERS) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
-    except Exception:  # the decoder names the reason better
+        raise ImageRefusedError(IMAGE_TOO_LARGE, str(error)) from error
+    except Exception:  # the decoder reports a better reason
         return
-    if max(width, height) > _LONGEST:
-        reason = f"a side of {max(width, height):,} pixels is more than the limit of {_LONGEST:,}"
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
-    if width * height > pixels:
-        reason = f"{width:,} x {height:,} pixels are more than the limit of {pixels:,}"
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
+    if max(width, height) > _MAX_SIDE:
+        reason = f"a side of {max(width, height):,} pixels exceeds the limit of {_MAX_SIDE:,}"
+        raise ImageRefusedError(IMAGE_TOO_LARGE, reason)
+    if width * height > max_pixels:
+        reason = f"{width:,} x {height:,} pixels exceed the limit of {max_pixels:,}"
+        raise ImageRefusedError(IMAGE_TOO_LARGE, reason)

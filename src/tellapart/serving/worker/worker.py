@@ -1,7 +1,7 @@
-"""The process that computes: bytes of pictures in, answers out. It decodes in a few threads and answers in batches.
+"""The worker process: image bytes in, predictions out. It decodes in a few threads and infers in batches.
 
-A batch is whatever is decoded when the runtime is free: no picture waits for others, and under load batches grow by
-themselves. What explains an answer is computed between batches, a few pictures at a time.
+A batch is whatever is decoded when the runtime is free: no image waits for others, and under load batches grow by
+themselves. Occlusion maps are computed between batches, a few images at a time.
 """
 
 import json
@@ -24,215 +24,258 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.threads import one_blas_thread
-from tellapart.serving.worker.messages import MOST_PROBABLE, READY, UNKNOWN, Ask, Kind, Told, read_ask
-from tellapart.serving.worker.model import Loaded, load, state_of
-from tellapart.serving.worker.occlusion import covered, spotlight
-from tellapart.serving.worker.plan import Plan
-from tellapart.serving.worker.untrusted_image import Refused, decode_within, stripped
+from tellapart.errors import TellapartError
+from tellapart.serving.problem import (
+    DEADLINE_EXCEEDED,
+    INTERNAL_ERROR,
+    OUT_OF_MEMORY,
+    UNKNOWN_CLASS,
+    UNREADABLE_IMAGE,
+    ProblemType,
+)
+from tellapart.serving.worker.messages import (
+    MOST_PROBABLE,
+    NO_DISTANCE,
+    READY_ID,
+    InferenceRequest,
+    InferenceResponse,
+    RequestKind,
+    error_response,
+    read_request,
+)
+from tellapart.serving.worker.model import LoadedModel, file_version, load_model
+from tellapart.serving.worker.occlusion import occlude, render_occlusion_map
+from tellapart.serving.worker.plan import WorkerPlan
+from tellapart.serving.worker.untrusted_image import ImageRefusedError, decode_untrusted, encode_for_capture
 
 _LOG = logging.getLogger(__name__)
-_LOOK_AGAIN = 1.0  # seconds between looks at whether a model's file has changed
-_NICE = 5  # so that the server's answers, of refusals too, do not wait for the processor behind a batch
-_NOTES = 1024
-_HANGS = 5.0  # seconds after its deadline, for a picture that is still being decoded
-_EXPLAINED_AT_ONCE = 4  # pictures, so that those who want answers do not wait long
+_WATCH_SECONDS = 1.0  # between checks for changed model files
+_NICENESS = 5  # so that the server's responses, refusals included, do not wait for the processor behind a batch
+_MAX_CANCELLED = 1024  # cancelled requests remembered before expired ones are dropped
+_HANG_SECONDS = 5.0  # after its deadline, for an image that is still being decoded
+_OCCLUDED_AT_ONCE = 4  # images, so that predictions do not wait long
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """A picture that waits for the runtime, with the model that it was resized for."""
+class DecodedImage:
+    """An image that waits for the runtime, with the model that it was resized for; times are in seconds."""
 
-    ask: Ask
-    model: Loaded
+    request: InferenceRequest
+    model: LoadedModel
     pixels: NDArray[np.uint8]
-    came: float
-    decoding: float
+    received: float
+    decode_seconds: float
 
 
 @dataclass(slots=True)
 class Explanation:
-    """A picture of which it is being found out which parts count: what is still to be answered, and what was found."""
+    """An occlusion map in progress: the occluded images that are left, and the probabilities of those before."""
 
-    of: Decoded
-    left: Iterator[NDArray[np.uint8]]
-    found: list[NDArray[np.float32]] = field(default_factory=list)
+    image: DecodedImage
+    remaining: Iterator[NDArray[np.uint8]]
+    probabilities: list[NDArray[np.float32]] = field(default_factory=list)
 
 
-class Computer:
-    """Answers questions that come by a socket until it is closed."""
+class InferenceWorker:
+    """Answers requests from a socket until it is closed."""
 
-    def __init__(self, wire: socket.socket, paths: list[Path], plan: Plan, pixels: int) -> None:
-        self.wire, self.paths, self.plan, self.pixels = wire, paths, plan, pixels
-        self.models = [load(path, plan) for path in paths]
-        self.waiting: deque[Decoded] = deque()
-        self.explaining: deque[Explanation] = deque()
-        self.wake = threading.Condition()
-        self.forgotten: dict[int, float] = {}  # by number: until when it could still come up
-        self.decoding: dict[int, float] = {}  # by number, what is being decoded: its deadline
-        self.sending = threading.Lock()
+    def __init__(self, connection: socket.socket, paths: list[Path], plan: WorkerPlan, max_pixels: int) -> None:
+        self.connection, self.paths, self.plan, self.max_pixels = connection, paths, plan, max_pixels
+        self.models = [load_model(path, plan) for path in paths]
+        self.predictions: deque[DecodedImage] = deque()
+        self.explanations: deque[Explanation] = deque()
+        self.work_available = threading.Condition()
+        self.cancelled: dict[int, float] = {}  # deadlines by request ID
+        self.decoding: dict[int, float] = {}  # deadlines of the images being decoded, by request ID
+        self.send_lock = threading.Lock()
 
     def run(self) -> None:
-        """Say that it is ready, and answer until the server has gone."""
-        for work in (*[self._compute] * self.plan.runners, self._watch):
-            threading.Thread(target=work, daemon=True).start()
-        self._send(Told(READY, HTTPStatus.OK, b""))
+        """Report that the worker is ready, and answer requests until the server closes the connection."""
+        for loop in (*[self._infer_forever] * self.plan.concurrent_batches, self._watch_forever):
+            threading.Thread(target=loop, daemon=True).start()
+        self._send(InferenceResponse(READY_ID, HTTPStatus.OK, b""))
         with one_blas_thread, ThreadPoolExecutor(self.plan.decoders, "decode") as pool:
             while True:
                 try:
-                    ask = read_ask(self.wire)
+                    request = read_request(self.connection)
                 except (EOFError, OSError):
-                    os._exit(0)  # nobody is there to answer to
-                if ask.kind == Kind.FORGET:
-                    self._forget(ask)
-                elif ask.kind == Kind.DESCRIBE:
-                    self._tell(ask, HTTPStatus.OK, self.models[ask.model].description())
+                    os._exit(0)  # the server is gone
+                if request.kind == RequestKind.CANCEL:
+                    self._cancel(request)
+                elif request.kind == RequestKind.DESCRIBE:
+                    self._send_json(request, self.models[request.model_index].description())
                 else:
-                    pool.submit(self._decode, ask, time.monotonic())
+                    pool.submit(self._receive_image, request, time.monotonic())
 
-    def _decode(self, ask: Ask, came: float) -> None:
-        if self._dropped(ask):
+    def _receive_image(self, request: InferenceRequest, received: float) -> None:
+        """Decode an image, and queue it or answer; whatever fails, the client gets a response."""
+        if self._is_dropped(request):
             return
-        began, model = time.monotonic(), self.models[ask.model]
-        self.decoding[ask.number] = ask.deadline
+        self.decoding[request.request_id] = request.deadline
         try:
-            picture = decode_within(ask.body, self.pixels)
-            if ask.kind == Kind.STRIP:
-                self._send(Told(ask.number, HTTPStatus.OK, stripped(picture)))
-                return
-            if ask.kind == Kind.EXPLAIN and len(model.classifier.classes) <= ask.argument != MOST_PROBABLE:
-                raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"there is no class {ask.argument}")
-            pixels = model.classifier.resize(picture)
-        except Refused as refused:
-            self._tell(ask, refused.status, {"error": refused.reason})
-            return
+            self._decode(request, received)
+        except ImageRefusedError as error:
+            self._send_problem(request, error.problem, error.reason)
         except MemoryError:
-            self._tell(ask, HTTPStatus.SERVICE_UNAVAILABLE, {"error": "there is no memory left for this picture"})
-            return
-        except Exception as error:  # whatever it is, whoever asked is told
-            self._tell(ask, HTTPStatus.UNPROCESSABLE_ENTITY, {"error": type(error).__name__})
-            return
+            self._send_problem(request, OUT_OF_MEMORY, "there is not enough memory for this image")
+        except TellapartError as error:
+            self._send_problem(request, ProblemType(error.code, UNREADABLE_IMAGE.status), str(error))
+        except Exception as error:
+            self._send_problem(request, UNREADABLE_IMAGE, type(error).__name__)
         finally:
-            del self.decoding[ask.number]
-        # The bytes of the file are not needed any more.
-        decoded = Decoded(replace(ask, body=b""), model, pixels, came, time.monotonic() - began)
-        with self.wake:
-            if ask.kind == Kind.PREDICT:
-                self.waiting.append(decoded)
+            del self.decoding[request.request_id]
+
+    def _decode(self, request: InferenceRequest, received: float) -> None:
+        start, model = time.monotonic(), self.models[request.model_index]
+        image = decode_untrusted(request.body, self.max_pixels)
+        if request.kind == RequestKind.STRIP_METADATA:
+            self._send(InferenceResponse(request.request_id, HTTPStatus.OK, encode_for_capture(image)))
+            return
+        if request.kind == RequestKind.EXPLAIN and len(model.classifier.classes) <= request.argument != MOST_PROBABLE:
+            raise ImageRefusedError(
+                UNKNOWN_CLASS,
+                f"the model has {len(model.classifier.classes)} classes, none of index {request.argument}",
+            )
+        pixels = model.classifier.resize(image)
+        without_body = replace(request, body=b"")  # frees the bytes of the file
+        decoded = DecodedImage(without_body, model, pixels, received, time.monotonic() - start)
+        with self.work_available:
+            if request.kind == RequestKind.PREDICT:
+                self.predictions.append(decoded)
             else:
-                self.explaining.append(Explanation(decoded, covered(pixels)))
-            self.wake.notify()
+                self.explanations.append(Explanation(decoded, occlude(pixels)))
+            self.work_available.notify()
 
-    def _compute(self) -> None:
+    def _infer_forever(self) -> None:
         while True:
-            with self.wake:
-                while not (self.waiting or self.explaining):
-                    self.wake.wait()
-                batch = self._next_batch()
-                work = None if batch else self.explaining.popleft()
-            batch = [item for item in batch if not self._dropped(item.ask)]
+            with self.work_available:
+                while not (self.predictions or self.explanations):
+                    self.work_available.wait()
+                batch = self._take_batch()
+                explanation = None if batch else self.explanations.popleft()
+            images = [image for image in batch if not self._is_dropped(image.request)]
             try:
-                if batch:
-                    self._answer(batch)
-                elif work and not self._dropped(work.of.ask):
-                    self._explain(work)
+                if images:
+                    self._predict(images)
+                elif explanation and not self._is_dropped(explanation.image.request):
+                    self._explain(explanation)
             except Exception as error:  # the runtime's exceptions have no common class
-                for item in batch or ([work.of] if work else []):
-                    self._tell(item.ask, HTTPStatus.INTERNAL_SERVER_ERROR, {"error": type(error).__name__})
+                for image in images or ([explanation.image] if explanation else []):
+                    self._send_problem(image.request, INTERNAL_ERROR, type(error).__name__)
 
-    def _next_batch(self) -> list[Decoded]:
-        """Return those that wait for one model, as many as a batch may have."""
-        batch: list[Decoded] = []
-        while (
-            self.waiting and len(batch) < self.plan.batch and self.waiting[0].model is (batch or self.waiting)[0].model
-        ):
-            batch.append(self.waiting.popleft())
+    def _take_batch(self) -> list[DecodedImage]:
+        """Return the first waiting images of one model, at most as many as a batch may have."""
+        batch: list[DecodedImage] = []
+        while self.predictions and len(batch) < self.plan.max_batch_size:
+            if batch and self.predictions[0].model is not batch[0].model:
+                break
+            batch.append(self.predictions.popleft())
         return batch
 
-    def _answer(self, batch: list[Decoded]) -> None:
-        began, model = time.monotonic(), batch[0].model
-        outputs = model.classifier.outputs(np.stack([item.pixels for item in batch]))
-        computing = time.monotonic() - began
-        answers = model.classifier.answers_of(outputs)
-        distances = outputs[1] if model.classifier.limit is not None else np.full(len(batch), UNKNOWN)
-        for row, item in enumerate(batch):
-            found = answers.prediction(row, "", model.classifier.classes, item.ask.argument).to_json()
-            del found["path"]
-            body = json.dumps(found | {"model": model.identity}, ensure_ascii=False).encode()
-            waited = began - item.came - item.decoding
-            times = (waited, item.decoding, computing, len(batch), float(distances[row]))
-            self._send(Told(item.ask.number, HTTPStatus.OK, body, *times))
+    def _predict(self, batch: list[DecodedImage]) -> None:
+        start, model = time.monotonic(), batch[0].model
+        outputs = model.classifier.compute_outputs(np.stack([image.pixels for image in batch]))
+        inference_seconds = time.monotonic() - start
+        predictions = model.classifier.infer_from_outputs(outputs)
+        distances = outputs[1] if model.classifier.ood_threshold is not None else np.full(len(batch), NO_DISTANCE)
+        for row, image in enumerate(batch):
+            top = image.request.argument
+            prediction = predictions.prediction(row, "", model.classifier.classes, top).to_json()
+            del prediction["path"]
+            response = InferenceResponse(
+                request_id=image.request.request_id,
+                status=HTTPStatus.OK,
+                body=json.dumps(prediction | {"model": model.identity}, ensure_ascii=False).encode(),
+                queue_seconds=start - image.received - image.decode_seconds,
+                decode_seconds=image.decode_seconds,
+                inference_seconds=inference_seconds,
+                batch_size=len(batch),
+                distance=float(distances[row]),
+            )
+            self._send(response)
 
-    def _explain(self, work: Explanation) -> None:
-        """Answer a few more of the pictures with a part covered; tell what was found when there are no more."""
-        some = list(islice(work.left, _EXPLAINED_AT_ONCE))
-        if some:
-            work.found.append(work.of.model.classifier.outputs(np.stack(some))[0])
-            with self.wake:
-                self.explaining.append(work)  # behind others: none waits for all of another
-                self.wake.notify()
+    def _explain(self, explanation: Explanation) -> None:
+        """Infer a few more occluded images; send the map when none is left."""
+        occluded = list(islice(explanation.remaining, _OCCLUDED_AT_ONCE))
+        image = explanation.image
+        if occluded:
+            explanation.probabilities.append(image.model.classifier.compute_outputs(np.stack(occluded))[0])
+            with self.work_available:
+                self.explanations.append(explanation)  # at the end: explanations take turns
+                self.work_available.notify()
             return
-        ask, pixels = work.of.ask, work.of.pixels
-        whole = work.of.model.classifier.outputs(pixels[None])[0][0]
-        index = int(whole.argmax()) if ask.argument == MOST_PROBABLE else ask.argument
-        shown = spotlight(pixels, float(whole[index]), np.concatenate(work.found)[:, index])
-        self._send(Told(ask.number, HTTPStatus.OK, shown))
+        unoccluded = image.model.classifier.compute_outputs(image.pixels[None])[0][0]
+        argument = image.request.argument
+        index = int(unoccluded.argmax()) if argument == MOST_PROBABLE else argument
+        probabilities = np.concatenate(explanation.probabilities)[:, index]
+        png = render_occlusion_map(image.pixels, float(unoccluded[index]), probabilities)
+        self._send(InferenceResponse(image.request.request_id, HTTPStatus.OK, png))
 
-    def _forget(self, ask: Ask) -> None:
-        """Note that nobody waits for an answer; it may be on its way, and then nothing would ever rub out the note."""
-        self.forgotten[ask.number] = ask.deadline
-        if len(self.forgotten) > _NOTES:
+    def _cancel(self, request: InferenceRequest) -> None:
+        """Note that nobody waits for the response; it may have been sent already, so notes expire."""
+        self.cancelled[request.request_id] = request.deadline
+        if len(self.cancelled) > _MAX_CANCELLED:
             now = time.monotonic()
-            self.forgotten = {number: until for number, until in list(self.forgotten.items()) if until > now}
+            self.cancelled = {key: deadline for key, deadline in list(self.cancelled.items()) if deadline > now}
 
-    def _dropped(self, ask: Ask) -> bool:
-        """Whether nobody waits for the answer any more; says so to one who did until now."""
-        if ask.number in self.forgotten:
-            self.forgotten.pop(ask.number, None)
+    def _is_dropped(self, request: InferenceRequest) -> bool:
+        """Whether nobody waits for the response any more; if its deadline has passed, the client gets that response."""
+        if request.request_id in self.cancelled:
+            self.cancelled.pop(request.request_id, None)
             return True
-        if time.monotonic() > ask.deadline:
-            self._tell(ask, HTTPStatus.GATEWAY_TIMEOUT, {"error": "the deadline has passed"})
+        if time.monotonic() > request.deadline:
+            self._send_problem(request, DEADLINE_EXCEEDED, "the deadline has passed")
             return True
         return False
 
-    def _watch(self) -> None:
-        """Take a model's file anew when it has changed; what is being answered goes on with the old one."""
+    def _watch_forever(self) -> None:
+        """Reload model files that have changed; requests in progress keep the model that they started with."""
         while True:
-            time.sleep(_LOOK_AGAIN)
-            self._end_what_hangs()
-            for number, path in enumerate(self.paths):
+            time.sleep(_WATCH_SECONDS)
+            self._exit_if_hung()
+            self._drop_late_explanations()
+            for index, path in enumerate(self.paths):
                 try:
-                    if state_of(path) == self.models[number].state:
+                    if file_version(path) == self.models[index].version:
                         continue
-                    time.sleep(_LOOK_AGAIN / 2)  # whoever writes it may not have finished
-                    fresh = load(path, self.plan)
-                    self.models[number] = fresh
-                # The old one stays in use until there is a sound one. The runtime's exceptions have no common class.
+                    time.sleep(_WATCH_SECONDS / 2)  # the file may still be being written
+                    self.models[index] = load_model(path, self.plan)
+                # The old model stays in use until the file is valid. The runtime's exceptions have no common class.
                 except Exception as error:
-                    _LOG.warning("%s is not taken up: %s", path, error)
+                    _LOG.warning("The changed file %s is not loaded: %s", path, error)
 
-    def _end_what_hangs(self) -> None:
-        """End this process, to be replaced, if a picture takes far too long to decode; drop what nobody explains."""
+    def _exit_if_hung(self) -> None:
+        """End this process, which is then replaced, if an image takes far too long to decode."""
         now = time.monotonic()
-        if any(deadline + _HANGS < now for deadline in list(self.decoding.values())):
+        if any(deadline + _HANG_SECONDS < now for deadline in list(self.decoding.values())):
             os._exit(1)
-        with self.wake:
-            late = [work for work in self.explaining if work.of.ask.deadline < now]
-            self.explaining = deque(work for work in self.explaining if work.of.ask.deadline >= now)
-        for work in late:
-            self._dropped(work.of.ask)
 
-    def _tell(self, ask: Ask, status: int, body: dict[str, Any]) -> None:
-        self._send(Told(ask.number, status, json.dumps(body, ensure_ascii=False).encode()))
+    def _drop_late_explanations(self) -> None:
+        now = time.monotonic()
+        with self.work_available:
+            late = [explanation for explanation in self.explanations if explanation.image.request.deadline < now]
+            self.explanations = deque(
+                explanation for explanation in self.explanations if explanation.image.request.deadline >= now
+            )
+        for explanation in late:
+            self._is_dropped(explanation.image.request)
 
-    def _send(self, told: Told) -> None:
-        with self.sending:
-            self.wire.sendall(told.pack())
+    def _send_problem(self, request: InferenceRequest, problem: ProblemType, reason: str) -> None:
+        self._send(error_response(request.request_id, problem, reason))
+
+    def _send_json(self, request: InferenceRequest, document: dict[str, Any]) -> None:
+        body = json.dumps(document, ensure_ascii=False).encode()
+        self._send(InferenceResponse(request.request_id, HTTPStatus.OK, body))
+
+    def _send(self, response: InferenceResponse) -> None:
+        with self.send_lock:
+            self.connection.sendall(response.pack())
 
 
-def main(wire: socket.socket, paths: list[Path], plan: Plan, pixels: int) -> None:
-    """Run a process; the server ends it by closing the socket, so that signals to the whole group end nothing early."""
+def run_worker(connection: socket.socket, paths: list[Path], plan: WorkerPlan, max_pixels: int) -> None:
+    """Run a worker until the server closes the connection; signals to the whole process group end nothing early."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if hasattr(os, "nice"):
-        os.nice(_NICE)
-    Computer(wire, paths, plan, pixels).run()
+        os.nice(_NICENESS)
+    InferenceWorker(connection, paths, plan, max_pixels).run()

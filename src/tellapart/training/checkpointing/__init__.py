@@ -1,1 +1,1 @@
-"""Checkpoints: what is saved, where and when."""
+"""Checkpoints: their content, files and schedule."""

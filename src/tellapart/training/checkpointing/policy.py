@@ -1,68 +1,91 @@
-"""When a run is saved, and how it ends when the system asks it to: with its state on disk."""
+"""The schedule of checkpoints, and the checkpoint that a run resumes from."""
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from tellapart.errors import BadCheckpoint, printable
+import safetensors.torch
+
+from tellapart.errors import CheckpointError, printable
+from tellapart.io.run_directory import RunDirectory
 from tellapart.progress import Event, Progress
-from tellapart.recipe import TrainingRecipe
+from tellapart.recipe.sections import CheckpointRecipe
 from tellapart.training.checkpointing.state import State
 from tellapart.training.checkpointing.store import Checkpoint, load_checkpoint, save_checkpoint
-from tellapart.training.execution.autotune import Plan
+from tellapart.training.execution.autotune import ExecutionPlan
+from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
 
-CHECKPOINTS = "checkpoint"  # their folder in the run's
-_SHARE = 0.01  # of the time of training that checkpoints may take, however small their interval
+_MAX_TIME_SHARE = 0.01  # of training that checkpoints may take, for any interval
 
 
-class Saver:
-    """Saves a run's state by minutes and by steps; `identity` tells whose checkpoints they are."""
+class CheckpointPolicy:
+    """Saves the state of a run by minutes and by steps. identity: of the run that the checkpoints belong to."""
 
-    def __init__(self, directory: Path, identity: str, recipe: TrainingRecipe, plan: Plan) -> None:
-        self.folder = directory / CHECKPOINTS
+    def __init__(self, directory: Path, identity: str, recipe: CheckpointRecipe, plan: ExecutionPlan) -> None:
+        self.folder = RunDirectory(directory).checkpoints
         self.identity = identity
-        self.steps = recipe.checkpoint_steps
-        self.pause = 60 * recipe.checkpoint_minutes
+        self.steps = recipe.steps
+        self.interval = 60 * recipe.minutes  # in seconds
         self.plan = plan
-        self._last = time.monotonic()
-        self._cost = 0.0
-        self._saved = (-1, -1)
+        self._last_time = time.monotonic()
+        self._last_duration = 0.0
+        self._last_saved = (-1, -1)  # step and epoch
 
     def save_if_due(self, state: State) -> None:
-        """Save when the steps or the minutes since the last time are over."""
-        by_steps = self.steps is not None and state.step % self.steps == 0
-        if by_steps or time.monotonic() - self._last >= max(self.pause, self._cost / _SHARE):
+        """Save if the steps or the minutes since the last checkpoint have passed."""
+        is_due = self.steps is not None and state.step % self.steps == 0
+        interval = max(self.interval, self._last_duration / _MAX_TIME_SHARE)
+        if is_due or time.monotonic() - self._last_time >= interval:
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Save now, unless this very state is saved; raises `CannotSave`."""
-        if (state.step, state.epoch) == self._saved:
+        """Save now, unless this state is saved already; raises `SaveError`."""
+        if (state.step, state.epoch) == self._last_saved:
             return
-        began = time.monotonic()
+        start = time.monotonic()
         document = {"identity": self.identity, "plan": asdict(self.plan), **state.document()}
-        save_checkpoint(self.folder, state.step, state.parts(), document)
-        self._last, self._saved = time.monotonic(), (state.step, state.epoch)
-        self._cost = self._last - began
+        save_checkpoint(self.folder, state.step, state.tensors(), document)
+        self._last_time, self._last_saved = time.monotonic(), (state.step, state.epoch)
+        self._last_duration = self._last_time - start
 
 
-def own_checkpoint(directory: Path, identity: str, progress: Progress) -> Checkpoint | None:
-    """Return the newest whole checkpoint of the run in `directory`, if there is one.
+def load_own_checkpoint(
+    directory: Path, identity: str, progress: Progress, ranks: Ranks = SINGLE_PROCESS
+) -> Checkpoint | None:
+    """Return the newest intact checkpoint of the run in `directory` on all ranks, or None; only rank 0 reads it.
 
-    Raises `BadCheckpoint` if all are damaged, or it is another run's.
+    Raises `CheckpointError` if all checkpoints are damaged, or they belong to another run.
     """
-    saved = load_checkpoint(directory / CHECKPOINTS)
-    if saved is None:
+    checkpoint = _load(directory, identity, progress) if ranks.is_first else None
+    if ranks.world_size == 1:
+        return checkpoint
+    groups = ranks.broadcast(lambda: sorted(checkpoint.tensors) if checkpoint else None)
+    if groups is None:
         return None
-    for name in saved.damaged:
-        progress.warn(Event.CHECKPOINT_DAMAGED, f"The checkpoint {name} is damaged and was passed over.", name=name)
-    if saved.document["identity"] != identity:
-        raise of_other_data(directory)
-    return saved
+    source = checkpoint or Checkpoint({}, {}, ())
+    document = ranks.broadcast(lambda: source.document)
+    tensors = {}
+    for group in groups:
+        content = ranks.broadcast_bytes(partial(safetensors.torch.save, source.tensors.get(group, {})))
+        tensors[group] = safetensors.torch.load(content)
+    return Checkpoint(tensors, document, source.damaged)
 
 
-def of_other_data(directory: Path) -> BadCheckpoint:
-    """Return the error for a run that cannot be gone on with, because it began with something else."""
-    return BadCheckpoint(
-        f"The run in {printable(str(directory))} was started with other pictures, another split of them, or another "
-        "file of weights: choose another folder with --out."
+def _load(directory: Path, identity: str, progress: Progress) -> Checkpoint | None:
+    checkpoint = load_checkpoint(RunDirectory(directory).checkpoints)
+    if checkpoint is None:
+        return None
+    for name in checkpoint.damaged:
+        progress.warn(Event.CHECKPOINT_DAMAGED, f"The checkpoint {name} is damaged and is ignored.", name=name)
+    if checkpoint.document["identity"] != identity:
+        raise other_run_error(directory)
+    return checkpoint
+
+
+def other_run_error(directory: Path) -> CheckpointError:
+    """Return the error for a run that cannot be resumed because its inputs differ."""
+    return CheckpointError(
+        f"The run in {printable(str(directory))} was started with other images, another split or other weights: use "
+        "the same inputs to resume it, or choose another directory with --out."
     )

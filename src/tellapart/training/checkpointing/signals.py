@@ -1,4 +1,4 @@
-"""How a run ends when the system or the user asks it to: after the present step."""
+"""Signals that end training after the current step."""
 
 import signal
 import threading
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tellapart.errors import Interrupted
+from tellapart.errors import InterruptedTrainingError
 
 
 class StopRequest:
-    """Whether the system, or the user by Ctrl-C, has asked the run to end; a second Ctrl-C ends it at once."""
+    """Whether a signal asked training to stop; a second Ctrl-C stops it at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -18,13 +18,15 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.number is not None
 
-    def error(self, step: int) -> Interrupted:
-        """Return what to raise when the state is safe."""
+    def error(self, step: int) -> InterruptedTrainingError:
+        """Return the error to raise after the state is saved."""
         number = self.number or signal.SIGTERM
-        return Interrupted(f"Stopped by {signal.Signals(number).name} after step {step}: its state is saved.", number)
+        return InterruptedTrainingError(
+            f"Training was stopped by {signal.Signals(number).name} after step {step}, and its state is saved.", number
+        )
 
-    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Take a signal."""
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Handle a signal."""
         if number == signal.SIGINT and self:
             raise KeyboardInterrupt
         self.number = number
@@ -32,14 +34,14 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a request to stop after the present step, while this lasts."""
-    asked = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
-        yield asked
+    """Inside the context, turn SIGTERM and SIGINT into a request to stop after the current step."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield request
         return
-    before = {number: signal.signal(number, asked.note) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.signal(number, request.handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

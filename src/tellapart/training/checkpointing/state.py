@@ -1,107 +1,103 @@
-"""What changes while a network is trained: all of it is in a checkpoint, and comes back from one."""
+"""The state of training: everything that changes, all of which is saved in a checkpoint and restored from it."""
 
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tellapart.models.base import Network
-from tellapart.training.checkpointing.store import Parts, optimizer_tensors, restore_optimizer
+from tellapart.training.checkpointing.files import TensorGroups
+from tellapart.training.checkpointing.store import optimizer_tensors, restore_optimizer
 from tellapart.training.ema import WeightAverage
 
 History = list[dict[str, Any]]
-Score = tuple[float, float]  # the monitored figure, higher is better, and its standard error
-_WRITTEN = ("epoch", "batch", "step", "head_seconds", "sums", "best_epoch", "kept_epoch", "history")
+Score = tuple[float, float]  # the monitored metric, higher is better, and its standard error
+_SAVED = ("epoch", "batch", "step", "probe_seconds", "sums", "best_epoch", "selected_epoch", "history")
 
 
 @dataclass
 class State:
-    """The network and how far its training is.
+    """The network and the progress of its training.
 
-    epoch, batch: the epoch under way, from 1, and how many batches of it are done. step: updates of the weights.
-    sums: of the epoch so far: loss, right answers, pictures. epoch_began: seconds of training before this epoch.
-    head_seconds: what the head alone took. best_epoch: with the best score; kept_epoch: whose weights are `best`.
+    forward: the network's training outputs, wrapped for the ranks and compiled. epoch: the current epoch, from 1;
+    batch: its completed batches; sums: over them, loss, correct predictions and images. step: updates of the weights.
+    epoch_start: seconds of training before this epoch. probe_seconds: duration of the linear probe. best_epoch: the
+    epoch with the best score. selected_epoch: the epoch whose weights are `best`.
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
-    forward: nn.Module  # the network's training outputs, as wrapped for the ranks and the machine
-    tally: nn.Parameter  # of three: its gradient is the batch's sums, so that ranks exchange them with the others
+    forward: nn.Module
     epoch: int = 1
     batch: int = 0
     step: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    epoch_began: float = 0.0
-    head_seconds: float = 0.0
+    epoch_start: float = 0.0
+    probe_seconds: float = 0.0
     best: dict[str, Tensor] = field(default_factory=dict)
     best_score: Score = (-math.inf, 0.0)
     best_epoch: int = 0
-    kept_epoch: int = 0
+    selected_epoch: int = 0
     history: History = field(default_factory=list)
     _origin: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
-        """How long training has taken, all its parts together."""
+        """The duration of training so far, over all interruptions."""
         return time.monotonic() - self._origin
 
     @seconds.setter
     def seconds(self, value: float) -> None:
         self._origin = time.monotonic() - value
 
-    def tallied(self, ranks: int) -> list[float]:
-        """Return the sums of the last batch, over all ranks: loss, right answers, pictures."""
-        loss, hits, pictures = (value * ranks for value in cast(Tensor, self.tally.grad).tolist())
-        return [loss, round(hits), round(pictures)]  # the mean over ranks has rounding, counts have none
-
     def averaged_weights(self) -> dict[str, Tensor]:
-        """Return the weights to judge and keep: the average where there is one."""
+        """Return the weights to validate and select: the moving average if there is one."""
         return self.average.values if self.average else self.network.state_dict()
 
-    def keep_weights(self) -> None:
-        """Take a copy of the network's present weights as the best."""
+    def select_weights(self) -> None:
+        """Copy the current weights of the network to `best`."""
         self.best = {name: value.clone() for name, value in self.network.state_dict().items()}
 
-    def next_epoch(self) -> None:
-        """Begin the next epoch."""
-        self.epoch, self.batch, self.sums, self.epoch_began = self.epoch + 1, 0, [0.0, 0.0, 0.0], self.seconds
+    def start_next_epoch(self) -> None:
+        """Reset the counters of the epoch."""
+        self.epoch, self.batch, self.sums, self.epoch_start = self.epoch + 1, 0, [0.0, 0.0, 0.0], self.seconds
 
-    def parts(self) -> Parts:
+    def tensors(self) -> TensorGroups:
         """Return the tensors for a checkpoint, not copied."""
-        parts = {
+        groups = {
             "network": self.network.state_dict(),
             "best": self.best,
             "optimizer": optimizer_tensors(self.optimizer),
         }
-        return parts | ({"average": self.average.values} if self.average else {})
+        return groups | ({"average": self.average.values} if self.average else {})
 
     def document(self) -> dict[str, Any]:
-        """Return the rest for a checkpoint, as JSON."""
+        """Return everything else for a checkpoint, as JSON."""
         seconds = self.seconds
-        return {name: getattr(self, name) for name in _WRITTEN} | {
+        return {name: getattr(self, name) for name in _SAVED} | {
             "seconds": seconds,
-            "epoch_seconds": seconds - self.epoch_began,
+            "epoch_seconds": seconds - self.epoch_start,
             "average_steps": self.average.steps if self.average else 0,
             "best_score": list(self.best_score) if math.isfinite(self.best_score[0]) else None,
         }
 
-    def restore(self, parts: Parts, document: dict[str, Any]) -> None:
-        """Become the state that `parts` and `document` were taken from."""
-        self.network.load_state_dict(parts["network"])
-        restore_optimizer(self.optimizer, parts["optimizer"])
+    def restore(self, tensors: TensorGroups, document: dict[str, Any]) -> None:
+        """Restore the state that `tensors` and `document` were taken from."""
+        self.network.load_state_dict(tensors["network"])
+        restore_optimizer(self.optimizer, tensors["optimizer"])
         device = next(self.network.parameters()).device
-        self.best = {name: value.to(device) for name, value in parts["best"].items()}
+        self.best = {name: value.to(device) for name, value in tensors["best"].items()}
         if self.average:
-            for name, value in parts["average"].items():
+            for name, value in tensors["average"].items():
                 self.average.values[name].copy_(value)
             self.average.steps = document["average_steps"]
-        for name in _WRITTEN:
+        for name in _SAVED:
             setattr(self, name, document[name])
         self.seconds = document["seconds"]
-        self.epoch_began = document["seconds"] - document["epoch_seconds"]
+        self.epoch_start = document["seconds"] - document["epoch_seconds"]
         if document["best_score"] is not None:
             self.best_score = tuple(document["best_score"])

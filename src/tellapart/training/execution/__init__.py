@@ -1,1 +1,1 @@
-"""How training runs on a machine, or several."""
+"""How training runs on one machine, or on several."""

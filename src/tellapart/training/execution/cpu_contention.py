@@ -1,4 +1,4 @@
-"""Whether other programs take the processor from training, for a user who sees only that it is slow."""
+"""Detection of other programs that compete for the CPU with training."""
 
 import time
 from collections.abc import Iterator
@@ -6,39 +6,39 @@ from contextlib import contextmanager
 
 from tellapart.progress import Event, Progress
 
-_SECONDS = 10.0  # of steps that are judged together
-_SHARE = 0.75  # of this time that the first thread must have computed; alone on two cores it was measured to be 0.996
+_SECONDS = 10.0  # of steps per check
+_MIN_CPU_SHARE = 0.75  # CPU time of the first thread relative to wall time; 0.996 was measured on two idle cores
 
 
-class BusyWatch:
-    """Tells once if the steps of training often stand still because other programs compute.
+class ContentionMonitor:
+    """Warns once if training steps wait because other programs use the CPU.
 
-    The threads of a step wait for the slowest at every layer. How many there are is decided when training starts, and
-    stays, so that a resumed run gives the same bits.
+    At every layer the threads of a step wait for the slowest one. Their number is chosen when training starts and does
+    not change, so that a resumed run gives the same bits.
     """
 
     def __init__(self, progress: Progress, threads: int) -> None:
         self._progress = progress
-        self._wall = self._own = 0.0
-        self._judges = threads > 1
+        self._wall_seconds = self._cpu_seconds = 0.0
+        self._enabled = threads > 1
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Watch one step, which the calling thread computes with others; what it waits for is the processor alone."""
-        wall, own = time.perf_counter(), time.thread_time()
+        """Measure one step. The calling thread computes it together with others, and waits only for them."""
+        wall, cpu = time.perf_counter(), time.thread_time()
         yield
-        self._wall += time.perf_counter() - wall
-        self._own += time.thread_time() - own
-        if self._judges and self._wall > _SECONDS:
-            self._judge()
-            self._wall = self._own = 0.0
+        self._wall_seconds += time.perf_counter() - wall
+        self._cpu_seconds += time.thread_time() - cpu
+        if self._enabled and self._wall_seconds > _SECONDS:
+            self._check()
+            self._wall_seconds = self._cpu_seconds = 0.0
 
-    def _judge(self) -> None:
-        if self._own > _SHARE * self._wall:
+    def _check(self) -> None:
+        if self._cpu_seconds > _MIN_CPU_SHARE * self._wall_seconds:
             return
-        self._judges = False
+        self._enabled = False
         self._progress.warn(
             Event.CPU_CONTENTION,
-            "other programs keep the processor busy, and the threads of training wait for each other: end them, "
-            "or begin anew, so that it finds out how many threads are best beside them.",
+            "Other programs use the CPU, and the threads of training wait for each other: stop those programs, or "
+            "start training again to select the number of threads for the remaining capacity.",
         )

@@ -1,8 +1,8 @@
-"""Where the processes of one start meet.
+"""Rendezvous of the processes of one start.
 
-torchrun gives processes that it restarts the store of those that died, where their addresses still stand, so that
-torch's own meeting hangs (pytorch issue 135712); nor do the machines count their restarts alike. So each process
-signs in under a fresh name, and all go on in a part of the store that belongs to these names.
+torchrun gives restarted processes the store of the previous ones. It still holds their addresses, so that PyTorch's
+own rendezvous hangs (pytorch issue 135712), and the machines do not agree on the number of restarts. Each process
+therefore registers under a fresh name, and all of them use a section of the store that belongs to these names.
 """
 
 import hashlib
@@ -14,43 +14,44 @@ from datetime import timedelta
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from tellapart.errors import RankLost
+from tellapart.errors import RankLostError
 
-_PAUSE = 0.02
+_POLL_SECONDS = 0.02
 
 
-def meet(timeout: timedelta) -> tuple[Store, int, int]:
-    """Return a store that only the processes of this start use, this one's rank, and how many there are.
+def open_store(timeout: timedelta) -> tuple[Store, int, int]:
+    """Return a store that only the processes of this start use, the rank of this process, and the world size.
 
-    Raises `RankLost` if not all come within the time.
+    Raises `RankLostError` if the processes do not all register within the timeout.
     """
     try:
-        store, rank, count = next(iter(rendezvous("env://", timeout=timeout)))
+        store, rank, world_size = next(iter(rendezvous("env://", timeout=timeout)))
     except (RuntimeError, ValueError) as error:  # of the network, or of torchrun's variables
-        raise RankLost(f"Cannot reach the other processes, as torchrun names them: {error}.") from error
-    ends = time.monotonic() + timeout.total_seconds()
+        raise RankLostError(f"Cannot reach the other processes at the address that torchrun gave: {error}.") from error
+    deadline = time.monotonic() + timeout.total_seconds()
     name = uuid.uuid4().hex
     store.set(f"name/{rank}", name)
-    while time.monotonic() < ends:
-        names = _call_roll(store, count) if rank == 0 else _roll(store)
-        place = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
-        if len(names) == count and names[rank] == name:
-            store.set(f"{place}/{rank}", "here")
-            if rank == 0 and store.check([f"{place}/{other}" for other in range(count)]):
-                store.set(f"{place}/all", "here")
-            if store.check([f"{place}/all"]):
-                return PrefixStore(place, store), rank, count
-        time.sleep(_PAUSE)
-    raise RankLost(f"Not all of the {count} processes came within {timeout.total_seconds() / 60:g} minutes.")
+    while time.monotonic() < deadline:
+        names = _publish_names(store, world_size) if rank == 0 else _read_names(store)
+        prefix = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
+        if len(names) == world_size and names[rank] == name:
+            store.set(f"{prefix}/{rank}", "ready")
+            if rank == 0 and store.check([f"{prefix}/{other}" for other in range(world_size)]):
+                store.set(f"{prefix}/all", "ready")
+            if store.check([f"{prefix}/all"]):
+                return PrefixStore(prefix, store), rank, world_size
+        time.sleep(_POLL_SECONDS)
+    minutes = timeout.total_seconds() / 60
+    raise RankLostError(f"Expected {world_size} processes, but not all of them started within {minutes:g} minutes.")
 
 
-def _call_roll(store: Store, count: int) -> list[str]:
-    """Write down the names of all ranks; one that died may be among them, until its successor signs in."""
-    keys = [f"name/{rank}" for rank in range(count)]
+def _publish_names(store: Store, world_size: int) -> list[str]:
+    """Publish the names of all ranks; the name of a dead process may be among them until its successor registers."""
+    keys = [f"name/{rank}" for rank in range(world_size)]
     names = [store.get(key).decode() for key in keys] if store.check(keys) else []
-    store.set("roll", json.dumps(names))
+    store.set("names", json.dumps(names))
     return names
 
 
-def _roll(store: Store) -> list[str]:
-    return list(json.loads(store.get("roll"))) if store.check(["roll"]) else []
+def _read_names(store: Store) -> list[str]:
+    return list(json.loads(store.get("names"))) if store.check(["names"]) else []

@@ -1,13 +1,13 @@
-"""Seeds for what draws from torch's own generators, such as dropout."""
+"""Seeds for operations that draw from PyTorch's own generators, such as dropout."""
 
 import torch
 
 
-def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed the generators of the processor and of this device.
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of this device.
 
-    `torch.manual_seed` also notes down a stack trace for every kind of device that has not started: a millisecond a
-    step, and memory that is never freed.
+    `torch.manual_seed` also records a stack trace for each kind of device that is not initialized. This takes a
+    millisecond per step, and memory that is never freed.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

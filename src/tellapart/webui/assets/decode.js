@@ -1,14 +1,15 @@
 /**
- * A picture file -> its pixels by the decode policy of tellapart.data.decode: upright, RGB, transparent ones over white.
- * The browser decodes; here stands what browsers leave out.
+ * Decodes an image file to pixels by the policy of tellapart.data.image: RGB, EXIF orientation applied, alpha over white.
+ * The browser decodes; this module adds what browsers do not do alike.
  */
 
-import { isCut, withoutOrientation } from "./files.js";
+import { unreadable } from "./errors.js";
+import { isTruncated, resetOrientation } from "./files.js";
 
 const MAX_PIXELS = 89_000_000;
 const MAX_BYTES = 512 * 2 ** 20;
-const TURNS = {
-  // EXIF orientation (CIPA DC-008, tag 274) -> the canvas transform that makes w x h pixels upright
+const TRANSFORMS = {
+  // EXIF orientation (CIPA DC-008, tag 274) -> the canvas transform that turns w x h pixels upright
   2: (w, _) => [-1, 0, 0, 1, w, 0],
   3: (w, h) => [-1, 0, 0, -1, w, h],
   4: (_, h) => [1, 0, 0, -1, 0, h],
@@ -19,31 +20,32 @@ const TURNS = {
 };
 
 /**
- * Return {height, width, read, close}; read: (left, top, width, height) -> RGBA of that part, opaque.
+ * Return {height, width, read, close}; read: (left, top, width, height) -> opaque RGBA pixels of that region.
  *
- * Throws an Error whose message is the end of a sentence, "Cannot read cat.jpg: ...".
+ * Throws an AppError with the code "unreadable_image".
  */
 export async function decode(blob) {
-  if (blob.size === 0) throw new Error("the file is empty");
-  if (blob.size > MAX_BYTES) throw new Error("it has more than 512 MB");
-  const bytes = new Uint8Array(await content(blob));
-  if (isCut(bytes)) throw new Error("the file is cut short");
-  const orientation = withoutOrientation(bytes);
+  if (blob.size === 0) throw unreadable("empty", "the file is empty");
+  if (blob.size > MAX_BYTES) throw unreadable("too_large", "the file exceeds 512 MB");
+  const bytes = new Uint8Array(await readBytes(blob));
+  if (isTruncated(bytes)) throw unreadable("truncated", "the file is truncated");
+  const orientation = resetOrientation(bytes);
   const bitmap = await toBitmap(bytes);
-  const turn = TURNS[orientation]?.(bitmap.width, bitmap.height) ?? [1, 0, 0, 1, 0, 0];
+  const transform = TRANSFORMS[orientation]?.(bitmap.width, bitmap.height) ?? [1, 0, 0, 1, 0, 0];
   const [width, height] = orientation > 4 ? [bitmap.height, bitmap.width] : [bitmap.width, bitmap.height];
   if (height * width > MAX_PIXELS) {
     bitmap.close();
-    throw new Error(`${width} x ${height} pixels are more than the limit of 89 million`);
+    throw unreadable("too_many_pixels", `${width} x ${height} pixels exceed the limit of 89 million`);
   }
-  return { height, width, read: (...box) => part(bitmap, turn, ...box), close: () => bitmap.close() };
+  const read = (...region) => readRegion(bitmap, transform, ...region);
+  return { height, width, read, close: () => bitmap.close() };
 }
 
-async function content(blob) {
+async function readBytes(blob) {
   try {
     return await blob.arrayBuffer();
   } catch {
-    throw new Error("it is a folder, or the browser may not read it");
+    throw unreadable("no_access", "it is a folder, or the browser has no access to it");
   }
 }
 
@@ -55,20 +57,20 @@ async function toBitmap(bytes) {
       premultiplyAlpha: "none",
     });
   } catch {
-    throw new Error("this browser cannot decode it: a damaged file, or none of JPEG, PNG, WebP, BMP and GIF");
+    throw unreadable("undecodable", "the file is damaged, or not a JPEG, PNG, WebP, BMP or GIF image");
   }
 }
 
-/** Read a part of a bitmap upright, unscaled, over white. */
-function part(bitmap, turn, left, top, width, height) {
+/** Return a region of a bitmap upright, at full size, over white. */
+function readRegion(bitmap, transform, left, top, width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
-  if (!context) throw new Error("there is not enough memory to decode it");
+  if (!context) throw unreadable("out_of_memory", "there is not enough memory to decode it");
   context.fillStyle = "white";
   context.fillRect(0, 0, width, height);
   context.imageSmoothingEnabled = false;
   context.translate(-left, -top);
-  context.transform(...turn);
+  context.transform(...transform);
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, width, height).data;
 }

@@ -1,7 +1,7 @@
-/** Lets the page work offline, and be installed where the browser offers that. */
+/** Registers the service worker for offline use, and offers to install the page where the browser supports it. */
 
 const button = document.getElementById("install");
-const installed = document.getElementById("offline");
+const notice = document.getElementById("offline");
 
 addEventListener("beforeinstallprompt", (event) => {
   event.preventDefault();
@@ -12,11 +12,11 @@ addEventListener("beforeinstallprompt", (event) => {
   };
 });
 
-// Only at a secure address; a browser that keeps nothing (a private window) refuses, and the page works all the same.
+// Requires a secure address. A browser without storage (a private window) rejects it, and the page works online.
 navigator.serviceWorker?.register("service-worker.js").then(
   async () => {
     await navigator.serviceWorker.ready;
-    installed.hidden = false;
+    notice.hidden = false;
   },
   () => {},
 );

@@ -1,34 +1,36 @@
-/** The backend that answers on this device. A backend has `ready`, a promise, and `answer`. */
+/** The backend that classifies on this device. A backend exports `ready` (a promise) and `predict`. */
+
+import { AppError, deserialize } from "./errors.js";
 
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-const waiting = new Map(); // by number: what to do with the answer, or with the error
-let count = 0;
+const pending = new Map(); // id -> the functions that settle its promise
+let lastId = 0;
 
-/** Fulfilled when the first picture can be answered; rejected with an Error whose message says why none can. */
+/** Resolves when the classifier is loaded; rejects with an AppError otherwise. */
 export const ready = new Promise((resolve, reject) => {
   worker.onmessage = ({ data }) => {
     if (data.ready) resolve();
-    else if (data.failed) reject(new Error(data.failed));
+    else if (data.failed) reject(deserialize(data.failed));
     else settle(data);
   };
   worker.onerror = (event) => {
     event.preventDefault();
-    reject(new Error("a part of this page cannot be fetched, or the browser is too old: load the page anew"));
+    reject(new AppError("missing_file", "a file of this page is missing, or the browser is too old; reload the page"));
   };
 });
 
-/** Return {label, probability, top, set, familiar} of a picture file; throws an Error whose message says why not. */
-export async function answer(blob) {
+/** Return the prediction for an image file: {label, index, probability, top, ...}; throws an AppError. */
+export async function predict(blob) {
   await ready;
   return new Promise((resolve, reject) => {
-    waiting.set(++count, { resolve, reject });
-    worker.postMessage({ id: count, blob });
+    pending.set(++lastId, { resolve, reject });
+    worker.postMessage({ id: lastId, blob });
   });
 }
 
-function settle({ id, answer: found, error }) {
-  const { resolve, reject } = waiting.get(id);
-  waiting.delete(id);
-  if (error === undefined) resolve(found);
-  else reject(new Error(error));
+function settle({ id, prediction, error }) {
+  const { resolve, reject } = pending.get(id);
+  pending.delete(id);
+  if (error) reject(deserialize(error));
+  else resolve(prediction);
 }

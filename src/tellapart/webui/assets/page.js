@@ -1,158 +1,165 @@
-/** The page: takes pictures, asks the backend about each, and shows what it says. It knows nothing of how that is done. */
+/** The page: takes images, calls the backend for each, and shows the predictions. */
 
-import { offerCamera } from "./camera.js";
-import { table } from "./table.js";
+import { enableCamera } from "./camera.js";
+import { toCsv } from "./table.js";
 
-const { answer, ready, explain } = await import(document.body.dataset.backend);
-const [status, list, save, clear, files, template] = ["status", "pictures", "save", "clear", "files", "picture"].map(
+const { predict, ready, explain } = await import(document.body.dataset.backend);
+const [status, list, save, clear, files, template] = ["status", "images", "save", "clear", "files", "image"].map(
   (id) => document.getElementById(id),
 );
-const answers = new WeakMap(); // by the element of a picture: its name, and what was said of it
-const LISTED = 12; // candidates named
-let waiting = 0;
+const results = new WeakMap(); // card element -> [file name, prediction or {error, code}]
+const MAX_LISTED = 12; // classes of a prediction set
+let nPending = 0;
 
-/** Show pictures, in their order above those already there, and ask about each. */
-function add(pictures) {
-  if (!pictures.length) return say("There was no picture in that.");
-  const cards = pictures.map(card);
-  list.prepend(...cards.map(({ element }) => element));
+/** Add a card per image above the existing ones, and classify the images. */
+function addImages(images) {
+  if (!images.length) return showStatus("No image found in the dropped or pasted content.", "no_image");
+  const cards = images.map((image) => ({ card: createCard(image), image }));
+  list.prepend(...cards.map(({ card }) => card));
   clear.hidden = save.hidden = false;
-  waiting += pictures.length;
-  say(waiting > 1 ? `Looking at ${waiting} pictures.` : "Looking at it.");
-  return Promise.all(cards.map(ask));
+  nPending += images.length;
+  showStatus(nPending > 1 ? `Classifying ${nPending} images.` : "Classifying 1 image.", "busy");
+  return Promise.all(cards.map(classify));
 }
 
-async function ask({ element, picture }) {
-  let sentence;
+async function classify({ card, image }) {
+  let message;
   try {
-    const found = await answer(picture);
-    answers.set(element, [picture.name, found]);
-    sentence = show(element, picture.name, found);
-    if (explain) offerWhy(element, picture, found);
+    const prediction = await predict(image);
+    results.set(card, [image.name, prediction]);
+    message = showPrediction(card, image.name, prediction);
+    if (explain) enableExplanation(card, image, prediction);
   } catch (error) {
-    answers.set(element, [picture.name, { error: error.message }]);
-    sentence = refuse(element, picture.name, error.message);
+    results.set(card, [image.name, { error: error.message, code: error.code ?? "error" }]);
+    message = showError(card, image.name, error);
   }
-  waiting -= 1;
-  element.removeAttribute("aria-busy");
-  if (element.isConnected) say(waiting ? `${sentence} ${waiting} more to go.` : sentence);
+  nPending -= 1;
+  card.removeAttribute("aria-busy");
+  if (card.isConnected) showStatus(nPending ? `${message} ${nPending} remaining.` : message, nPending ? "busy" : "done");
 }
 
-function card(picture) {
-  const element = template.content.firstElementChild.cloneNode(true);
-  const [image, remove] = [element.querySelector("img"), element.querySelector(".remove")];
-  element.setAttribute("aria-busy", "true");
-  image.src = URL.createObjectURL(picture);
-  image.alt = `Your picture ${picture.name}`;
-  image.onerror = () => image.classList.add("broken");
-  element.querySelector("h2").textContent = "Looking …";
-  element.querySelector(".name").textContent = picture.name;
-  remove.setAttribute("aria-label", `Remove ${picture.name}`);
+function createCard(image) {
+  const card = template.content.firstElementChild.cloneNode(true);
+  const [preview, remove] = [card.querySelector("img"), card.querySelector(".remove")];
+  card.setAttribute("aria-busy", "true");
+  preview.src = URL.createObjectURL(image);
+  preview.alt = `Your image ${image.name}`;
+  preview.onerror = () => preview.classList.add("broken");
+  card.querySelector("h2").textContent = "Classifying …";
+  card.querySelector(".name").textContent = image.name;
+  remove.setAttribute("aria-label", `Remove ${image.name}`);
   remove.onclick = () => {
-    const next = element.nextElementSibling ?? element.previousElementSibling;
-    drop(element);
-    (next?.querySelector(".remove") ?? files).focus();
+    const neighbor = card.nextElementSibling ?? card.previousElementSibling;
+    removeCard(card);
+    (neighbor?.querySelector(".remove") ?? files).focus();
   };
-  return { element, picture };
+  return card;
 }
 
-function show(element, name, { label, probability, top, set, familiar }) {
-  const [title, bars, candidates] = ["h2", ".bars", ".set"].map((place) => element.querySelector(place));
-  title.textContent = label;
-  bars.replaceChildren(...top.map(([each, share]) => bar(each, share)));
-  element.querySelector(".strange").hidden = familiar !== false;
-  candidates.hidden = set === null;
-  candidates.textContent = set && `Candidates: ${candidatesOf(set)}`;
-  const strange = familiar === false ? " It is unfamiliar." : "";
-  return `${name}: ${label}, ${share(probability)}.${strange}`;
+/** Fill a card, and return a message for the status line. */
+function showPrediction(card, name, prediction) {
+  const { label, probability, top, prediction_set: predictionSet, in_distribution: inDistribution } = prediction;
+  const outOfDistribution = inDistribution === false;
+  card.querySelector("h2").textContent = label;
+  card.querySelector(".bars").replaceChildren(...top.map((entry) => createBar(...entry)));
+  card.querySelector(".out-of-distribution").hidden = !outOfDistribution;
+  const set = card.querySelector(".prediction-set");
+  set.hidden = predictionSet === null;
+  set.textContent = predictionSet && `Prediction set: ${formatList(predictionSet)}`;
+  return `${name}: ${label}, ${formatPercent(probability)}.${outOfDistribution ? " Out of distribution." : ""}`;
 }
 
-/** Offer to show which places of a picture speak for its class. */
-function offerWhy(element, picture, found) {
-  const place = element.querySelector(".why");
-  const button = place.querySelector("button");
-  place.hidden = false;
+/** Enable the button that shows which regions of an image support the predicted class. */
+function enableExplanation(card, image, prediction) {
+  const section = card.querySelector(".why");
+  const button = section.querySelector("button");
+  section.hidden = false;
   button.onclick = async () => {
+    const text = button.textContent;
     button.disabled = true;
-    button.textContent = "Covering parts of it …";
+    button.textContent = "Computing …";
     try {
       const map = new Image();
-      map.src = URL.createObjectURL(await explain(picture, found));
-      map.alt = `${picture.name}, bright where it speaks for ${found.label}`;
+      map.src = URL.createObjectURL(await explain(image, prediction));
+      map.alt = `${image.name}, bright where it supports ${prediction.label}`;
       await map.decode();
-      place.replaceChildren(map);
-      say(`Bright places of ${picture.name} speak for ${found.label}: with them covered, it is less probable.`);
+      section.replaceChildren(map);
+      showStatus(`${image.name}: bright regions support ${prediction.label}; without them it is less probable.`, "done");
     } catch (error) {
       button.disabled = false;
-      button.textContent = "Which parts count";
-      say(`That could not be found out: ${error.message}.`);
+      button.textContent = text;
+      showStatus(`Cannot explain the prediction: ${error.message}.`, "error", error.code);
     }
   };
 }
 
-function refuse(element, name, reason) {
-  element.classList.add("refused");
-  element.querySelector("h2").textContent = "Cannot be read";
-  const sentence = `Cannot read ${name}: ${reason}.`;
-  element.querySelector(".name").textContent = sentence;
-  element.querySelector(".bars").remove();
+/** Turn a card into an error, and return a message for the status line. */
+function showError(card, name, { message, code = "error", reason }) {
+  card.classList.add("refused");
+  Object.assign(card.dataset, { code, reason: reason ?? "" });
+  card.querySelector("h2").textContent = "No prediction";
+  const sentence = `${code === "unreadable_image" ? "Cannot read" : "Cannot classify"} ${name}: ${message}.`;
+  card.querySelector(".name").textContent = sentence;
+  card.querySelector(".bars").remove();
   return sentence;
 }
 
-function bar(label, probability) {
-  const [item, name, figure, track, filled] = ["li", "span", "span", "span", "span"].map((tag) =>
+function createBar(label, probability) {
+  const [item, name, percent, track, filled] = ["li", "span", "span", "span", "span"].map((tag) =>
     document.createElement(tag),
   );
   name.textContent = label;
-  figure.textContent = share(probability);
-  [figure.className, track.className] = ["share", "track"];
+  percent.textContent = formatPercent(probability);
+  [percent.className, track.className] = ["share", "track"];
   filled.style.width = `${100 * probability}%`;
   track.append(filled);
-  item.append(name, " ", figure, track);
+  item.append(name, " ", percent, track);
   return item;
 }
 
-/** Never 100 % or 0 % by rounding. */
-function share(probability) {
+/** Format a probability without rounding it to 0 % or 100 %. */
+function formatPercent(probability) {
   if (probability < 0.0005) return "< 0.1\u00a0%";
   return probability > 0.9995 ? "> 99.9\u00a0%" : `${(100 * probability).toFixed(1)}\u00a0%`;
 }
 
-function candidatesOf(set) {
-  const more = set.length > LISTED ? ` and ${set.length - LISTED} more` : "";
-  return set.slice(0, LISTED).join(", ") + more;
+function formatList(names) {
+  const more = names.length > MAX_LISTED ? ` and ${names.length - MAX_LISTED} more` : "";
+  return names.slice(0, MAX_LISTED).join(", ") + more;
 }
 
-function drop(element) {
-  for (const image of element.querySelectorAll("img")) URL.revokeObjectURL(image.src);
-  element.remove();
+function removeCard(card) {
+  for (const image of card.querySelectorAll("img")) URL.revokeObjectURL(image.src);
+  card.remove();
   clear.hidden = save.hidden = !list.children.length;
-  if (clear.hidden) say("Ready.");
+  if (clear.hidden) showStatus("Ready.", "ready");
 }
 
-function say(sentence) {
-  status.textContent = sentence;
+/** Show a message. state: ready, busy, done, no_image, error or failed. code: of an error. */
+function showStatus(message, state, code = "") {
+  status.textContent = message;
+  Object.assign(status.dataset, { state, code });
 }
 
 files.onchange = () => {
-  add([...files.files]);
+  addImages([...files.files]);
   files.value = ""; // so that the same file can be chosen again
 };
 clear.onclick = () => {
-  [...list.children].forEach(drop);
+  [...list.children].forEach(removeCard);
   files.focus();
 };
 save.onclick = () => {
-  const rows = [...list.children].map((element) => answers.get(element)).filter(Boolean);
+  const rows = [...list.children].map((card) => results.get(card)).filter(Boolean);
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([table(rows)], { type: "text/csv" }));
+  link.href = URL.createObjectURL(new Blob([toCsv(rows)], { type: "text/csv" }));
   link.download = "predictions.csv";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 };
-addEventListener("paste", (event) => add([...event.clipboardData.files]));
-for (const kind of ["dragenter", "dragover"]) {
-  addEventListener(kind, (event) => {
+addEventListener("paste", (event) => addImages([...event.clipboardData.files]));
+for (const type of ["dragenter", "dragover"]) {
+  addEventListener(type, (event) => {
     event.preventDefault();
     document.body.classList.add("dropping");
   });
@@ -163,11 +170,11 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  add([...event.dataTransfer.files]);
+  addImages([...event.dataTransfer.files]);
 });
-offerCamera(add, say);
+enableCamera(addImages, (message) => showStatus(message, "error", "no_camera"));
 document.body.classList.add("started");
 ready.then(
-  () => waiting || say("Ready."),
-  (error) => say(`The classifier cannot be loaded: ${error.message}.`),
+  () => nPending || showStatus("Ready.", "ready"),
+  (error) => showStatus(`Cannot load the classifier: ${error.message}.`, "failed", error.code),
 );

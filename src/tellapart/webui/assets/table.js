@@ -1,17 +1,19 @@
-/** The answers as a table in CSV (RFC 4180). */
+/** Predictions as a CSV table (RFC 4180), with the columns of `tellapart predict --csv`. */
 
-/** Return the text for rows of [name, answer]; an answer is {label, probability, top, set, familiar} or {error}. */
-export function table(rows) {
-  const head = ["path", "label", "probability", "set", "familiar", "error"];
-  const lines = rows.map(([name, { label, probability, set, familiar, error }]) =>
-    [name, label, probability, set?.join(" | "), familiar, error].map(cell).join(","),
-  );
-  return `${[head.join(","), ...lines].join("\r\n")}\r\n`;
+const COLUMNS = ["path", "label", "index", "probability", "prediction_set", "in_distribution", "error", "code"];
+
+/** Return the text for rows of [path, result]; a result is a prediction, or {error, code}. */
+export function toCsv(rows) {
+  const lines = rows.map(([path, result]) => {
+    const row = { path, ...result, prediction_set: result.prediction_set?.join(" | ") };
+    return COLUMNS.map((column) => toCell(row[column])).join(",");
+  });
+  return `${[COLUMNS.join(","), ...lines].join("\r\n")}\r\n`;
 }
 
-/** Text that begins like a formula gets an apostrophe before it, since spreadsheets would compute it. */
-function cell(value) {
+/** Return a cell; text that starts like a formula gets an apostrophe, so that no spreadsheet evaluates it. */
+function toCell(value) {
   const text = String(value ?? "");
-  const plain = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
+  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }

@@ -1,66 +1,67 @@
-/** Decodes, resizes and runs the network, one picture at a time, beside the page so that the page never waits. */
+/** A web worker that decodes, resizes and classifies images one after another, without blocking the page. */
 
 import { env, InferenceSession, Tensor } from "./onnxruntime-web.js";
-import { answerOf } from "./answers.js";
 import { decode } from "./decode.js";
+import { AppError, serialize } from "./errors.js";
+import { toPrediction } from "./prediction.js";
 import { resize } from "./resize.js";
 
-env.wasm.numThreads = 1; // more need headers that plain hosts do not send
+env.wasm.numThreads = 1; // more threads require headers that plain hosts do not send
 env.wasm.wasmPaths = { wasm: new URL("./onnxruntime-web.wasm", import.meta.url).href };
 env.logLevel = "error";
 
-const opened = open();
-let queue = opened.then(
+const loading = load();
+let queue = loading.then(
   () => postMessage({ ready: true }),
-  (error) => postMessage({ failed: error.message }),
+  (error) => postMessage({ failed: serialize(error) }),
 );
 
 onmessage = ({ data: { id, blob } }) => {
   queue = queue.then(async () => {
     try {
-      postMessage({ id, answer: await answer(blob) });
+      postMessage({ id, prediction: await predict(blob) });
     } catch (error) {
-      postMessage({ id, error: error.message });
+      postMessage({ id, error: serialize(error) });
     }
   });
 };
 
-async function answer(blob) {
-  const { about, session } = await opened;
-  const { size } = about.preprocess;
-  const picture = await decode(blob);
+async function predict(blob) {
+  const { classifier, session } = await loading;
+  const { size } = classifier.preprocess;
+  const image = await decode(blob);
   let pixels;
   try {
-    pixels = resize(picture.read, picture.height, picture.width, about.preprocess);
+    pixels = resize(image.read, image.height, image.width, classifier.preprocess);
   } finally {
-    picture.close();
+    image.close();
   }
   const outputs = await session.run({
     image: new Tensor("uint8", new Uint8Array(0), [0, 0, 3]),
     images: new Tensor("uint8", pixels, [1, size, size, 3]),
   });
-  return answerOf(outputs.probabilities.data, outputs.distances?.data[0] ?? null, about);
+  return toPrediction(outputs.probabilities.data, outputs.distances?.data[0] ?? null, classifier);
 }
 
-async function open() {
-  const [about, model] = await Promise.all([
-    fetched("classifier.json").then((response) => response.json()),
-    fetched("model.onnx").then((response) => response.arrayBuffer()),
+async function load() {
+  const [classifier, model] = await Promise.all([
+    fetchFile("classifier.json").then((response) => response.json()),
+    fetchFile("model.onnx").then((response) => response.arrayBuffer()),
   ]);
-  // Where the page has no secure address, the browser computes no checksum.
-  if (globalThis.crypto.subtle && (await checksum(model)) !== about.sha256) {
-    throw new Error("model.onnx is not the one that classifier.json describes: load the page anew");
+  // Browsers compute no checksums for pages at an insecure address.
+  if (globalThis.crypto.subtle && (await sha256(model)) !== classifier.sha256) {
+    throw new AppError("checksum_mismatch", "model.onnx does not match classifier.json; reload the page");
   }
-  return { about, session: await InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] }) };
+  return { classifier, session: await InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] }) };
 }
 
-async function fetched(name) {
+async function fetchFile(name) {
   const response = await fetch(new URL(name, import.meta.url));
-  if (!response.ok) throw new Error(`${name} cannot be fetched (${response.status}): load the page anew`);
+  if (!response.ok) throw new AppError("missing_file", `cannot load ${name} (status ${response.status}); reload the page`);
   return response;
 }
 
-async function checksum(content) {
+async function sha256(content) {
   const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,69 +1,72 @@
-/** The page on which a person says what the kept pictures show, one after another. */
+/** The labelling page: a person labels the captured images, one after another. */
 
-import { ask } from "./ask.js";
+import { request } from "./api.js";
 
-const BUTTONS = 12; // classes that get a button each
-const place = (id) => document.getElementById(id);
+const MAX_BUTTONS = 12; // classes with a button each
+const REASONS = { out_of_distribution: "it is out of distribution", uncertain: "the prediction is uncertain" };
+const byId = (id) => document.getElementById(id);
 const skipped = new Set();
 let current = null;
 let busy = false;
 
-async function next() {
-  const found = await (await ask("v1/collected")).json();
-  const chosen = found.pictures.find(({ id }) => !skipped.has(id)) ?? null;
-  // The picture first: never may what is chosen be another than what is seen.
-  const content = chosen && (await (await ask(`v1/collected/${chosen.id}`)).blob());
-  current = chosen;
-  place("picture").hidden = !current;
-  place("state").textContent = told(found);
-  if (current) await show(current, content, found.classes[current.model] ?? []);
+async function showNext() {
+  const captures = await (await request("v1/captures")).json();
+  const next = captures.images.find(({ id }) => !skipped.has(id)) ?? null;
+  // Load the image before it becomes current, so that a label never goes to another image than the visible one.
+  const content = next && (await (await request(`v1/captures/${next.id}`)).blob());
+  current = next;
+  byId("card").hidden = !current;
+  setState(captures);
+  if (current) await show(current, content, captures.classes[current.model] ?? []);
 }
 
-function told({ labelled, unlabelled }) {
-  const done = `${labelled} labelled so far.`;
-  if (!unlabelled) return `There is nothing to label. ${done}`;
-  return current ? `${unlabelled} to go, ${done}` : `You skipped the ${unlabelled} that are left. ${done}`;
+function setState({ labelled, unlabelled }) {
+  Object.assign(byId("state").dataset, { labelled, unlabelled });
+  const progress = `${labelled} labelled.`;
+  if (!unlabelled) byId("state").textContent = `No images to label. ${progress}`;
+  else if (current) byId("state").textContent = `${unlabelled} to label, ${progress}`;
+  else byId("state").textContent = `${unlabelled} skipped, ${progress} Reload the page to see the skipped images again.`;
 }
 
-async function show({ guess, probability, reason }, content, classes) {
-  URL.revokeObjectURL(place("image").src);
-  place("image").src = URL.createObjectURL(content);
-  await place("image").decode();
-  place("about").textContent = `It said ${guess} (${(100 * probability).toFixed(0)} %), and was kept as ${reason}.`;
-  place("label").value = "";
-  place("classes").replaceChildren(...classes.map((name) => Object.assign(document.createElement("option"), { value: name })));
-  const named = classes.length <= BUTTONS ? classes : [guess];
-  place("guesses").replaceChildren(...named.map(button));
+async function show({ predicted_label: label, probability, reason }, content, classes) {
+  URL.revokeObjectURL(byId("image").src);
+  byId("image").src = URL.createObjectURL(content);
+  await byId("image").decode();
+  byId("prediction").textContent = `Prediction: ${label} (${(100 * probability).toFixed(0)}\u00a0%). Captured because ${REASONS[reason]}.`;
+  byId("label").value = "";
+  const options = classes.map((name) => Object.assign(document.createElement("option"), { value: name }));
+  byId("classes").replaceChildren(...options);
+  byId("choices").replaceChildren(...(classes.length <= MAX_BUTTONS ? classes : [label]).map(choice));
 }
 
-function button(name) {
-  const made = Object.assign(document.createElement("button"), { type: "button", textContent: name });
-  made.onclick = () => act(() => save(name));
-  return made;
+function choice(name) {
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+  button.onclick = () => run(() => save(name));
+  return button;
 }
 
 function save(label) {
   const headers = { "content-type": "application/json" };
-  return ask(`v1/collected/${current.id}`, { method: "PUT", body: JSON.stringify({ label }), headers });
+  return request(`v1/captures/${current.id}`, { method: "PUT", body: JSON.stringify({ label }), headers });
 }
 
-/** Do something to the picture that is shown, and go on to the next. */
-async function act(what) {
+/** Run an action on the current image, and show the next one. */
+async function run(action) {
   if (busy) return;
   busy = true;
   try {
-    await what();
-    await next();
+    await action();
+    await showNext();
   } catch (error) {
-    place("state").textContent = `That did not work: ${error.message}.`;
+    byId("state").textContent = `Error: ${error.message}.`;
   }
   busy = false;
 }
 
-place("given").onsubmit = (event) => {
+byId("form").onsubmit = (event) => {
   event.preventDefault();
-  act(() => save(place("label").value));
+  run(() => save(byId("label").value));
 };
-place("later").onclick = () => act(() => skipped.add(current.id));
-place("drop").onclick = () => act(() => ask(`v1/collected/${current.id}`, { method: "DELETE" }));
-act(() => {});
+byId("skip").onclick = () => run(() => skipped.add(current.id));
+byId("delete").onclick = () => run(() => request(`v1/captures/${current.id}`, { method: "DELETE" }));
+run(() => {});

@@ -1,69 +1,75 @@
-/** The live view: what the server did in the last minute, asked anew every two seconds while the page is seen. */
+/** The status page: shows the recent activity of the server, and updates every two seconds while it is visible. */
 
-import { ask } from "./ask.js";
+import { request } from "./api.js";
 
-const AGAIN = 2000; // milliseconds
-const place = (id) => document.getElementById(id);
+const INTERVAL = 2000; // milliseconds
+const byId = (id) => document.getElementById(id);
 
-async function look() {
+async function update() {
   if (!document.hidden) {
     try {
-      show(await (await ask("v1/live")).json());
+      show(await (await request("v1/live")).json());
     } catch (error) {
-      say(`No news: ${error.message}.`);
+      setState(`The status is not available: ${error.message}.`, "error");
     }
   }
-  setTimeout(look, AGAIN);
+  setTimeout(update, INTERVAL);
 }
 
-function show(found) {
-  say(found.ready ? "Ready." : "Not ready: no process that computes has answered yet.");
-  place("models").textContent = found.models.join(" · ");
-  place("rate").textContent = found.requests_per_second.toFixed(1);
-  for (const id of ["p50", "p99"]) {
-    const time = found.milliseconds[id];
-    place(id).textContent = time === null ? "–" : `${time.toFixed(time < 10 ? 1 : 0)}\u00a0ms`;
-  }
-  place("refused").textContent = found.refused;
-  place("unfamiliar").textContent = share(found.unfamiliar, found.answers);
-  place("classes").replaceChildren(...Object.entries(found.classes).map(([name, count]) => bar(name, count, found.answers)));
-  place("drift").replaceChildren(...alarms(found));
+function show(status) {
+  if (status.ready) setState("Ready.", "ready");
+  else setState("Not ready: no worker process is running yet.", "starting");
+  byId("models").textContent = status.models.join(" · ");
+  byId("rate").textContent = status.requests_per_second.toFixed(1);
+  for (const id of ["p50", "p99"]) byId(id).textContent = formatLatency(status.latency_ms[id]);
+  byId("failed").textContent = status.failed_requests;
+  byId("out-of-distribution").textContent = formatShare(status.out_of_distribution, status.predictions);
+  const bars = Object.entries(status.predicted_classes).map(([label, count]) => bar(label, count, status.predictions));
+  byId("classes").replaceChildren(...bars);
+  byId("alarms").replaceChildren(...alarms(status).map(paragraph));
 }
 
-function alarms({ drift = {}, collection_fault: fault }) {
-  const told = Object.entries(drift).flatMap(([model, shifts]) =>
-    Object.entries(shifts)
-      .filter(([, shift]) => shift.alarm)
-      .map(([what, shift]) => shiftOf(model, what, shift)),
+function alarms({ drift, capture_error: error }) {
+  const messages = Object.entries(drift ?? {}).flatMap(([model, distributions]) =>
+    Object.entries(distributions)
+      .filter(([, { alarm }]) => alarm)
+      .map(([name, shift]) => driftMessage(model, name, shift)),
   );
-  if (fault) told.push(`Pictures cannot be kept now: ${fault}.`);
-  return told.map((sentence) => Object.assign(document.createElement("p"), { className: "alarm", textContent: sentence }));
+  if (error) messages.push(`Images cannot be captured: ${error}.`);
+  return messages;
 }
 
-function shiftOf(model, what, { index, pictures }) {
-  const seen = what === "classes" ? "other classes are seen" : "pictures look otherwise";
-  return `${model}: ${seen} than when it was validated (index ${index.toFixed(2)} over ${pictures} pictures of a day).`;
+function driftMessage(model, name, { psi, images }) {
+  const subject = name === "classes" ? "predicted classes" : "distances from the training images";
+  return `${model}: the ${subject} have drifted from the validation images (population stability index ${psi.toFixed(2)}, ${images} images in 24 hours).`;
 }
 
-function bar(label, count, all) {
-  const [item, name, figure, track, filled] = ["li", "span", "span", "span", "span"].map((tag) =>
-    document.createElement(tag),
-  );
+function paragraph(message) {
+  return Object.assign(document.createElement("p"), { className: "alarm", textContent: message });
+}
+
+function bar(label, count, total) {
+  const [item, name, share, track, fill] = ["li", "span", "span", "span", "span"].map((tag) => document.createElement(tag));
   name.textContent = label;
-  figure.textContent = share(count, all);
-  [figure.className, track.className] = ["share", "track"];
-  filled.style.width = `${(100 * count) / all}%`;
-  track.append(filled);
-  item.append(name, " ", figure, track);
+  share.textContent = formatShare(count, total);
+  [share.className, track.className] = ["share", "track"];
+  fill.style.width = `${(100 * count) / total}%`;
+  track.append(fill);
+  item.append(name, " ", share, track);
   return item;
 }
 
-function share(count, all) {
-  return all ? `${((100 * count) / all).toFixed(1)}\u00a0%` : "–";
+function formatLatency(milliseconds) {
+  return milliseconds === null ? "–" : `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)}\u00a0ms`;
 }
 
-function say(sentence) {
-  if (place("state").textContent !== sentence) place("state").textContent = sentence;
+function formatShare(count, total) {
+  return total ? `${((100 * count) / total).toFixed(1)}\u00a0%` : "–";
 }
 
-look();
+function setState(message, state) {
+  byId("state").dataset.state = state;
+  if (byId("state").textContent !== message) byId("state").textContent = message; // else screen readers repeat it
+}
+
+update();

@@ -1,44 +1,44 @@
-/** The backend that answers by a server. A backend has `ready`, a promise, and `answer`; this one also `explain`. */
+/** The backend that classifies on the server. A backend exports `ready` (a promise) and `predict`; this one also `explain`. */
 
-import { ask } from "./ask.js";
+import { request } from "./api.js";
 
-const AT_ONCE = 4; // pictures sent at a time
-const TRIES = 8; // while the server is busy
-let free = AT_ONCE;
+const MAX_CONCURRENT = 4;
+const MAX_ATTEMPTS = 8; // while the server is at capacity
+let freeSlots = MAX_CONCURRENT;
 const queue = [];
 
-/** Fulfilled when the first picture can be answered; rejected with an Error whose message says why none can. */
-export const ready = ask("v1/model").then(() => undefined);
+/** Resolves when the model is available; rejects with an Error otherwise. */
+export const ready = request("v1/model").then(() => undefined);
 
-/** Return {label, probability, top, set, familiar} of a picture file; throws an Error whose message says why not. */
-export async function answer(blob) {
-  await place();
+/** Return the prediction for an image file: {label, index, probability, top, prediction_set, in_distribution}; throws an Error. */
+export async function predict(blob) {
+  await acquireSlot();
   try {
-    return await (await sent("v1/predict", blob)).json();
+    return await (await sendImage("v1/predict", blob)).json();
   } finally {
-    free += 1;
+    freeSlots += 1;
     queue.shift()?.();
   }
 }
 
-/** Return a picture as the network sees it, bright where it speaks for the class of an answer. */
+/** Return the resized image as a blob, bright where it matters for the class of a prediction. */
 export async function explain(blob, { index }) {
-  return (await sent(`v1/explain?index=${index}`, blob)).blob();
+  return (await sendImage(`v1/explain?index=${index}`, blob)).blob();
 }
 
-async function sent(path, blob) {
-  for (let tries = 1; ; tries++) {
+async function sendImage(path, blob) {
+  for (let attempt = 1; ; attempt++) {
     try {
-      // A picture's type as the browser knows it may be wrong: the server looks at its bytes.
-      return await ask(path, { method: "POST", body: blob, headers: { "content-type": "application/octet-stream" } });
+      // The type that the browser reports may be wrong; the server detects it from the bytes.
+      return await request(path, { method: "POST", body: blob, headers: { "content-type": "application/octet-stream" } });
     } catch (error) {
-      if (error.status !== 503 || tries === TRIES) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 1000 * (error.after ?? 1)));
+      if (error.status !== 503 || attempt === MAX_ATTEMPTS) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * (error.retryAfter ?? 1)));
     }
   }
 }
 
-async function place() {
-  while (!free) await new Promise((resolve) => queue.push(resolve));
-  free -= 1;
+async function acquireSlot() {
+  while (!freeSlots) await new Promise((resolve) => queue.push(resolve));
+  freeSlots -= 1;
 }

@@ -1,0 +1,127 @@
+"""The table of image formats: which files are images, by name and by content, and how they are decoded.
+
+The decoder, the audit and the server read this table, so one entry here adds a format to all of them.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tellapart.data import image_structure as structure
+from tellapart.data.image_structure import TIFF_MAGIC
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """One image format.
+
+    extensions: in lower case, with the dot. magic: matches the first 16 bytes of a file. decoder: Pillow's name of the
+    format; None if it is recognized but not supported. decoder_magic: matches every file that the decoder accepts, if
+    that is more than `magic`. check_structure: raises `UnreadableImageError` if decoding a file would be too expensive.
+    is_slow: whether a file is decoded pixel by pixel in Python.
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    magic: re.Pattern[bytes]
+    decoder: str | None = None
+    decoder_magic: re.Pattern[bytes] | None = None
+    check_structure: Callable[[bytes], None] | None = None
+    is_slow: Callable[[bytes], bool] | None = None
+
+    def is_accepted(self, data: bytes) -> bool:
+        """Return whether the decoder of this format accepts the file."""
+        return (self.decoder_magic or self.magic).match(data) is not None
+
+
+FORMATS = (
+    ImageFormat(
+        name="JPEG",
+        extensions=(".jpg", ".jpeg", ".jpe", ".jfif"),
+        magic=re.compile(rb"\xff\xd8\xff"),
+        decoder="JPEG",
+        check_structure=structure.check_jpeg,
+    ),
+    ImageFormat(
+        name="PNG",
+        extensions=(".png",),
+        magic=re.compile(rb"\x89PNG\r\n\x1a\n"),
+        decoder="PNG",
+        check_structure=structure.check_png,
+    ),
+    ImageFormat(
+        name="WebP",
+        extensions=(".webp",),
+        magic=re.compile(rb"(?s)RIFF.{4}WEBP"),
+        decoder="WEBP",
+        check_structure=structure.check_webp,
+    ),
+    ImageFormat(
+        name="BMP",
+        extensions=(".bmp", ".dib"),
+        magic=re.compile(rb"BM"),
+        decoder="BMP",
+        is_slow=structure.is_run_length_bmp,
+    ),
+    ImageFormat(
+        name="GIF",
+        extensions=(".gif",),
+        magic=re.compile(rb"GIF8[79]a"),
+        decoder="GIF",
+        check_structure=structure.check_gif,
+    ),
+    ImageFormat(
+        name="TIFF",
+        extensions=(".tif", ".tiff"),
+        magic=TIFF_MAGIC,
+        decoder="TIFF",
+        decoder_magic=re.compile(TIFF_MAGIC.pattern + rb"|MM\*\x00|II\x00\*"),
+        check_structure=structure.check_tiff,
+    ),
+    ImageFormat(
+        name="PNM",
+        extensions=(".pgm", ".ppm", ".pbm", ".pnm"),
+        magic=re.compile(rb"P[1-6]\s"),
+        decoder="PPM",
+        decoder_magic=re.compile(rb"P[0-6Ffy]"),
+        check_structure=structure.check_pnm,
+        is_slow=structure.is_slow_pnm,
+    ),
+    ImageFormat(name="HEIC", extensions=(".heic", ".heif"), magic=re.compile(rb"(?s).{4}ftyp(hei[cx]|mif1)")),
+    ImageFormat(name="AVIF", extensions=(".avif",), magic=re.compile(rb"(?s).{4}ftypavi[fs]")),
+)
+SUPPORTED = tuple(image_format for image_format in FORMATS if image_format.decoder)
+DECODERS = tuple(image_format.decoder for image_format in SUPPORTED if image_format.decoder)
+_EXTENSIONS = frozenset(extension for image_format in FORMATS for extension in image_format.extensions)
+
+
+def detect_format(head: bytes) -> ImageFormat | None:
+    """Return the format of a file by its first bytes (16 suffice), supported or not; None if it is not an image."""
+    return next((image_format for image_format in FORMATS if image_format.magic.match(head)), None)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether the extension of a file name is that of an image format, supported or not."""
+    return os.path.splitext(name)[1].lower() in _EXTENSIONS
+
+
+def has_image_magic(head: bytes) -> bool:
+    """Return whether the first bytes of a file (16 suffice) are those of a supported format."""
+    return any(image_format.magic.match(head) for image_format in SUPPORTED)
+
+
+def check_structure(data: bytes) -> None:
+    """Raise `UnreadableImageError` if decoding a file would take far more work than its size suggests.
+
+    A truncated or damaged file passes: its decoder reports it.
+    """
+    for image_format in SUPPORTED:
+        if image_format.check_structure and image_format.is_accepted(data):
+            structure.run_check(image_format.check_structure, data)
+
+
+def decodes_slowly(data: bytes) -> bool:
+    """Return whether a file is decoded pixel by pixel: plain or unusual PNM, run-length BMP."""
+    image_format = detect_format(data[:16])
+    return image_format is not None and image_format.is_slow is not None and image_format.is_slow(data)

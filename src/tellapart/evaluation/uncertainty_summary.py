@@ -1,0 +1,73 @@
+"""Whether the uncertainty estimates hold on test images: reliability, prediction sets, out-of-distribution images.
+
+Letters: N test images, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tellapart.evaluation.predictions import TestPredictions
+from tellapart.inference.predictor import Predictor
+from tellapart.metrics import Estimate, reliability, wilson_interval
+from tellapart.metrics.calibration import Reliability
+from tellapart.uncertainty.softmax import softmax
+
+_MIN_PROBABILITY = 1e-300  # a smaller one has no logarithm in double precision
+
+
+@dataclass(frozen=True)
+class UncertaintySummary:
+    """Prediction sets and out-of-distribution images among the test images.
+
+    coverage: fraction of sets with the true class; nominal_coverage: that the sets were fitted for. singletons:
+    fraction of sets with one class. mean_size, sizes: mean size, and number of sets by size. out_of_distribution:
+    fraction of images detected as out of distribution.
+    """
+
+    nominal_coverage: float
+    coverage: Estimate
+    singletons: Estimate
+    mean_size: float
+    sizes: dict[int, int]
+    out_of_distribution: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {name: value.to_json() if isinstance(value, Estimate) else value for name, value in vars(self).items()}
+
+
+def summarize_uncertainty(classifier: Predictor, test: TestPredictions) -> UncertaintySummary | None:
+    """Return the summary, or None for a classifier without conformal predictor or OOD detector."""
+    sets, in_distribution = test.predictions.prediction_sets, test.predictions.in_distribution
+    if sets is None or in_distribution is None or classifier.conformal is None:
+        return None
+    sizes, count = sets.sum(axis=1), len(test.labels)
+    distinct, counts = np.unique(sizes, return_counts=True)
+    return UncertaintySummary(
+        nominal_coverage=classifier.conformal.coverage,
+        coverage=wilson_interval(int(sets[np.arange(count), test.labels].sum()), count),
+        singletons=wilson_interval(int((sizes == 1).sum()), count),
+        mean_size=float(sizes.mean()),
+        sizes=dict(zip(distinct.tolist(), counts.tolist(), strict=True)),
+        out_of_distribution=wilson_interval(int((~in_distribution).sum()), count),
+    )
+
+
+def uncalibrated_reliability(classifier: Predictor, test: TestPredictions) -> Reliability:
+    """Return the reliability of the test predictions without temperature scaling.
+
+    An exported file has no logits; there they are recovered, up to a constant per row, as T log p.
+    """
+    return reliability(softmax(_logits(classifier, test)), test.labels)
+
+
+def _logits(classifier: Predictor, test: TestPredictions) -> NDArray[np.floating]:
+    if test.predictions.logits is not None:
+        return test.predictions.logits
+    logits: NDArray[np.float64] = classifier.temperature * np.log(
+        test.probabilities.astype(np.float64).clip(_MIN_PROBABILITY)
+    )
+    return logits

@@ -1,0 +1,23 @@
+"""The export targets; imports no torch. `tellapart.exporters.export` maps each of them to its exporter."""
+
+from dataclasses import dataclass
+
+_INT8 = frozenset({"calibration", "max_drop", "min_speedup"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format to export to. suffix: of the exported file or folder. options: of `export`, for this target only."""
+
+    suffix: str
+    options: frozenset[str] = frozenset()
+
+
+TARGETS = {
+    "onnx": Target(".onnx"),
+    "onnx-int8": Target(".int8.onnx", _INT8),
+    "executorch": Target(".pte"),
+    "executorch-coreml": Target(".coreml.pte"),
+    "executorch-int8": Target(".int8.pte", _INT8),
+    "web": Target(".web", frozenset({"runtime"})),
+}

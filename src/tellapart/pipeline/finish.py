@@ -1,0 +1,126 @@
+"""The steps after training: calibrate, evaluate once on the test split, and write the report and the classifier."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tellapart.classifier.calibrate import Calibration, calibrate
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.file import package_versions
+from tellapart.classifier.load import copy_classifier
+from tellapart.evaluation.error_analysis import analyze_errors
+from tellapart.evaluation.predictions import TestPredictions
+from tellapart.evaluation.report.report import Report, render
+from tellapart.evaluation.scoring import baseline_warning, compute_metrics
+from tellapart.io.atomic import write_atomic
+from tellapart.io.run_directory import RunDirectory
+from tellapart.pipeline.prepare import PreparedRun
+from tellapart.progress import Event, Progress
+from tellapart.runs.run import Run
+from tellapart.training.fit import FitResult
+
+_ROBUSTNESS_SHARE = 0.05  # of the duration of training that the robustness test may take
+_REPORT_ONLY = ("classes", "confusion_matrix", "reliability")  # test metrics that the classifier file omits
+
+
+def finish_run(
+    prepared: PreparedRun,
+    fit_result: FitResult,
+    progress: Progress,
+    extra_metrics: Mapping[str, dict[str, Any]] | None = None,
+) -> Run:
+    """Calibrate, evaluate on the test split, once, and write the metrics, the report and the classifier.
+
+    extra_metrics: further entries of metrics.json. Returns the run that `read_run` would read.
+    """
+    validation, test = fit_result.validation, fit_result.select(prepared.splits.test)
+    progress.report(
+        Event.TEST_START,
+        f"Calibrating on {len(validation.rows):,} validation images and testing on {len(test.rows):,} test images.",
+    )
+    calibration = calibrate(fit_result.classifier, fit_result.train, validation, prepared.recipe)
+    predictions = calibration.classifier.infer(test.pixels)
+    classes, dataset = calibration.classifier.classes, prepared.audit.dataset
+    metrics = {
+        name: compute_metrics(probabilities, split.labels, classes, dataset.groups_of(split.rows))
+        for name, split, probabilities in (
+            ("validation", validation, calibration.validation_probabilities),
+            ("test", test, predictions.probabilities),
+        )
+    }
+    _warn(prepared, calibration.classifier, metrics["test"], progress)
+    metadata = calibration.classifier.metadata | _metadata(prepared, metrics["test"])
+    classifier = replace(calibration.classifier, metadata=metadata)
+    progress.report(Event.REPORT_START, "Writing the report.")
+    report = _make_report(
+        prepared,
+        fit_result,
+        replace(calibration, classifier=classifier),
+        TestPredictions(test.rows, test.pixels, test.labels, predictions),
+        metrics,
+        progress,
+    )
+    metrics |= extra_metrics or {}
+    _write(prepared, report, metrics, classifier)
+    return Run(copy_classifier(classifier), metrics, fit_result.history, prepared.directory)
+
+
+def _warn(prepared: PreparedRun, classifier: Classifier, test_metrics: dict[str, Any], progress: Progress) -> None:
+    by_class = prepared.recipe.evaluation.class_conditional
+    if classifier.conformal and (advice := classifier.conformal.advice(by_class)):
+        progress.warn(Event.CONFORMAL_WARNING, advice)
+    if warning := baseline_warning(test_metrics):
+        progress.warn(Event.BASELINE_WARNING, warning)
+
+
+def _metadata(prepared: PreparedRun, test_metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "title": prepared.audit.dataset.title,
+        "metrics": {name: value for name, value in test_metrics.items() if name not in _REPORT_ONLY},
+        "fingerprint": prepared.audit.fingerprint,
+        "identity": prepared.identity,
+        "recipe": prepared.recipe.to_table(),
+        "versions": package_versions(),
+    }
+
+
+def _make_report(
+    prepared: PreparedRun,
+    fit_result: FitResult,
+    calibration: Calibration,
+    tested: TestPredictions,
+    metrics: dict[str, Any],
+    progress: Progress,
+) -> Report:
+    """Analyze the errors on the test split, and return the content of the report."""
+    analysis = analyze_errors(
+        calibration.classifier,
+        prepared.audit.dataset,
+        tested,
+        calibration.training_features,
+        _ROBUSTNESS_SHARE * float(fit_result.history[-1]["seconds"]),
+        progress,
+    )
+    return Report(
+        title=prepared.title,
+        audit=prepared.audit,
+        splits=prepared.splits,
+        history=fit_result.history,
+        metrics=dict(metrics),
+        analysis=analysis,
+        metadata={
+            **_metadata(prepared, metrics["test"]),
+            "temperature": calibration.classifier.temperature,
+            "recipe_toml": prepared.recipe.to_toml(),
+        },
+    )
+
+
+def _write(prepared: PreparedRun, report: Report, metrics: dict[str, Any], classifier: Classifier) -> None:
+    """Write the results; the classifier is last, since its presence marks a finished run."""
+    files = RunDirectory(prepared.directory)
+    write_atomic(files.report, render(report))
+    write_atomic(files.report_json, report.to_json())
+    write_atomic(files.metrics, json.dumps(metrics, indent=2, ensure_ascii=False))
+    classifier.save(files.classifier)

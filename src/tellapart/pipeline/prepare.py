@@ -1,0 +1,117 @@
+"""The steps before training: update the recipe, audit and split the images, resolve the defaults."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tellapart.data.audit import Audit, audit_dataset, check_readable
+from tellapart.data.dataset import ImageDataset
+from tellapart.data.sources import Source, load_dataset
+from tellapart.data.split import Splits, make_splits
+from tellapart.errors import RecipeError, printable
+from tellapart.models import get_entry
+from tellapart.models.registry import SEQUENTIAL
+from tellapart.models.sequential import load_layers, parse_layers, to_tables
+from tellapart.pipeline.defaults import resolve_defaults
+from tellapart.progress import Event, Progress
+from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.settings import Settings, paths_of
+from tellapart.runs.run import folder_name, is_finished, refuse_existing, refuse_inside, run_identity
+from tellapart.training.execution.distributed import was_restarted
+from tellapart.training.initialization import apply_base_classifier
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}  # by unit
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run before training. finished: the run in `directory` is already complete."""
+
+    audit: Audit
+    splits: Splits
+    recipe: Recipe
+    identity: str
+    directory: Path
+    finished: bool
+
+    @property
+    def title(self) -> str:
+        """The name of the dataset."""
+        title = self.audit.dataset.title
+        return Path(title).name or title
+
+
+def prepare_run(
+    source: Source, recipe: Recipe, out: Path | None, resume: bool, progress: Progress, purpose: str = ""
+) -> PreparedRun:
+    """Audit and split the images, and resolve the recipe.
+
+    purpose: part of the identity that distinguishes, for example, a cross-validation from a single training run with
+    the same recipe. Raises what `train` raises.
+    """
+    if recipe.model.name:
+        get_entry(recipe.model.name)  # report an unknown name before the audit
+    dataset = load_dataset(source, progress)
+    directory = out if out is not None else Path("runs") / folder_name(dataset.title)
+    refuse_inside(source, directory)
+    if not (resume or was_restarted()):
+        refuse_existing(directory)
+    audit, splits = audit_and_split(dataset, recipe, progress)
+    recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
+    identity = run_identity(recipe, audit, splits) + purpose
+    finished = is_finished(directory, recipe, identity, progress)
+    return PreparedRun(audit, splits, recipe, identity, directory, finished)
+
+
+def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -> tuple[Audit, Splits]:
+    """Audit and split a dataset, and report the results; raises what `audit_dataset` and `make_splits` raise."""
+    audit = audit_dataset(dataset, progress)
+    progress.report(
+        Event.DATASET_LOADED,
+        f"{dataset.title}: {len(dataset)} images of {len(dataset.classes)} classes.",
+        images=len(dataset),
+        classes=len(dataset.classes),
+    )
+    for warning in audit.warnings():
+        progress.warn(Event.AUDIT_WARNING, warning)
+    check_readable(audit, recipe.data.max_unreadable_fraction)
+    splits = make_splits(audit, recipe.data, recipe.seed)
+    progress.report(
+        Event.SPLIT,
+        f"Split: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test images "
+        f"({splits.rule}).",
+        train=len(splits.train),
+        validation=len(splits.validation),
+        test=len(splits.test),
+    )
+    return audit, splits
+
+
+def parse_duration(text: str | float) -> float:
+    """Return seconds, from a number, or from text with a unit: "90s", "5m" or "1.5h"; raises `RecipeError`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text if isinstance(text, str) else f"{text}s")
+    if not match:
+        raise RecipeError(f"Expected a duration such as 90s, 5m or 1h, found '{printable(str(text))}'.")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def update_recipe(recipe: Recipe | None, settings: Settings) -> Recipe:
+    """Return the recipe with some settings replaced; raises `RecipeError`, or `LayerError` for a file of layers."""
+    recipe = recipe or Recipe()
+    values = paths_of(settings)
+    if values.get("model.head") == "linear":
+        values["model.head"] = []
+    if "model.layers" in values:
+        values["model.layers"] = to_tables(parse_layers(values["model.layers"]))
+    model = str(values.get("model.name") or recipe.model.name or "")
+    if model.endswith(".toml"):
+        values |= {"model.name": SEQUENTIAL, "model.layers": load_layers(Path(model))}
+    elif model != SEQUENTIAL and recipe.model.layers:
+        values["model.layers"] = None  # the layers of the recipe belong to another network
+    if {"schedule.max_time", "schedule.epochs"} <= values.keys():
+        raise RecipeError("epochs and max_time both set the duration of training: set only one.")
+    if "schedule.epochs" in values:
+        values["schedule.max_time"] = None
+    elif "schedule.max_time" in values:
+        values["schedule.max_time"] = parse_duration(values["schedule.max_time"])
+    return recipe.with_values(values) if values else recipe

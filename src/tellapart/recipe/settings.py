@@ -1,0 +1,124 @@
+"""`Settings`: the keys of a recipe as keyword arguments, and their paths in the recipe."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from tellapart.errors import RecipeError, did_you_mean, printable
+from tellapart.recipe.sections import SECTIONS
+
+
+class Settings(TypedDict, total=False):
+    """The keywords of `train` and the other functions that take a recipe: one for each key of the recipe.
+
+    A keyword has the name of its key. The `name` of a section has the name of the section, as in `optimizer="sgd"`, and
+    the keys of `distillation` and `checkpoint` are prefixed with the section, as in `checkpoint_minutes=5`. Some
+    keywords accept more: model, a file of layers (.toml); max_time, text such as "5m"; head, "linear" for no dense
+    layers.
+    """
+
+    seed: int
+    validation_fraction: float
+    test_fraction: float
+    on_leak: str
+    max_unreadable_fraction: float
+    resize: str
+    size: int
+    channels: int
+    hflip: bool
+    rotation: float
+    zoom: float
+    translate: float
+    shear: float
+    brightness: float
+    contrast: float
+    alternating_hflip: bool
+    policy: str
+    num_ops: int
+    magnitude: float
+    random_erasing: float
+    mixup: float
+    cutmix: float
+    model: str
+    layers: Sequence[Any]
+    pretrained: bool
+    weights: str
+    head: Sequence[int] | str
+    head_dropout: float
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    ema_decay: float
+    schedule: str
+    epochs: int
+    max_time: float | str
+    monitor: str
+    patience: int
+    initial_size: int
+    loss: str
+    focal_gamma: float
+    label_smoothing: float
+    balanced_sampling: bool
+    class_weight: str
+    logit_adjustment: bool
+    distillation_teacher: str
+    distillation_alpha: float
+    distillation_temperature: float
+    freeze_backbone: bool
+    backbone_lr_mult: float
+    layer_decay: float
+    linear_probe_epochs: int
+    linear_probe_views: int
+    checkpoint_minutes: float
+    checkpoint_steps: int
+    precision: str
+    micro_batches: int
+    activation_checkpointing: bool
+    sync_batch_norm: bool
+    autotune: bool
+    deterministic: bool
+    coverage: float
+    class_conditional: bool
+    ood_false_positive_rate: float
+
+
+def _keyword(section: str, key: str) -> str:
+    if key == "name":
+        return section
+    return f"{section}_{key}" if section in ("distillation", "checkpoint") else key
+
+
+PATHS = {"seed": "seed"} | {
+    _keyword(section, field.name): f"{section}.{field.name}"
+    for section, kind in SECTIONS.items()
+    for field in dataclasses.fields(kind)
+}  # keyword -> path in the recipe
+
+
+def paths_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of keywords by path in the recipe, without those that are None; raises `RecipeError`."""
+    for keyword in settings:
+        if keyword not in PATHS:
+            raise RecipeError(f"Unknown setting '{printable(keyword)}'.{did_you_mean(keyword, PATHS)}")
+    return {PATHS[keyword]: value for keyword, value in settings.items() if value is not None}
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse `schedule.epochs=5` into ("epochs", 5), the keyword and its value; raises `RecipeError`.
+
+    A value that is not valid TOML is text.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or "\n" in text:
+        raise RecipeError(f"Expected key=value, as in schedule.epochs=5, found '{printable(text)}'.")
+    keywords = {path: keyword for keyword, path in PATHS.items()}
+    if path not in keywords:
+        hint = did_you_mean(path, keywords) or did_you_mean(path.rpartition(".")[2], PATHS)
+        raise RecipeError(f"Unknown key '{printable(path)}' of the recipe.{hint}")
+    try:
+        return keywords[path], tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return keywords[path], value

@@ -1,0 +1,136 @@
+"""Limits on connections: slow and large heads and bodies, idle connections, and what we need of uvicorn."""
+
+import asyncio
+import contextlib
+import inspect
+import socket
+import time
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import uvicorn
+from packaging.requirements import Requirement
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from servers import wait_for
+from tellapart.serving.limits import Limits
+
+UNFINISHED = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000\r\n\r\nabc"
+CHUNKED = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+TIMEOUT = 20  # seconds
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+
+
+def connect(server, content=b""):
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
+    connection.sendall(content)
+    return connection
+
+
+def status_line(connection):
+    return connection.recv(100)[:12]
+
+
+@pytest.fixture
+def limited(start_server):
+    limits = Limits(images=2, header_seconds=1, body_seconds=2, body_bytes=10**6, buffered_bytes=10**7)
+    return start_server(limits=limits)
+
+
+def test_slow_clients_time_out_and_requests_over_capacity_are_refused(limited, photos):
+    photo = photos[0].read_bytes()
+    connections = [connect(limited, b"POST /v1/predict HT"), *(connect(limited, UNFINISHED) for _ in range(2))]
+    wait_for(lambda: limited.images_in_progress() == 2)
+    status, problem, headers = limited.ask(body=photo)
+    assert (status, problem["code"], headers["retry-after"]) == (503, "at_capacity", "1")
+    for connection in connections:
+        with connection:
+            assert status_line(connection) == b"HTTP/1.1 408"
+    wait_for(lambda: limited.images_in_progress() == 0)
+    assert limited.ask(body=photo)[0] == 200
+
+
+def test_a_chunked_body_is_limited(limited):
+    with connect(limited, CHUNKED) as connection:
+        with contextlib.suppress(OSError):  # the server closes before all is sent
+            for _ in range(40):
+                connection.sendall(b"10000\r\n" + bytes(65536) + b"\r\n")
+        assert status_line(connection) == b"HTTP/1.1 413"
+    assert limited.metrics()[("tellapart_buffered_bytes",)] == 0
+
+
+def test_capacity_is_given_back_when_a_client_disconnects(limited):
+    with connect(limited, UNFINISHED):
+        wait_for(lambda: limited.images_in_progress() == 1)
+    wait_for(lambda: limited.images_in_progress() == 0, 1.5)  # before the body times out
+
+
+@pytest.mark.parametrize(
+    ("head", "repeated"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ", b"y" * 9000),
+        (b"GET / HTTP/1.1\r\nhost: localhost\r\n", b"x: y\r\n" * 1500),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"x: y\r\n" * 1500),
+    ],
+    ids=["long header", "many headers", "many trailers"],
+)
+def test_heads_and_trailers_are_limited(server, head, repeated):
+    with connect(server, head) as connection, contextlib.suppress(OSError):
+        for _ in range(40):
+            connection.sendall(repeated)
+            time.sleep(0.005)
+        assert status_line(connection) == b"HTTP/1.1 431"
+
+
+def test_an_idle_connection_is_closed(limited):
+    with connect(limited, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n") as connection:
+        response = b""
+        while b"alive" not in response:
+            response += connection.recv(1000)
+        connection.sendall(b"\r\n")  # ends the keep-alive time, and starts no request
+        assert status_line(connection) == b"HTTP/1.1 408"
+    assert limited.ask("/healthz")[0] == 200
+
+
+def test_the_installed_uvicorn_is_within_the_bounds():
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    (requirement,) = [line for line in extras["serve"] if Requirement(line).name == "uvicorn"]
+    bounds = Requirement(requirement).specifier
+    assert version("uvicorn") in bounds
+    assert any(bound.operator == "<" for bound in bounds)  # its attributes may change with any release
+
+
+def test_uvicorn_has_the_attributes_that_the_protocol_needs():
+    """`serving.http.protocol` extends these, which uvicorn does not document."""
+    config = uvicorn.Config(app=lambda scope: None, http=HttpToolsProtocol, ws="none")
+    state = ServerState()
+
+    async def create_protocol():
+        return HttpToolsProtocol(config=config, server_state=state, app_state={})
+
+    protocol = asyncio.run(create_protocol())
+    attributes = {"cycle", "connections", "loop", "transport", "flow", "parser", "headers", "expect_100_continue"}
+    assert attributes | {"timeout_keep_alive", "timeout_keep_alive_task"} <= vars(protocol).keys()
+    assert (protocol.cycle, protocol.timeout_keep_alive_task) == (None, None)
+    assert protocol.connections is state.connections
+    events = ("connection_made", "data_received", "connection_lost")
+    parser_callbacks = ("on_message_begin", "on_headers_complete", "on_body", "on_message_complete")
+    for name in (*events, *parser_callbacks, "shutdown", "timeout_keep_alive_handler"):
+        assert inspect.isfunction(getattr(HttpToolsProtocol, name)), name
+
+
+def test_uvicorn_has_the_attributes_that_the_server_needs():
+    """`serving.http.uvicorn_server` overrides and uses these, which uvicorn does not document."""
+    server = uvicorn.Server(uvicorn.Config(app=lambda scope: None))
+    assert {"server_state", "should_exit", "config"} <= vars(server).keys()
+    assert inspect.iscoroutinefunction(uvicorn.Server.shutdown)
+    assert list(inspect.signature(uvicorn.Server.shutdown).parameters) == ["self", "sockets"]
+    assert "servers" in inspect.getsource(uvicorn.Server.startup)
+    assert callable(uvicorn.Server.capture_signals)
+    factory = object()
+    config = uvicorn.Config(app=lambda scope: None, http=factory, ws="none")
+    config.load()
+    assert config.http_protocol_class is factory  # uvicorn calls it, whatever its type
