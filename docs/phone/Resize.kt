@@ -8,20 +8,20 @@ import kotlin.math.min
 import kotlin.math.round
 import kotlin.math.sign
 
-/** How a classifier wants its pictures: `preprocess` of its JSON document, where `crop_share` is `cropShare` here. */
+/** The preprocessing of a classifier: `preprocess` in its JSON document, with `crop_share` as `cropShare`. */
 class Preprocess(val resize: String, val size: Int, val interpolation: String, val cropShare: Double)
 
 private class Box(val top: Int, val left: Int, val height: Int, val width: Int)
 
-/** For each output pixel its first input pixel and how many it needs; their weights in units of 2^-digits. */
+/** For each output pixel its first input pixel and the number of input pixels; their weights in units of 2^-digits. */
 private class Weights(val first: IntArray, val counts: IntArray, val words: IntArray, val taps: Int, val digits: Int)
 
 /**
- * Return the pixels of a picture as the network takes them, RGB of size x size: bit for bit those of its training.
+ * Return an image resized to the network's input, RGB of size x size, bit for bit as in training.
  *
- * argb: width x height pixels, as Bitmap.getPixels gives them, upright and opaque.
+ * argb: width x height pixels, as Bitmap.getPixels returns them, upright and opaque.
  */
-fun resized(argb: IntArray, height: Int, width: Int, settings: Preprocess): ByteArray {
+fun resize(argb: IntArray, height: Int, width: Int, settings: Preprocess): ByteArray {
     val size = settings.size
     var source = Box(0, 0, height, width)
     var target = Box(0, 0, size, size)
@@ -35,13 +35,13 @@ fun resized(argb: IntArray, height: Int, width: Int, settings: Preprocess): Byte
     }
     val columns = weights(source.width, target.width, settings.interpolation)
     val rows = weights(source.height, target.height, settings.interpolation)
-    val across = Array(source.height) { y -> across(argb, (source.top + y) * width + source.left, columns) }
+    val rowsOfSource = Array(source.height) { y -> resampleRow(argb, (source.top + y) * width + source.left, columns) }
     val square = ByteArray(size * size * 3) { 128.toByte() }
     for (y in 0 until target.height) {
         val sums = IntArray(target.width * 3) { (1 shl rows.digits) shr 1 }
         for (i in 0 until rows.counts[y]) {
             val word = rows.words[y * rows.taps + i]
-            val row = across[rows.first[y] + i]
+            val row = rowsOfSource[rows.first[y] + i]
             for (x in sums.indices) sums[x] += word * row[x]
         }
         val start = ((target.top + y) * size + target.left) * 3
@@ -50,7 +50,7 @@ fun resized(argb: IntArray, height: Int, width: Int, settings: Preprocess): Byte
     return square
 }
 
-private fun across(argb: IntArray, start: Int, columns: Weights): IntArray {
+private fun resampleRow(argb: IntArray, start: Int, columns: Weights): IntArray {
     val row = IntArray(columns.first.size * 3)
     for (x in columns.first.indices) {
         for (channel in 0..2) {
@@ -70,8 +70,8 @@ private fun level(sum: Int, digits: Int): Int = min(255, max(0, sum shr digits))
 
 private fun weights(source: Int, target: Int, interpolation: String): Weights {
     val scale = source.toDouble() / target
-    val wide = max(scale, 1.0)
-    val support = (if (interpolation == "bicubic") 2.0 else 1.0) * wide
+    val stretch = max(scale, 1.0)
+    val support = (if (interpolation == "bicubic") 2.0 else 1.0) * stretch
     val taps = 2 * ceil(support).toInt() + 1
     val first = IntArray(target)
     val counts = IntArray(target)
@@ -82,7 +82,7 @@ private fun weights(source: Int, target: Int, interpolation: String): Weights {
         counts[t] = min((centre + support + 0.5).toInt(), source) - first[t]
         var sum = 0.0
         for (i in 0 until counts[t]) {
-            val share = filter(abs((first[t] + i - centre + 0.5) * (1 / wide)), interpolation)
+            val share = filter(abs((first[t] + i - centre + 0.5) * (1 / stretch)), interpolation)
             shares[t * taps + i] = share
             sum += share
         }
