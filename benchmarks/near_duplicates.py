@@ -22,7 +22,7 @@ from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.image import ImageArray, read_image
 from tellapart.data.near_duplicates import connected_components, find_near_duplicates
-from tellapart.data.thumbnails import make_thumbnail
+from tellapart.data.thumbnail_similarity import make_thumbnail
 
 COUNTS = (2, 5, 6, 12, 20, 30)
 

@@ -30,7 +30,7 @@ from tellapart.pipeline import train as pipeline
 from tellapart.training.checkpointing.policy import CheckpointPolicy
 from tellapart.training.execution import autotune
 from tellapart.training.execution.allocator import retain_freed_memory
-from tellapart.training.execution.autotune import ExecutionPlan, default_plan, fastest_plan
+from tellapart.training.execution.autotune import ExecutionPlan, default_plan, find_fastest_plan
 
 NETWORKS = (
     ("simple_cnn", 1, 28, 64),
@@ -75,7 +75,7 @@ def clocked(owner: Any, name: str) -> Iterator[list[float]]:
 def plan(name: str, channels: int, size: int, batch: int) -> dict[str, Any]:
     """Measure the step of the chosen plan against the best of all."""
     network = create(name, 10, channels, **({"size": size} if name == "simple_cnn" else {})).train()
-    chosen = fastest_plan(network, size, batch, default_plan("auto", get_entry(name).fast_bfloat16), "auto")
+    chosen = find_fastest_plan(network, size, batch, default_plan("auto", get_entry(name).fast_bfloat16), "auto")
     threads = sorted({1, max(1, torch.get_num_threads() // 2), torch.get_num_threads()})
     plans = [ExecutionPlan(*values) for values in itertools.product((False, True), (False, True), threads)]
     images = torch.rand(batch, channels, size, size)

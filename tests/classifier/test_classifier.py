@@ -11,7 +11,7 @@ from PIL import Image
 
 from folders import QUICK, digit_folder, package
 from tellapart.classifier.classifier import Classifier
-from tellapart.classifier.file import read_content, write_content
+from tellapart.classifier.file import decode_file, encode_file
 from tellapart.classifier.load import load_torch_classifier
 from tellapart.errors import (
     ChecksumError,
@@ -139,8 +139,8 @@ def test_each_defect_has_its_own_error(file, tmp_path, monkeypatch):
 
 def forge(path, **changes):
     """Write a classifier file with another document, and the checksum of that document."""
-    document, _ = read_content(path.read_bytes(), "the file")
-    path.write_bytes(write_content(document | changes, safetensors.torch.load_file(path)))
+    document, _ = decode_file(path.read_bytes(), "the file")
+    path.write_bytes(encode_file(document | changes, safetensors.torch.load_file(path)))
 
 
 HUGE = {"name": "sequential", "num_classes": 3, "in_channels": 3}

@@ -15,7 +15,7 @@ from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import build_dataset
 from tellapart.data.image import decode, read_image
 from tellapart.data.sources import load_dataset
-from tellapart.data.thumbnails import make_thumbnail
+from tellapart.data.thumbnail_similarity import make_thumbnail
 from tellapart.errors import TooManyUnreadableError
 
 CHANGES = {

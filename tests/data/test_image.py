@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from encoding import encode
-from tellapart.data.formats import DECODERS, check_structure, has_image_magic, is_image_name
 from tellapart.data.image import MAX_BYTES, MAX_PIXELS, decode, from_array, read_image
+from tellapart.data.image_formats import DECODERS, check_structure, has_image_magic, is_image_name
 from tellapart.errors import UnreadableImageError
 
 

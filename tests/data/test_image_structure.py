@@ -12,8 +12,8 @@ from PIL import Image
 
 from costly_images import COSTLY, GREY, progressive_jpeg
 from encoding import encode
-from tellapart.data.formats import check_structure, decodes_slowly
 from tellapart.data.image import decode
+from tellapart.data.image_formats import check_structure, decodes_slowly
 from tellapart.errors import UnreadableImageError
 
 

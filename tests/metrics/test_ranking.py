@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from simulation import predictions
-from tellapart.metrics import ranking_metrics
+from tellapart.metrics import make_ranking_metrics
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -14,7 +14,7 @@ def test_ranking_metrics_equal_scikit_learn_with_ties_and_weights(drawn, with_ti
     probabilities, labels = drawn
     probabilities = probabilities.round(1) if with_ties else probabilities
     weights = np.random.default_rng(seed).integers(1, 4, len(labels)).astype(float)
-    metrics = ranking_metrics(probabilities, labels)(weights[None].astype(np.float32))
+    metrics = make_ranking_metrics(probabilities, labels)(weights[None].astype(np.float32))
     areas, precisions = (draws[0] for draws in metrics)
     for k in range(probabilities.shape[1]):
         is_class, column = labels == k, probabilities[:, k]

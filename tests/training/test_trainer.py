@@ -208,7 +208,7 @@ def test_training_leaves_the_process_as_it_was(folder, tmp_path, monkeypatch, is
     def single_thread(network, size, batch, default, precision):
         return replace(default, threads=1)
 
-    monkeypatch.setattr("tellapart.training.fit.fastest_plan", single_thread)
+    monkeypatch.setattr("tellapart.training.fit.find_fastest_plan", single_thread)
     try:
         before = process_state()
         settings = QUICK | {"autotune": True, "deterministic": True}

@@ -13,7 +13,7 @@ from tellapart.metrics import row_log_loss
 from tellapart.pipeline.train import train
 from tellapart.preprocess.torch_resize import Preprocess
 from tellapart.tuning.selection import ValidationResult
-from tellapart.tuning.trial import decode_result, encode_result, predict_validation
+from tellapart.tuning.trial import decode_validation_result, encode_result, predict_validation
 from tellapart.uncertainty.softmax import softmax
 from tellapart.uncertainty.temperature import fit_temperature
 
@@ -58,6 +58,6 @@ def test_extreme_logits_are_not_clipped(classifier, validation):
 
 def test_results_survive_the_storage():
     result = ValidationResult(np.array([0, 999, 3]), np.array([0.25, 1e-6, 30.5]))
-    stored = decode_result(encode_result(result))
+    stored = decode_validation_result(encode_result(result))
     assert (stored.predicted == result.predicted).all()
     assert stored.losses == pytest.approx(result.losses, rel=1e-6)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tellapart.classifier.architecture import Architecture
-from tellapart.classifier.file import FORMAT_VERSION, write_content
+from tellapart.classifier.file import FORMAT_VERSION, encode_file
 from tellapart.classifier.forward import features_and_logits
 from tellapart.data.batching import PixelArray
 from tellapart.data.image import ImageArray
@@ -78,7 +78,7 @@ class Classifier(Predictor):
         if self.ood_detector:
             arrays = self.ood_detector.tensors()
             tensors |= {OOD_PREFIX + name: torch.from_numpy(array) for name, array in arrays.items()}
-        return write_content(self.document(), tensors)
+        return encode_file(self.document(), tensors)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document: everything but the weights."""

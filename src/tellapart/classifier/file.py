@@ -44,14 +44,14 @@ class Header:
         return {name: tuple(entry["shape"]) for name, entry in self.table.items()}
 
 
-def write_content(document: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+def encode_file(document: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     """Return the content of a file with a document and tensors."""
     header = parse_header(safetensors.torch.save(tensors), "the new file")
     document = document | {"checksum": compute_checksum(document, header)}
     return safetensors.torch.save(tensors, {_KEY: json.dumps(document, ensure_ascii=False)})
 
 
-def read_content(content: bytes, name: str) -> tuple[dict[str, Any], Header]:
+def decode_file(content: bytes, name: str) -> tuple[dict[str, Any], Header]:
     """Return the document, without its checksum, and the header of a file; name: for messages.
 
     Raises the subclass of `ClassifierFileError` for the file's defect.

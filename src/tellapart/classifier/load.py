@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import OOD_PREFIX, Classifier
-from tellapart.classifier.file import read_content
+from tellapart.classifier.file import decode_file
 from tellapart.classifier.forward import default_device
 from tellapart.errors import ClassifierFileError, TellapartError, UnknownModelError, did_you_mean, printable
 from tellapart.inference.prediction import parse_classes, parse_temperature
@@ -66,7 +66,7 @@ def load_classifier_file(path: Path) -> Classifier:
 
 def load_classifier_bytes(content: bytes, name: str) -> Classifier:
     """Return the classifier in the content of a file; name: for messages. Raises as `load_classifier_file` does."""
-    document, header = read_content(content, name)
+    document, header = decode_file(content, name)
     try:
         architecture = Architecture(**document["architecture"])
         shapes = header.shapes()

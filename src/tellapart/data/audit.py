@@ -15,7 +15,7 @@ from tellapart.data.image_summary import DIGEST_BYTES, ImageSummary, summarize_i
 from tellapart.data.near_duplicates import Pair, connected_components, find_near_duplicates
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.data.thumbnails import SIDE, is_uniform
+from tellapart.data.thumbnail_similarity import SIDE, is_uniform
 from tellapart.errors import TooManyUnreadableError, UnreadableImageError
 from tellapart.progress import Progress
 

@@ -15,7 +15,7 @@ from tellapart.data.dataset import (
     is_split_name,
     split_index,
 )
-from tellapart.data.formats import has_image_magic, is_image_name
+from tellapart.data.image_formats import has_image_magic, is_image_name
 from tellapart.errors import SourceError, UnreadableImageError, printable
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"})

@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tellapart.data.formats import DECODERS, SUPPORTED, check_structure, detect_format
+from tellapart.data.image_formats import DECODERS, SUPPORTED, check_structure, detect_image_format
 from tellapart.errors import UnreadableImageError, printable
 
 ImageArray = NDArray[np.uint8]
@@ -83,7 +83,7 @@ def from_pillow(image: Image.Image, name: str = "image") -> ImageArray:
 def _decode(data: bytes) -> ImageArray:
     if not data:
         raise _unreadable("the file is empty")
-    image_format = detect_format(data[:16])
+    image_format = detect_image_format(data[:16])
     if image_format is not None and image_format.decoder is None:
         raise _unreadable(f"{image_format.name} is not supported; convert it to JPEG or PNG")
     check_structure(data)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.image import ImageArray
-from tellapart.data.thumbnails import make_thumbnail
+from tellapart.data.thumbnail_similarity import make_thumbnail
 
 DIGEST_BYTES = 16
 _DIM = 32  # an image whose maximum is below this uses an eighth of the brightness range

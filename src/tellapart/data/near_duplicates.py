@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data import thumbnails as thumbnails_module
-from tellapart.data.thumbnails import Floats, Pairs, Thumbnails, coarse_vectors, residuals
-from tellapart.io.json_cache import cache_path, load_json, save_json
+from tellapart.data import thumbnail_similarity
+from tellapart.data.thumbnail_similarity import Floats, Pairs, Thumbnails, coarse_vectors, residuals
+from tellapart.io.json_cache import cache_path, load_cached_json, save_cached_json
 
 Rows = NDArray[np.int64]
 _CANDIDATES = 8  # similar images compared with each image
@@ -57,13 +57,15 @@ def find_near_duplicates(thumbnails: Thumbnails) -> DuplicatePairs:
     """
     if len(thumbnails) < _MIN_CACHED:
         return _find_pairs(thumbnails)
-    code = Path(__file__).read_bytes() + Path(thumbnails_module.__file__).read_bytes()
+    code = Path(__file__).read_bytes() + Path(thumbnail_similarity.__file__).read_bytes()
     path = cache_path("near", code + thumbnails.tobytes())
-    cached = _parse(load_json(path), len(thumbnails))
+    cached = _parse(load_cached_json(path), len(thumbnails))
     if cached is not None:
         return cached
     duplicates = _find_pairs(thumbnails)
-    save_json(path, [[list(astuple(pair)) for pair in pairs] for pairs in (duplicates.near, duplicates.possible)])
+    save_cached_json(
+        path, [[list(astuple(pair)) for pair in pairs] for pairs in (duplicates.near, duplicates.possible)]
+    )
     return duplicates
 
 

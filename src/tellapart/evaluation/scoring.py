@@ -18,8 +18,8 @@ from tellapart.metrics import (
     calibration_error,
     confusion_matrix,
     f1_intervals,
+    make_ranking_metrics,
     precision_recall_f1,
-    ranking_metrics,
     reliability,
     row_brier,
     row_log_loss,
@@ -136,7 +136,7 @@ def _probability_metrics(
 ) -> tuple[Metrics, ClassMetrics]:
     """Return log loss, Brier score and the macro averages of the ranking metrics, and these for each class."""
     losses = np.stack([row_log_loss(probabilities, labels), row_brier(probabilities, labels)], axis=1)
-    ranking, n_classes = ranking_metrics(probabilities, labels), probabilities.shape[1]
+    ranking, n_classes = make_ranking_metrics(probabilities, labels), probabilities.shape[1]
     images = np.bincount(labels, minlength=n_classes)
     rankable = np.flatnonzero((images > 0) & (images < len(labels)))
 

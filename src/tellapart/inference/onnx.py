@@ -105,7 +105,7 @@ class OnnxClassifier(ExportedClassifier):
         return outputs
 
 
-def parse_document(document: dict[str, Any]) -> dict[str, Any]:
+def parse_exported_document(document: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of `ExportedClassifier` in a JSON document; raises KeyError, TypeError or ValueError."""
     ood, conformal = document["ood"], document["conformal"]
     return {
@@ -134,7 +134,7 @@ def load_onnx_bytes(content: bytes, document: dict[str, Any], name: str, threads
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        classifier = OnnxClassifier(session=session, **parse_document(document))
+        classifier = OnnxClassifier(session=session, **parse_exported_document(document))
         _check_outputs(classifier)
         return classifier
     # ONNX Runtime's exceptions have no common class below Exception.

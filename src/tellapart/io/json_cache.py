@@ -14,7 +14,7 @@ def cache_path(kind: str, inputs: bytes) -> Path:
     return cache_folder() / kind / f"{hashlib.sha256(inputs).hexdigest()[:32]}.json"
 
 
-def load_json(path: Path) -> Any:
+def load_cached_json(path: Path) -> Any:
     """Return a cached result, or None if there is none or it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -22,7 +22,7 @@ def load_json(path: Path) -> Any:
         return None
 
 
-def save_json(path: Path, value: Any) -> None:
+def save_cached_json(path: Path, value: Any) -> None:
     """Cache a result; does nothing if the cache folder cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

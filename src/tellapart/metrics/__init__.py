@@ -24,7 +24,7 @@ from tellapart.metrics.intervals import (
     resample_weights,
     wilson_interval,
 )
-from tellapart.metrics.ranking import ranking_metrics
+from tellapart.metrics.ranking import make_ranking_metrics
 
 __all__ = [
     "Estimate",
@@ -36,10 +36,10 @@ __all__ = [
     "confusion_matrix",
     "f1_intervals",
     "kappa",
+    "make_ranking_metrics",
     "percentile_interval",
     "percentile_intervals",
     "precision_recall_f1",
-    "ranking_metrics",
     "reliability",
     "resample_weights",
     "row_brier",

@@ -15,7 +15,7 @@ Areas = NDArray[np.floating]
 Indices = NDArray[np.integer]
 
 
-def ranking_metrics(
+def make_ranking_metrics(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> Callable[[Weights], tuple[Areas, Areas]]:
     """Return a function from weights (D, N) to ROC area and average precision of each class, (D, K) each.

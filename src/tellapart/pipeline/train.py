@@ -9,7 +9,7 @@ from tellapart.data.dataset import SPLITS
 from tellapart.data.sources import Source
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, prepare_run, update_recipe
-from tellapart.pipeline.sharing import share_prepared, share_run
+from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
 from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe.recipe import Recipe
 from tellapart.recipe.settings import Settings
@@ -59,7 +59,7 @@ def train(
                 run = pipeline.run()
         else:
             run = pipeline.read_finished() if ranks.is_first else None
-        return share_run(ranks, run, prepared.directory)
+        return broadcast_run(ranks, run, prepared.directory)
 
 
 @dataclass(frozen=True)

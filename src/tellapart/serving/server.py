@@ -21,7 +21,7 @@ from tellapart.serving.context import ServerContext
 from tellapart.serving.http.app import create_app
 from tellapart.serving.http.middleware import CapacityMiddleware
 from tellapart.serving.http.protocol import ConnectionPolicy
-from tellapart.serving.http.uvicorn_server import HttpSettings, UvicornServer
+from tellapart.serving.http.uvicorn_server import ListenerSettings, UvicornServer
 from tellapart.serving.limits import Limits
 from tellapart.serving.worker.autotune import choose_plan
 from tellapart.serving.worker.plan import WorkerPlan
@@ -86,7 +86,7 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
         policy = ConnectionPolicy(limits.header_seconds, limits.connections, CapacityMiddleware(context))
         grace = int(max(limits.grace_seconds, limits.timeout_seconds + _MIN_GRACE))
         app = create_app(context, local_only=settings.is_loopback and settings.token is None)
-        server = UvicornServer(app, HttpSettings(listener, settings.host, policy, grace))
+        server = UvicornServer(app, ListenerSettings(listener, settings.host, policy, grace))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(_run_until_signal(server, context, progress))
 

@@ -31,7 +31,7 @@ from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.execution.autotune import (
     ExecutionPlan,
     default_plan,
-    fastest_plan,
+    find_fastest_plan,
     plan_from_json,
     use_threads,
 )
@@ -171,7 +171,7 @@ class TrainingSession:
             micro_batch = max(2, batch // (self.ranks.world_size * recipe.execution.micro_batches))
             freeze(network, recipe.fine_tuning)
             set_mode(network, recipe.fine_tuning, bool(recipe.model.pretrained))
-            plan = fastest_plan(network, size, micro_batch, plan, recipe.execution.precision)
+            plan = find_fastest_plan(network, size, micro_batch, plan, recipe.execution.precision)
         self.progress.report(Event.EXECUTION_PLAN, f"Training with {plan}.")
         return plan
 

@@ -17,7 +17,7 @@ from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import run_identity
 from tellapart.tuning.selection import Improvement, ValidationResult, measure_improvement
 from tellapart.tuning.study import Study
-from tellapart.tuning.trial import CANDIDATE_ERRORS, TrialRunner, decode_result, encode_result
+from tellapart.tuning.trial import CANDIDATE_ERRORS, TrialRunner, decode_validation_result, encode_result
 
 _MAX_DIVISIONS = 3
 _MAX_FOLDS = 100
@@ -91,4 +91,4 @@ def _load_or_train(runner: TrialRunner, study: Study, recipe: Recipe, splits: Sp
     if saved is None:
         saved = encode_result(runner.train_and_validate(recipe, splits, label))
         study.study.set_user_attr(key, saved)
-    return decode_result(saved)
+    return decode_validation_result(saved)

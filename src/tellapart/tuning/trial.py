@@ -167,7 +167,7 @@ def encode_result(result: ValidationResult) -> list[str]:
     return [base64.b64encode(array.tobytes()).decode() for array in arrays]
 
 
-def decode_result(texts: Sequence[str]) -> ValidationResult:
+def decode_validation_result(texts: Sequence[str]) -> ValidationResult:
     """Return the result in a text by `encode_result`."""
     predicted, losses = (base64.b64decode(text) for text in texts)
     return ValidationResult(

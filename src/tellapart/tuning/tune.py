@@ -34,7 +34,7 @@ from tellapart.tuning.result import TuningResult, describe_selection
 from tellapart.tuning.search_space import build_space
 from tellapart.tuning.selection import METRICS, Selection, select
 from tellapart.tuning.study import Study, StudySpec, open_storage, open_study, trial_position
-from tellapart.tuning.trial import RESULT, RUNGS, TrialRunner, decode_result, trial_to_json
+from tellapart.tuning.trial import RESULT, RUNGS, TrialRunner, decode_validation_result, trial_to_json
 from tellapart.tuning.worker import STORAGE_ERRORS, run_trials
 
 _N_RANDOM_TRIALS = 6
@@ -174,7 +174,7 @@ def _conclude(study: Study, runner: TrialRunner, source: Source, directory: Path
 def _select_recipe(study: Study, runner: TrialRunner, complete: list[FrozenTrial]) -> tuple[Selection, Recipe]:
     """Return the selection from complete trials, the first of which is the default, and its recipe."""
     dataset, space, rows = runner.audit.dataset, runner.space, runner.splits.validation
-    results = [decode_result(trial.user_attrs[RESULT]) for trial in complete]
+    results = [decode_validation_result(trial.user_attrs[RESULT]) for trial in complete]
     labels = dataset.labels[rows].astype(np.int64)
     selection = select(results, labels, runner.metric, dataset.groups_of(rows))
     recipes = [space.default_recipe, *(space.recipe_for(trial.params) for trial in complete[1:])]

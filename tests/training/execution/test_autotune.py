@@ -7,7 +7,7 @@ import torch
 
 from tellapart.models import create
 from tellapart.training.execution import autotune
-from tellapart.training.execution.autotune import ExecutionPlan, fastest_plan, plan_from_json, use_threads
+from tellapart.training.execution.autotune import ExecutionPlan, find_fastest_plan, plan_from_json, use_threads
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def test_the_fastest_plan_is_selected_and_cached(monkeypatch, tmp_path):
 
     monkeypatch.setattr(autotune, "_time_plan", time_plan)
     expected = replace(default, channels_last=False)
-    assert fastest_plan(network, 32, 4, default, "float32") == expected
+    assert find_fastest_plan(network, 32, 4, default, "float32") == expected
     timed = len(plans)
     assert timed > 2
-    assert fastest_plan(network, 32, 4, default, "float32") == expected
+    assert find_fastest_plan(network, 32, 4, default, "float32") == expected
     assert len(plans) < 2 * timed  # the cached plan is only checked for contention
 
 

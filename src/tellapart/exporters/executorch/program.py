@@ -25,7 +25,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.data.batching import PixelArray, batch_slices, pixel_batches
 from tellapart.errors import ExportError, TellapartError, first_line
 from tellapart.exporters.module import ExportModule
-from tellapart.inference.onnx import ExportedClassifier, parse_document
+from tellapart.inference.onnx import ExportedClassifier, parse_exported_document
 from tellapart.optional import require
 
 DOCUMENT = "tellapart"  # the method that returns the JSON document
@@ -67,7 +67,7 @@ def load_program(content: bytes, document: dict[str, Any]) -> PteClassifier:
         raise ExportError(f"ExecuTorch cannot load the exported program: {first_line(error)}.") from error
     if method is None:
         raise ExportError("ExecuTorch cannot load the exported program: it has no method `forward`.")
-    return PteClassifier(content=content, method=method, **parse_document(document))
+    return PteClassifier(content=content, method=method, **parse_exported_document(document))
 
 
 def to_program(

@@ -21,7 +21,7 @@ _KEEP_ALIVE_SECONDS = 75  # longer than that of proxies, which would otherwise s
 
 
 @dataclass(frozen=True)
-class HttpSettings:
+class ListenerSettings:
     """How the application is served.
 
     listener: the socket to accept connections from. host: its address, for messages. policy: for each connection.
@@ -37,7 +37,7 @@ class HttpSettings:
 class UvicornServer(uvicorn.Server):
     """Serves an application; whoever starts it handles signals, and sets `should_exit` to shut it down."""
 
-    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ListenerSettings) -> None:
         self.settings = settings
         self.create_protocol = functools.partial(LimitedHttpProtocol, settings.policy)
         config = uvicorn.Config(

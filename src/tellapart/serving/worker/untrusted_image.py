@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from tellapart.data.formats import DECODERS, check_structure, decodes_slowly, has_image_magic
 from tellapart.data.image import ImageArray, decode
+from tellapart.data.image_formats import DECODERS, check_structure, decodes_slowly, has_image_magic
 from tellapart.errors import UnreadableImageError
 from tellapart.serving.problem import IMAGE_TOO_LARGE, NOT_AN_IMAGE, UNREADABLE_IMAGE, ProblemType
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.io.json_cache import cache_path, load_json, save_json
+from tellapart.io.json_cache import cache_path, load_cached_json, save_cached_json
 from tellapart.models.base import Network
 from tellapart.system import cpu_name
 
@@ -65,7 +65,7 @@ def default_plan(precision: str, fast_bfloat16: bool) -> ExecutionPlan:
     return ExecutionPlan(bfloat16, threads=torch.get_num_threads())
 
 
-def fastest_plan(network: Network, size: int, batch: int, default: ExecutionPlan, precision: str) -> ExecutionPlan:
+def find_fastest_plan(network: Network, size: int, batch: int, default: ExecutionPlan, precision: str) -> ExecutionPlan:
     """Return the fastest plan for training steps of this network on `batch` images of side `size`.
 
     network: in training mode, with its frozen layers frozen. default: selected unless another plan is clearly faster.
@@ -75,7 +75,7 @@ def fastest_plan(network: Network, size: int, batch: int, default: ExecutionPlan
     device = next(network.parameters()).device
     images = torch.rand(batch, network.in_channels, size, size, device=device)
     try:
-        return _adapt_threads(network, images, plan_from_json(load_json(path)), default.threads)
+        return _adapt_threads(network, images, plan_from_json(load_cached_json(path)), default.threads)
     except TypeError:  # no cached plan, or one of another release
         pass
     best, best_time = default, _time_plan(network, images, default)
@@ -85,7 +85,7 @@ def fastest_plan(network: Network, size: int, batch: int, default: ExecutionPlan
             seconds = _time_plan(network, images, plan)
             if seconds < best_time * _MIN_GAIN:
                 best, best_time = plan, seconds
-    save_json(path, asdict(best))
+    save_cached_json(path, asdict(best))
     return best
 
 

@@ -96,7 +96,7 @@ DECODERS = tuple(image_format.decoder for image_format in SUPPORTED if image_for
 _EXTENSIONS = frozenset(extension for image_format in FORMATS for extension in image_format.extensions)
 
 
-def detect_format(head: bytes) -> ImageFormat | None:
+def detect_image_format(head: bytes) -> ImageFormat | None:
     """Return the format of a file by its first bytes (16 suffice), supported or not; None if it is not an image."""
     return next((image_format for image_format in FORMATS if image_format.magic.match(head)), None)
 
@@ -123,5 +123,5 @@ def check_structure(data: bytes) -> None:
 
 def decodes_slowly(data: bytes) -> bool:
     """Return whether a file is decoded pixel by pixel: plain or unusual PNM, run-length BMP."""
-    image_format = detect_format(data[:16])
+    image_format = detect_image_format(data[:16])
     return image_format is not None and image_format.is_slow is not None and image_format.is_slow(data)

@@ -6,7 +6,14 @@ import pytest
 from PIL import Image, features
 
 from encoding import encode
-from tellapart.data.formats import DECODERS, FORMATS, SUPPORTED, detect_format, has_image_magic, is_image_name
+from tellapart.data.image_formats import (
+    DECODERS,
+    FORMATS,
+    SUPPORTED,
+    detect_image_format,
+    has_image_magic,
+    is_image_name,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,7 +29,7 @@ def test_names_and_extensions_are_unique():
 @pytest.mark.parametrize("image_format", SUPPORTED, ids=lambda image_format: image_format.name)
 def test_supported_formats_are_detected_by_content(photo, image_format):
     data = encode(photo, image_format.decoder)
-    assert detect_format(data[:16]) is image_format
+    assert detect_image_format(data[:16]) is image_format
     assert has_image_magic(data[:16])
     assert image_format.is_accepted(data)
     assert sum(candidate.is_accepted(data) for candidate in SUPPORTED) == 1
@@ -36,13 +43,13 @@ def test_pillow_has_all_decoders():
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1"])
 def test_unsupported_formats_are_recognized(brand):
     head = b"\x00\x00\x00\x18ftyp" + brand + bytes(4)
-    assert detect_format(head).decoder is None
+    assert detect_image_format(head).decoder is None
     assert not has_image_magic(head)
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this build of Pillow does not write AVIF")
 def test_avif_is_recognized(photo):
-    assert detect_format(encode(photo, "AVIF")[:16]).name == "AVIF"
+    assert detect_image_format(encode(photo, "AVIF")[:16]).name == "AVIF"
 
 
 @pytest.mark.parametrize("image_format", FORMATS, ids=lambda image_format: image_format.name)
@@ -55,7 +62,7 @@ def test_extensions_count_in_any_case(image_format):
 
 @pytest.mark.parametrize("head", [b"", b"%PDF-1.7\n", b"Programs\n", b"RIFF\x00\x00\x00\x00WAVE", b"GIF", b"\x89PNG"])
 def test_other_content_has_no_format(head):
-    assert detect_format(head) is None
+    assert detect_image_format(head) is None
 
 
 def test_the_documentation_names_all_formats():

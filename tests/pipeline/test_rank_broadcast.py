@@ -9,7 +9,7 @@ import pytest
 
 from folders import QUICK, digit_folder
 from tellapart.pipeline.prepare import prepare_run, update_recipe
-from tellapart.pipeline.sharing import share_prepared, share_run
+from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
 from tellapart.pipeline.train import train
 from tellapart.progress import Progress
 from tellapart.runs.run import run_identity
@@ -64,9 +64,9 @@ def test_every_rank_has_the_same_prepared_run(folder, tmp_path, ranks):
 
 def test_every_rank_returns_the_same_run(folder, tmp_path, ranks):
     run = train(folder, out=tmp_path / "run", autotune=False, **QUICK)
-    assert share_run(ranks[0], run, run.directory) is run
-    other = share_run(ranks[1], None, run.directory)
+    assert broadcast_run(ranks[0], run, run.directory) is run
+    other = broadcast_run(ranks[1], None, run.directory)
     assert not ranks[0].queue
     assert (other.metrics, other.history, other.directory) == (run.metrics, run.history, run.directory)
     assert other.classifier.to_bytes() == run.classifier.to_bytes()
-    assert share_run(Ranks(), run, run.directory) is run
+    assert broadcast_run(Ranks(), run, run.directory) is run

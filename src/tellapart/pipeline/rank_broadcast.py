@@ -54,7 +54,7 @@ def share_prepared(ranks: Ranks, source: Source, prepare: Callable[[], PreparedR
     )
 
 
-def share_run(ranks: Ranks, run: Run | None, directory: Path) -> Run:
+def broadcast_run(ranks: Ranks, run: Run | None, directory: Path) -> Run:
     """Return the run of rank 0 on all ranks; run: None on the other ranks."""
     if run and ranks.world_size == 1:
         return run
