@@ -44,7 +44,9 @@ def label_issues(
     source: SourceArgument,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write all rows to this manifest (.csv), likely errors first, to correct and train with."),
+        typer.Option(
+            help="Write all rows to this manifest (.csv), likely errors first; correct it, then train with it."
+        ),
     ] = None,
     seed: SeedOption = None,
     json_output: Json = False,

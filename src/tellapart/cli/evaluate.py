@@ -49,7 +49,7 @@ def compare(
     model_b: ModelArgument,
     on: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Labelled images; by default the test split that two runs share."),
+        typer.Option(metavar="SOURCE", help="Labelled images; by default the test split that both runs share."),
     ] = None,
     json_output: Json = False,
 ) -> None:

@@ -39,7 +39,7 @@ def models(json_output: Json = False) -> None:
 
 @app.command()
 def doctor(json_output: Json = False) -> None:
-    """Report the environment, what slows it down, and what to do."""
+    """Check the environment, and report what slows training down and how to fix it."""
     from tellapart.doctor import diagnose
 
     diagnosis = diagnose()
@@ -61,15 +61,15 @@ def summary(
     size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Side of the images in pixels; the network's own by default.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size, for the memory of training.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory estimate.")] = 32,
     classes: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of classes.")] = None,
     channels: Annotated[int | None, typer.Option(help="1 for greyscale images, 3 for colour.")] = None,
     activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", help="As in training: less memory, more time.")
+        bool, typer.Option("--activation-checkpointing", help="Estimate the memory with activation checkpointing.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Show a network's layers and the memory to train it."""
+    """Show a network's layers and the memory required to train it."""
     result = tellapart.summary(
         model,
         size=size,

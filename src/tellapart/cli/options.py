@@ -21,8 +21,10 @@ ModelArgument = Annotated[
         "efficientnet_lite0."
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Random seed, of the split among others; default 0.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Random seed, for the split and everything else; default 0.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the study in --out, if there is one.")]
 
 
 def complete_from(*known: str) -> Callable[[str], list[str]]:
@@ -33,5 +35,5 @@ def complete_from(*known: str) -> Callable[[str], list[str]]:
 def exit_if_unreadable(count: int) -> None:
     """Exit with code 1, after the results, if some files could not be read."""
     if count:
-        print(f"{count} of the files could not be read.", file=sys.stderr)
+        print(f"{count} file{'s' * (count > 1)} could not be read.", file=sys.stderr)
         raise typer.Exit(1)

@@ -41,10 +41,12 @@ def serve(
         ),
     ] = None,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests in progress at once; further ones get 503 and Retry-After.")
+        int, typer.Option(min=1, help="Maximum number of requests in progress; further ones get 503 with Retry-After.")
     ] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request times out.")] = 10,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes; more than one for many cores.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of worker processes; use more than one on a machine with many cores.")
+    ] = 1,
 ) -> None:
     """Serve classifiers over HTTP, with a web page."""
     server = require("tellapart.serving.server", "serve")

@@ -73,7 +73,8 @@ def export(
         typer.Option(metavar="SOURCE", help="For int8: calibration images; the run's training split by default."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(min=0, help="For int8: accepted loss of accuracy in points; default 0.5.")
+        float | None,
+        typer.Option(min=0, help="For int8: largest accepted drop in accuracy, in percentage points; default 0.5."),
     ] = None,
     min_speedup: Annotated[
         float | None, typer.Option(min=0, help="For int8: required speedup over float32; default 1.1.")
@@ -82,7 +83,7 @@ def export(
 ) -> None:
     """Export a classifier to ONNX, ExecuTorch or a web app.
 
-    A parity check compares it with the original first.
+    A parity check first compares the exported model with the original.
     """
     result = tellapart.export(
         model,

@@ -23,7 +23,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe, as in optimizer.name=sgd; repeatable."),
 ]
-RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="Recipe file (TOML), as a run writes it.")]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe file (TOML), such as the recipe.toml of a run.")
+]
 
 
 @app.command()
@@ -42,18 +44,25 @@ def train(
         str | None, typer.Option(help="Layers after the backbone: linear, or widths of dense layers, as in 256,64.")
     ] = None,
     freeze_backbone: Annotated[
-        bool | None, typer.Option("--freeze-backbone", help="Train the head alone, on pretrained weights.")
+        bool | None,
+        typer.Option("--freeze-backbone", help="Train only the head; the pretrained backbone does not change."),
     ] = None,
     activation_checkpointing: Annotated[
         bool | None,
-        typer.Option("--activation-checkpointing", help="Less memory for very deep networks, more time."),
+        typer.Option("--activation-checkpointing", help="Use less memory at the cost of time; for very deep networks."),
     ] = None,
     no_autotune: Annotated[
-        bool, typer.Option("--no-autotune", help="Do not search for the fastest way to compute at the start.")
+        bool, typer.Option("--no-autotune", help="Skip the search for the fastest execution settings at the start.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     max_time: Annotated[
-        str | None, typer.Option(help="Time for training instead of epochs: 90s, 5m, 1h; test and report are extra.")
+        str | None,
+        typer.Option(
+            help=(
+                "Training time, instead of a number of epochs: 90s, 5m, 1h; testing and the "
+                "report take additional time."
+            )
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<source> by default.")] = None,
     recipe: RecipeOption = None,
@@ -68,7 +77,10 @@ def train(
         ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Cross-validate with this many folds; the result averages all of them.")
+        int | None,
+        typer.Option(
+            min=2, help="Cross-validate with this many folds; the classifier averages the networks of all folds."
+        ),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -108,7 +120,7 @@ def tune(
     timeout: Annotated[
         str | None, typer.Option(help="Time for the trials: 30m, 1h; confirmation and final training are extra.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every trial; searched by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per trial; part of the search by default.")] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -117,7 +129,7 @@ def tune(
         ),
     ] = "log_loss",
     model: Annotated[
-        list[str] | None, typer.Option(help="Network to choose from, the default first; repeatable.")
+        list[str] | None, typer.Option(help="Candidate network; repeatable; the first one is the default.")
     ] = None,
     search: Annotated[
         list[str] | None,
@@ -181,7 +193,7 @@ def ensemble(
     average: Annotated[
         str,
         typer.Option(
-            help="What is averaged: probabilities, or the weights of one architecture (model soup).",
+            help="What to average: probabilities, or weights (model soup; requires the same architecture).",
             autocompletion=complete_from("probabilities", "weights"),
         ),
     ] = "probabilities",
@@ -193,13 +205,15 @@ def ensemble(
             autocompletion=complete_from("hflip", "shift", "hflip,shift"),
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the new run; beside the first by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the new run; next to that of the first run by default.")
+    ] = None,
     resume: ResumeOption = False,
     json_output: Json = False,
 ) -> None:
     """Combine runs into one classifier, and measure the gain.
 
-    Or add test-time augmentation to one run.
+    With one run: add test-time augmentation.
     """
     views = [view.strip() for view in tta.split(",")] if tta else []
     result = tellapart.ensemble(runs, average=average, tta=views, out=out, resume=resume, progress=TerminalProgress())
@@ -221,7 +235,13 @@ def runs(
         ),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(help="Sort by a value: test.accuracy, highest first; -test.log_loss, lowest first.")
+        str | None,
+        typer.Option(
+            help=(
+                "Sort by a value, highest first, as in test.accuracy; a leading - sorts lowest "
+                "first, as in -test.log_loss."
+            )
+        ),
     ] = None,
     json_output: Json = False,
 ) -> None:

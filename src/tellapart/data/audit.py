@@ -144,7 +144,7 @@ class Audit:
             )
         if self.dataset.has_given_split and (leaks := self.count_leaks()):
             warnings[AuditWarning.LEAKAGE] = (
-                f"Leakage: {_count(leaks, 'group')} of duplicates in more than one split of the given split."
+                f"Leakage: {_count(leaks, 'group')} of duplicates in more than one of the given splits."
             )
         elif self.exact_duplicates or self.near_duplicates:
             warnings[AuditWarning.DUPLICATES] = "Duplicates are assigned to the same split."

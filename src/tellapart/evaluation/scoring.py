@@ -77,7 +77,7 @@ def baseline_warning(metrics: dict[str, Any]) -> str:
         return ""
     return (
         f"The accuracy is not significantly better than the majority-class baseline: predicting {printable(majority)} "
-        f"for every image is {baseline:.1%} accurate."
+        f"for every image has an accuracy of {baseline:.1%}."
     )
 
 

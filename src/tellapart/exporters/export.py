@@ -84,7 +84,7 @@ def _check_arguments(to: str, options: Mapping[str, object]) -> None:
     """Raise `ExportError` for an unknown target, or an option of another target."""
     if to not in TARGETS:
         raise ExportError(
-            f"Expected a target among {', '.join(TARGETS)}, not '{printable(to)}'.{did_you_mean(to, TARGETS)}"
+            f"Unknown target '{printable(to)}': expected one of {', '.join(TARGETS)}.{did_you_mean(to, TARGETS)}"
         )
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"

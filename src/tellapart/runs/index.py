@@ -62,8 +62,8 @@ def select_runs(runs: Iterable[RunSummary], conditions: Iterable[str], order: st
         match = _CONDITION.fullmatch(text)
         if not match:
             raise SettingError(
-                f"Expected a condition such as 'test.accuracy>0.9' or model.name=resnet18, found '{printable(text)}': "
-                "quote a condition with < or >, or the shell redirects to a file."
+                f"Invalid condition '{printable(text)}': expected one such as 'test.accuracy>0.9' or "
+                "model.name=resnet18. Quote a condition with < or >, since the shell would treat it as a redirection."
             )
         name, symbol, value = match.group("name", "operator", "value")
         _check_name(name, names)
