@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class TellapartError(Exception):
-    """The input or the result is bad; the message says how to mend it. code: stable, for programs."""
+    """The input or the result is bad; the message says what to do. code: stable, for programs."""
 
     code: ClassVar[str] = "error"
 

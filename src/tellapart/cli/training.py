@@ -1,4 +1,4 @@
-"""Commands that train, and list what was trained: train, tune, ensemble, runs, demo."""
+"""Commands that train: train, tune, ensemble."""
 
 import sys
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tellapart
-from tellapart.cli.console import ensemble_table, metrics_table, print_json, runs_table, terminal
+from tellapart.cli.console import ensemble_table, metrics_table, print_json, terminal
 from tellapart.cli.options import Json, ResumeOption, SeedOption, SourceArgument, complete_from
-from tellapart.errors import printable
 from tellapart.optional import require
 from tellapart.progress import TerminalProgress
 
@@ -223,52 +222,6 @@ def ensemble(
     print_run(result.run)
     terminal().print(ensemble_table(result))
     terminal().print(result.describe(), markup=False, soft_wrap=True)
-
-
-@app.command()
-def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder with runs, at any depth.")] = Path("runs"),
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CONDITION", help="Only runs that match, as in 'test.accuracy>0.9' or model.name=resnet18."
-        ),
-    ] = None,
-    sort: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "Sort by a value, highest first, as in test.accuracy; a leading - sorts lowest "
-                "first, as in -test.log_loss."
-            )
-        ),
-    ] = None,
-    json_output: Json = False,
-) -> None:
-    """List runs, newest first."""
-    from tellapart.runs.index import list_runs, select_runs
-
-    selected = select_runs(list_runs(folder), where or [], sort)
-    if json_output:
-        print_json([run.to_json() for run in selected])
-    elif selected:
-        terminal().print(runs_table(selected))
-    else:
-        print(f"No matching runs in {printable(str(folder))}.", file=sys.stderr)
-
-
-@app.command()
-def demo(out: Annotated[Path | None, typer.Option(help="Run directory.")] = None, resume: ResumeOption = False) -> None:
-    """Train on the 1,797 handwritten digits of scikit-learn.
-
-    The whole pipeline in a minute.
-    """
-    run = tellapart.train("digits", out=out or Path("runs/digits"), resume=resume, progress=TerminalProgress())
-    print_run(run)
-    model = run.classifier_file
-    print("Next steps:")
-    print("  tellapart train FOLDER         train on your own images, one folder per class")
-    print(f"  tellapart predict {model} IMAGE...")
 
 
 def _head(text: str | None) -> str | list[int] | None:

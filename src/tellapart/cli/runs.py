@@ -1,0 +1,62 @@
+"""Commands about runs: runs, demo."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tellapart
+from tellapart.cli.console import print_json, runs_table, terminal
+from tellapart.cli.options import Json, ResumeOption
+from tellapart.cli.training import print_run
+from tellapart.errors import printable
+from tellapart.progress import TerminalProgress
+
+app = typer.Typer()
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder with runs, at any depth.")] = Path("runs"),
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION", help="Only runs that match, as in 'test.accuracy>0.9' or model.name=resnet18."
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Sort by a value, highest first, as in test.accuracy; a leading - sorts lowest "
+                "first, as in -test.log_loss."
+            )
+        ),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from tellapart.runs.index import list_runs, select_runs
+
+    selected = select_runs(list_runs(folder), where or [], sort)
+    if json_output:
+        print_json([run.to_json() for run in selected])
+    elif selected:
+        terminal().print(runs_table(selected))
+    else:
+        print(f"No matching runs in {printable(str(folder))}.", file=sys.stderr)
+
+
+@app.command()
+def demo(out: Annotated[Path | None, typer.Option(help="Run directory.")] = None, resume: ResumeOption = False) -> None:
+    """Train on the 1,797 handwritten digits of scikit-learn.
+
+    The whole pipeline in a minute.
+    """
+    run = tellapart.train("digits", out=out or Path("runs/digits"), resume=resume, progress=TerminalProgress())
+    print_run(run)
+    model = run.classifier_file
+    print("Next steps:")
+    print("  tellapart train FOLDER         train on your own images, one folder per class")
+    print(f"  tellapart predict {model} IMAGE...")
