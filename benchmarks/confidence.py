@@ -32,7 +32,7 @@ from tellapart.data.audit import audit_dataset
 from tellapart.data.split import make_splits
 from tellapart.metrics import accuracy, average_intervals, averages, calibration_error, confusion_matrix, reliability
 from tellapart.pipeline.train import train
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
 from tellapart.uncertainty.conformal import fit_conformal
 

@@ -50,9 +50,9 @@ from tellapart.data.batching import pixel_batches
 from tellapart.data.dataset import FileImages, build_dataset
 from tellapart.data.pixel_cache import open_pixels
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress
-from tellapart.randomness import shuffle_rows
+from tellapart.stateless_random import shuffle_rows
 
 SIZE, BATCH_SIZE = 224, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tellapart.exporters.export import export
     from tellapart.exporters.huggingface import push
     from tellapart.exporters.job import ExportResult
-    from tellapart.inference.load import load
+    from tellapart.inference.load_predictor import load
     from tellapart.inference.prediction import Prediction
     from tellapart.pipeline.cross_validation import cross_validate
     from tellapart.pipeline.ensemble_runs import EnsembleResult, ensemble
@@ -66,7 +66,7 @@ _HOMES = {
     "summary": "tellapart.classifier.summary",
     "evaluate": "tellapart.evaluation.evaluate",
     "export": "tellapart.exporters.export",
-    "load": "tellapart.inference.load",
+    "load": "tellapart.inference.load_predictor",
     "load_dataset": "tellapart.data.sources",
     "learning_curve": "tellapart.curation.data_forecast",
     "push": "tellapart.exporters.huggingface",

@@ -28,10 +28,10 @@ from tellapart.data.dataset import ArrayImages, FileImages, ImageDataset, ImageS
 from tellapart.data.image import ImageArray
 from tellapart.data.split import Splits, make_holdout
 from tellapart.errors import ImageInputError, InterruptedTrainingError, UnreadableImageError
-from tellapart.inference.predictor import to_image
+from tellapart.inference.base_predictor import to_image
 from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.pipeline.prepare import update_recipe
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.recipe.recipe import Recipe, load_recipe
 from tellapart.recipe.settings import Settings

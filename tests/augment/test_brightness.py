@@ -2,8 +2,8 @@ import numpy as np
 import torch
 
 from tellapart.augment import augment
-from tellapart.randomness import uniform
 from tellapart.recipe.sections import AugmentRecipe
+from tellapart.stateless_random import uniform
 
 
 def test_images_are_scaled_about_their_mean_and_shifted(images):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from tellapart.augment.color import COLOR_OPERATIONS
-from tellapart.augment.policy import MAX_AMOUNTS
+from tellapart.augment.randaugment import MAX_AMOUNTS
 
 ENHANCERS = {
     "brightness": ImageEnhance.Brightness,

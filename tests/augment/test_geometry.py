@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tellapart.augment import augment
 from tellapart.augment.geometry import resample
-from tellapart.augment.policy import MAX_AMOUNTS, DrawnOperations, compose_matrices
+from tellapart.augment.randaugment import MAX_AMOUNTS, DrawnOperations, compose_matrices
 from tellapart.recipe.sections import AugmentRecipe
 
 

@@ -22,8 +22,8 @@ from tellapart.errors import (
     UnknownModelError,
     UnreadableImageError,
 )
+from tellapart.inference.base_predictor import to_image
 from tellapart.inference.prediction import UnreadableFile
-from tellapart.inference.predictor import to_image
 from tellapart.pipeline.train import train
 from tellapart.uncertainty.ood import OODDetector
 

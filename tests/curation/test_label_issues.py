@@ -18,7 +18,7 @@ from folders import QUICK, checksums, digit_folder, run_cli
 from tellapart.classifier.load import load_pretrained
 from tellapart.curation import label_issues
 from tellapart.curation.confident_learning import ambiguous_pairs, find_label_errors
-from tellapart.curation.features import candidate_features, edge_histograms
+from tellapart.curation.feature_extractors import candidate_features, edge_histograms
 from tellapart.curation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
 from tellapart.curation.label_issues import find_label_issues
 from tellapart.data.audit import audit_dataset
@@ -54,7 +54,7 @@ def _no_published_weights():
         raise MissingExtraError("This needs a package.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tellapart.curation.features.load_pretrained", refuse)
+        patch.setattr("tellapart.curation.feature_extractors.load_pretrained", refuse)
         yield
 
 
@@ -207,7 +207,7 @@ def test_pretrained_features_are_used_if_installed(faces, make_tree, monkeypatch
     folder = make_tree({f"person {k}": faces[10 * k : 10 * k + 6] for k in range(3)})
     result = audit_dataset(load_dataset(folder))
     assert len(candidate_features(result, Progress())) == 2
-    monkeypatch.setattr("tellapart.curation.features.load_pretrained", load_pretrained)
+    monkeypatch.setattr("tellapart.curation.feature_extractors.load_pretrained", load_pretrained)
     extractors = candidate_features(result, Progress())
     assert [extractor.extract(np.arange(4)).shape for extractor in extractors] == [
         (4, 14 * 14 * 3),

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from encoding import encode
 from tellapart.data.image import MAX_BYTES, MAX_PIXELS, decode, from_array, read_image
-from tellapart.data.image_formats import DECODERS, check_structure, has_image_magic, is_image_name
+from tellapart.data.image_formats import DECODERS, check_decoding_cost, has_image_magic, is_image_name
 from tellapart.errors import UnreadableImageError
 
 
@@ -277,7 +277,7 @@ def test_checks_the_size_before_decoding(kind):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:
-        check_structure(data)
+        check_decoding_cost(data)
         with pytest.raises(UnreadableImageError) as error:
             decode(data)
         assert kind == "WEBP" or f"{MAX_PIXELS:,}" in error.value.reason  # Pillow opens no such WebP

@@ -27,7 +27,7 @@ from tellapart.models.zoo.blocks import InvertedResidual
 from tellapart.models.zoo.mobilenet import InvertedResidualV2
 from tellapart.models.zoo.resnet import BasicBlock, Bottleneck
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 LAST = {"resnet18": "layer4", "simple_cnn": "features.7"}
 

@@ -18,7 +18,7 @@ from tellapart.errors import CorruptionError
 from tellapart.evaluation.explain import heat_maps
 from tellapart.evaluation.robustness import CORRUPTIONS, corrupt, corruption_robustness
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress
 
 SETTINGS = PreprocessSettings("squash", 28, 3, (0.5,) * 3, (0.25,) * 3)

@@ -156,7 +156,7 @@ def test_real_images_of_many_formats_have_the_same_probabilities(published, publ
     runtime = load_onnx(published_file)
     expected, resized = published.probabilities(files), runtime.probabilities(files)
     by_graph = np.concatenate(
-        [runtime.infer_image(tellapart.inference.predictor.to_image(path)).probabilities for path in files]
+        [runtime.infer_image(tellapart.inference.base_predictor.to_image(path)).probabilities for path in files]
     )
     assert np.array_equal(expected.argmax(axis=1), resized.argmax(axis=1))
     assert np.array_equal(expected.argmax(axis=1), by_graph.argmax(axis=1))

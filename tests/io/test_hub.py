@@ -19,7 +19,7 @@ from encoding import encode
 from folders import QUICK, digit_folder, package
 from hub_server import TOKEN, Hub
 from tellapart.data.audit import audit_dataset
-from tellapart.data.huggingface import from_dataset, to_dataset
+from tellapart.data.huggingface import from_huggingface, to_huggingface
 from tellapart.data.image import read_image
 from tellapart.data.sources import load_dataset
 from tellapart.errors import SourceError, UnreadableImageError
@@ -140,7 +140,7 @@ def photographs():
 
 def test_images_of_a_dataset_are_those_of_its_files(photographs):
     paths, dataset = photographs
-    dataset = from_dataset(dataset)
+    dataset = from_huggingface(dataset)
     assert dataset.classes == ("even", "odd")
     assert [dataset.label_name(row) for row in range(20)] == ["odd", "even"] * 10
     assert all((dataset.images.read(row) == read_image(path)).all() for row, path in enumerate(paths))
@@ -163,10 +163,10 @@ def test_reads_splits_missing_labels_and_rotated_images():
     assert dataset.images.read(0).shape == (40, 20, 3)  # upright
     assert dataset.images.name(3) == "test[0]"
     with pytest.raises(SourceError) as error:
-        from_dataset(datasets.DatasetDict(train=split_of([0, 1]), odds=split_of([0, 1])))
+        from_huggingface(datasets.DatasetDict(train=split_of([0, 1]), odds=split_of([0, 1])))
     assert "odds" in str(error.value)
     with pytest.raises(SourceError) as error:
-        from_dataset(split_of([0, 1]), label="colour")
+        from_huggingface(split_of([0, 1]), label="colour")
     assert "'colour'" in str(error.value)
 
 
@@ -177,17 +177,17 @@ def test_several_label_columns_require_a_choice():
     rows = {"img": [image, image], "fine_label": [0, 1], "coarse_label": [1, 0]}
     dataset = datasets.Dataset.from_dict(rows, features=features)
     with pytest.raises(SourceError) as error:
-        from_dataset(dataset)
+        from_huggingface(dataset)
     assert "fine_label, coarse_label" in str(error.value)
-    assert from_dataset(dataset, label="coarse_label").labels.tolist() == [1, 0]
+    assert from_huggingface(dataset, label="coarse_label").labels.tolist() == [1, 0]
 
 
 def test_converts_to_a_dataset_and_back(tmp_path):
     dataset = load_dataset(digit_folder(tmp_path / "digits", 3, 8))
-    converted = from_dataset(to_dataset(dataset)["train"])
+    converted = from_huggingface(to_huggingface(dataset)["train"])
     assert audit_dataset(converted).fingerprint == audit_dataset(dataset).fingerprint
     digits = load_dataset("digits")
-    converted = from_dataset(to_dataset(digits)["train"])
+    converted = from_huggingface(to_huggingface(digits)["train"])
     assert converted.classes == digits.classes
     assert all((converted.images.read(row) == digits.images.read(row)).all() for row in (0, 99, 1796))
 
@@ -197,22 +197,22 @@ def test_refuses_missing_files_and_streaming_datasets(tmp_path):
     dataset = load_dataset(folder)
     next(folder.rglob("*.png")).unlink()
     with pytest.raises(UnreadableImageError) as error:
-        to_dataset(dataset)
+        to_huggingface(dataset)
     assert isinstance(error.value.__cause__, FileNotFoundError)
     with pytest.raises(SourceError):
-        load_dataset(to_dataset(load_dataset(folder))["train"].to_iterable_dataset())
+        load_dataset(to_huggingface(load_dataset(folder))["train"].to_iterable_dataset())
 
 
 def test_trains_on_a_dataset(photographs, tmp_path):
     digits = tellapart.load_dataset("digits")
-    dataset = to_dataset(digits)["train"].select(range(200))
+    dataset = to_huggingface(digits)["train"].select(range(200))
     run = train(dataset, out=tmp_path / "run", **QUICK, autotune=False)
     assert run.metrics["test"]["images"] > 0
 
 
 def test_compares_runs_on_a_dataset_of_the_hub(tmp_path, monkeypatch):
     repositories = {
-        "me/digits": datasets.DatasetDict(train=to_dataset(load_dataset("digits"))["train"].select(range(200)))
+        "me/digits": datasets.DatasetDict(train=to_huggingface(load_dataset("digits"))["train"].select(range(200)))
     }
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config, revision: repositories[name])
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ from tellapart.errors import DownloadError, MissingExtraError, UnknownModelError
 from tellapart.models import MODELS, pretrained
 from tellapart.models.pretrained import PretrainedWeights
 from tellapart.models.weights import WEIGHTS
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from weight_files import equal_weights, randomize_statistics, torch_bytes, write
 

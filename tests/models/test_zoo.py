@@ -19,7 +19,7 @@ from tellapart.errors import InputShapeError
 from tellapart.models import MODELS, create
 from tellapart.models.published import PUBLISHED
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 GOLDEN = Path(__file__).parent / "golden_logits.json"
 NOT_IN_TORCHVISION = ("simple_cnn", "small_resnet", "lenet5", "mobilenet_v1", *DEEP)

@@ -14,7 +14,7 @@ from tellapart.data.pixel_cache import LazyPixels
 from tellapart.data.split import read_splits
 from tellapart.errors import CheckpointError, RecipeError
 from tellapart.evaluation.scoring import compute_metrics
-from tellapart.inference.load import load
+from tellapart.inference.load_predictor import load
 from tellapart.pipeline.cross_validation import cross_validate
 from tellapart.progress import Event
 from tellapart.runs.run import read_history, read_run

@@ -20,7 +20,7 @@ from tellapart.data.image import from_array
 from tellapart.evaluation.evaluate import evaluate
 from tellapart.evaluation.scoring import compute_metrics
 from tellapart.pipeline.train import train
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event
 from tellapart.training.trainer import Trainer
 from tellapart.uncertainty.temperature import fit_temperature

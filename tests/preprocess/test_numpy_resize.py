@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tellapart.exporters.onnx.resize import resize_graph
 from tellapart.preprocess.numpy_resize import resample
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 900))
 

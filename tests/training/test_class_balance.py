@@ -12,9 +12,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from tellapart.augment import augment
 from tellapart.errors import RecipeError
 from tellapart.models import create
-from tellapart.randomness import shuffle_rows
 from tellapart.recipe.recipe import Recipe
 from tellapart.recipe.sections import AugmentRecipe, LossRecipe
+from tellapart.stateless_random import shuffle_rows
 from tellapart.training.class_balance import (
     adjust_logits,
     augmentation_keys,

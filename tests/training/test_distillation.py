@@ -15,7 +15,7 @@ from tellapart.classifier.forward import logits
 from tellapart.errors import ClassifierFileError, RecipeError, WeightsError
 from tellapart.models import create
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
 from tellapart.training.distillation import Teacher, matching_columns
 from tellapart.training.initialization import load_teacher, weights_digest

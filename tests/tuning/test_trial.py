@@ -11,7 +11,7 @@ from tellapart.classifier.forward import logits
 from tellapart.data.batching import PixelDataset
 from tellapart.metrics import row_log_loss
 from tellapart.pipeline.train import train
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.tuning.selection import ValidationResult
 from tellapart.tuning.trial import decode_validation_result, encode_result, predict_validation
 from tellapart.uncertainty.softmax import softmax

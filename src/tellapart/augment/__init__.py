@@ -2,7 +2,7 @@
 
 All geometric changes form one affine transform, so an image is resampled at most once. The policy's color operations,
 brightness and contrast, and random erasing follow. `mix` then blends pairs of augmented images (mixup, CutMix). The
-augmentation of a sample is a pure function of (seed, epoch, sample): see `tellapart.randomness`.
+augmentation of a sample is a pure function of (seed, epoch, sample): see `tellapart.stateless_random`.
 
 geometry: the affine transform. policy: which operations a sample draws. color: the color operations. brightness:
 brightness and contrast. erasing: random erasing. mixup: mixup and CutMix.
@@ -17,9 +17,9 @@ from tellapart.augment.brightness import adjust_brightness_and_contrast
 from tellapart.augment.erasing import erase
 from tellapart.augment.geometry import affine_matrices, draw_flips, resample
 from tellapart.augment.mixup import mix
-from tellapart.augment.policy import apply_color_operations, compose_matrices, draw_operations
-from tellapart.randomness import uniform
+from tellapart.augment.randaugment import apply_color_operations, compose_matrices, draw_operations
 from tellapart.recipe.sections import AugmentRecipe
+from tellapart.stateless_random import uniform
 
 __all__ = ["augment", "mix"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.preprocess.torch_resize import to_grayscale
+from tellapart.preprocess.torch_preprocess import to_grayscale
 
 
 def brightness(images: Tensor, amount: Tensor) -> Tensor:

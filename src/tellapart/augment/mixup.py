@@ -7,8 +7,8 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
-from tellapart.randomness import uniform
 from tellapart.recipe.sections import AugmentRecipe
+from tellapart.stateless_random import uniform
 
 _EPOCHS = 2**33  # offset of the epochs of mixing; the sample order has 2**32, and `augment` has 0
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.forward import features_and_logits
 from tellapart.data.batching import PixelDataset, select_rows
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
 from tellapart.uncertainty.conformal import fit_conformal
 from tellapart.uncertainty.ood import fit_ood_detector

@@ -15,12 +15,12 @@ from tellapart.classifier.file import FORMAT_VERSION, encode_file
 from tellapart.classifier.forward import features_and_logits
 from tellapart.data.batching import PixelArray
 from tellapart.data.image import ImageArray
+from tellapart.inference.base_predictor import Predictor
 from tellapart.inference.prediction import PredictionBatch
-from tellapart.inference.predictor import Predictor
 from tellapart.io.atomic import write_atomic
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.uncertainty.conformal import ConformalPredictor
 from tellapart.uncertainty.ood import OODDetector
 from tellapart.uncertainty.softmax import softmax

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tellapart.data.batching import BATCH_SIZE, PixelArray, batch_slices, pixel_batches
 from tellapart.models.base import Network, last_linear
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 
 def default_device() -> torch.device:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tellapart.curation.features import candidate_features
+from tellapart.curation.feature_extractors import candidate_features
 from tellapart.curation.learning_curve import LearningCurve, fit_learning_curve
 from tellapart.data.audit import audit_dataset
 from tellapart.data.sources import Source, load_dataset

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from tellapart.curation.confident_learning import AmbiguousPair, LabelErrors, ambiguous_pairs, find_label_errors
-from tellapart.curation.features import FeatureExtractor, candidate_features
+from tellapart.curation.feature_extractors import FeatureExtractor, candidate_features
 from tellapart.curation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
 from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.batching import batch_slices
 from tellapart.data.dataset import SPLITS, FileImages, ImageDataset
 from tellapart.data.manifest import LABEL_ISSUE_COLUMNS, write_manifest
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import independent_units, make_folds, manifest_path
+from tellapart.data.split import independent_units, make_folds, path_in_manifest
 from tellapart.errors import LabelIssuesError, SaveError, printable
 from tellapart.io.atomic import check_writable, save_error
 from tellapart.progress import Event, Progress, progress_for_viewers
@@ -130,7 +130,7 @@ class LabelIssues:
         dataset, row = self.dataset, entry["row"]
         return {
             **{name: values[row] for name, values in dataset.columns.items()},
-            "path": manifest_path(dataset, row, folder),
+            "path": path_in_manifest(dataset, row, folder),
             "label": entry["label"],
             "group": "" if dataset.groups is None else dataset.group_names[dataset.groups[row]],
             "split": SPLITS[dataset.given_split[row]],

@@ -88,10 +88,10 @@ def load_from_hub(address: str, progress: Progress) -> ImageDataset:
     except (OSError, ValueError, RuntimeError) as error:
         reason = printable(" ".join(str(error).split()))[:300]
         raise SourceError(f"Cannot load the dataset {printable(name)} from the Hugging Face Hub: {reason}") from error
-    return from_dataset(dataset, image=options.get("image"), label=options.get("label"), title=address)
+    return from_huggingface(dataset, image=options.get("image"), label=options.get("label"), title=address)
 
 
-def from_dataset(
+def from_huggingface(
     dataset: Any, *, image: str | None = None, label: str | None = None, title: str = "dataset"
 ) -> ImageDataset:
     """Convert a `datasets.Dataset` or a `DatasetDict` to an `ImageDataset`, with its splits.
@@ -130,7 +130,7 @@ def from_dataset(
     return replace(result, skipped=tuple(skipped))
 
 
-def to_dataset(dataset: ImageDataset) -> Any:
+def to_huggingface(dataset: ImageDataset) -> Any:
     """Convert to a `datasets.DatasetDict` with the columns `image` and `label`, with the original bytes of files.
 
     A given split is preserved; without one, all rows are in `train`. Raises `MissingExtraError`,

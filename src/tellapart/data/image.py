@@ -16,7 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tellapart.data.image_formats import DECODERS, SUPPORTED, check_structure, detect_image_format
+from tellapart.data.image_formats import DECODERS, SUPPORTED, check_decoding_cost, detect_image_format
 from tellapart.errors import UnreadableImageError, printable
 
 ImageArray = NDArray[np.uint8]
@@ -86,7 +86,7 @@ def _decode(data: bytes) -> ImageArray:
     image_format = detect_image_format(data[:16])
     if image_format is not None and image_format.decoder is None:
         raise _unreadable(f"{image_format.name} is not supported; convert it to JPEG or PNG")
-    check_structure(data)
+    check_decoding_cost(data)
     try:
         image = Image.open(io.BytesIO(data), formats=DECODERS)
     except UnidentifiedImageError as error:

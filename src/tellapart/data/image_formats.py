@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tellapart.data import image_structure as structure
-from tellapart.data.image_structure import TIFF_MAGIC
+from tellapart.data import decoding_cost as structure
+from tellapart.data.decoding_cost import TIFF_MAGIC
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ImageFormat:
     magic: re.Pattern[bytes]
     decoder: str | None = None
     decoder_magic: re.Pattern[bytes] | None = None
-    check_structure: Callable[[bytes], None] | None = None
+    check_decoding_cost: Callable[[bytes], None] | None = None
     is_slow: Callable[[bytes], bool] | None = None
 
     def is_accepted(self, data: bytes) -> bool:
@@ -41,21 +41,21 @@ FORMATS = (
         extensions=(".jpg", ".jpeg", ".jpe", ".jfif"),
         magic=re.compile(rb"\xff\xd8\xff"),
         decoder="JPEG",
-        check_structure=structure.check_jpeg,
+        check_decoding_cost=structure.check_jpeg_cost,
     ),
     ImageFormat(
         name="PNG",
         extensions=(".png",),
         magic=re.compile(rb"\x89PNG\r\n\x1a\n"),
         decoder="PNG",
-        check_structure=structure.check_png,
+        check_decoding_cost=structure.check_png_cost,
     ),
     ImageFormat(
         name="WebP",
         extensions=(".webp",),
         magic=re.compile(rb"(?s)RIFF.{4}WEBP"),
         decoder="WEBP",
-        check_structure=structure.check_webp,
+        check_decoding_cost=structure.check_webp_cost,
     ),
     ImageFormat(
         name="BMP",
@@ -69,7 +69,7 @@ FORMATS = (
         extensions=(".gif",),
         magic=re.compile(rb"GIF8[79]a"),
         decoder="GIF",
-        check_structure=structure.check_gif,
+        check_decoding_cost=structure.check_gif_cost,
     ),
     ImageFormat(
         name="TIFF",
@@ -77,7 +77,7 @@ FORMATS = (
         magic=TIFF_MAGIC,
         decoder="TIFF",
         decoder_magic=re.compile(TIFF_MAGIC.pattern + rb"|MM\*\x00|II\x00\*"),
-        check_structure=structure.check_tiff,
+        check_decoding_cost=structure.check_tiff_cost,
     ),
     ImageFormat(
         name="PNM",
@@ -85,7 +85,7 @@ FORMATS = (
         magic=re.compile(rb"P[1-6]\s"),
         decoder="PPM",
         decoder_magic=re.compile(rb"P[0-6Ffy]"),
-        check_structure=structure.check_pnm,
+        check_decoding_cost=structure.check_pnm_cost,
         is_slow=structure.is_slow_pnm,
     ),
     ImageFormat(name="HEIC", extensions=(".heic", ".heif"), magic=re.compile(rb"(?s).{4}ftyp(hei[cx]|mif1)")),
@@ -111,14 +111,14 @@ def has_image_magic(head: bytes) -> bool:
     return any(image_format.magic.match(head) for image_format in SUPPORTED)
 
 
-def check_structure(data: bytes) -> None:
+def check_decoding_cost(data: bytes) -> None:
     """Raise `UnreadableImageError` if decoding a file would take far more work than its size suggests.
 
     A truncated or damaged file passes: its decoder reports it.
     """
     for image_format in SUPPORTED:
-        if image_format.check_structure and image_format.is_accepted(data):
-            structure.run_check(image_format.check_structure, data)
+        if image_format.check_decoding_cost and image_format.is_accepted(data):
+            structure.run_cost_check(image_format.check_decoding_cost, data)
 
 
 def decodes_slowly(data: bytes) -> bool:

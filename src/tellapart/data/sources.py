@@ -9,7 +9,7 @@ from tellapart.data.arrays import from_arrays, idx_files, is_cifar, load_cifar, 
 from tellapart.data.builtin import BUILTIN_NAMES, load_builtin
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.folder import load_folder
-from tellapart.data.huggingface import PREFIX, from_dataset, is_huggingface_dataset, load_from_hub
+from tellapart.data.huggingface import PREFIX, from_huggingface, is_huggingface_dataset, load_from_hub
 from tellapart.data.manifest import load_manifest
 from tellapart.errors import SourceError, did_you_mean, printable
 from tellapart.progress import Progress
@@ -32,7 +32,7 @@ def load_dataset(source: Source, progress: Progress | None = None) -> ImageDatas
     if isinstance(source, tuple):
         return from_arrays(*source)
     if is_huggingface_dataset(source):
-        return from_dataset(source)
+        return from_huggingface(source)
     path = Path(source)
     name = str(source)
     if name.startswith(PREFIX):

@@ -96,7 +96,7 @@ def write_splits(path: Path, dataset: ImageDataset, splits: Splits) -> None:
     for split, rows in zip(SPLITS, splits.as_tuple(), strict=True):
         for row in rows.tolist():
             records[row] = {
-                "path": manifest_path(dataset, row, path.parent),
+                "path": path_in_manifest(dataset, row, path.parent),
                 "label": dataset.label_name(row),
                 "split": split,
             }
@@ -120,7 +120,7 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     return paths
 
 
-def manifest_path(dataset: ImageDataset, row: int, folder: Path) -> str:
+def path_in_manifest(dataset: ImageDataset, row: int, folder: Path) -> str:
     """Return the path of an image relative to the folder of a manifest; its name if it has no file of its own."""
     if not isinstance(dataset.images, FileImages):
         return dataset.images.name(row)

@@ -16,8 +16,8 @@ from tellapart.data.dataset import TEST, ImageDataset
 from tellapart.data.pixel_cache import LazyPixels, open_pixels
 from tellapart.data.sources import Source, load_dataset
 from tellapart.errors import SourceError, UnknownClassError, did_you_mean, listed, printable
-from tellapart.inference.load import load
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
+from tellapart.inference.load_predictor import load
 from tellapart.io.run_directory import RunDirectory
 from tellapart.progress import Event, Progress
 

@@ -31,7 +31,7 @@ from tellapart.evaluation.uncertainty_summary import (
     summarize_uncertainty,
     uncalibrated_reliability,
 )
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.metrics import reliability
 from tellapart.metrics.calibration import Reliability
 from tellapart.progress import Progress

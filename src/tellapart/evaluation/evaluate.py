@@ -12,7 +12,7 @@ from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.provenance import training_overlap_warning
 from tellapart.evaluation.report.report import Report, render
 from tellapart.evaluation.scoring import baseline_warning, compute_metrics
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable, write_atomic
 from tellapart.progress import Progress
 

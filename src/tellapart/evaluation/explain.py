@@ -27,7 +27,7 @@ from tellapart.data.image import ImageArray
 from tellapart.errors import ExplanationError, did_you_mean
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings, placement
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 Method = Literal["grad_cam", "layer_cam"]
 _COLORMAP = "inferno"  # lightness increases evenly with the value, also with color vision deficiency

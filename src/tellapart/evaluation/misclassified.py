@@ -17,8 +17,8 @@ from tellapart.data.image import ImageArray
 from tellapart.errors import ExplanationError, UnreadableImageError
 from tellapart.evaluation.explain import heat_maps, nearest_neighbors, on_original, overlay
 from tellapart.evaluation.predictions import TestPredictions
-from tellapart.inference.predictor import Predictor
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.inference.base_predictor import Predictor
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 _MAX_IMAGES, _NEIGHBORS = 24, 3
 _MAX_PAIRS, _MAX_EXAMPLES = 6, 4  # of confused classes, and images of each pair

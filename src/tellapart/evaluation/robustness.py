@@ -24,11 +24,11 @@ from tellapart.augment.geometry import resample
 from tellapart.data.batching import BATCH_SIZE, PixelArray, batch_slices, select_rows
 from tellapart.data.threads import map_in_order
 from tellapart.errors import CorruptionError, did_you_mean
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.metrics import Estimate, wilson_interval
 from tellapart.metrics.paired import tango_interval
 from tellapart.progress import Progress
-from tellapart.randomness import shuffle_rows, uniform
+from tellapart.stateless_random import shuffle_rows, uniform
 
 LIMIT = 1000  # images: the interval of an accuracy of 90 % is then 2 points to each side
 _SEVERITIES = range(1, 6)

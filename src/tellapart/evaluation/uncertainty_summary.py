@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.evaluation.predictions import TestPredictions
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.metrics import Estimate, reliability, wilson_interval
 from tellapart.metrics.calibration import Reliability
 from tellapart.uncertainty.softmax import softmax

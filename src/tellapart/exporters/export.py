@@ -16,7 +16,7 @@ from tellapart.exporters.job import ExportJob, ExportResult, golden_folder
 from tellapart.exporters.onnx.export import to_onnx, to_web
 from tellapart.exporters.onnx.export_int8 import to_onnx_int8
 from tellapart.exporters.targets import TARGETS
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable
 from tellapart.progress import Progress, progress_for_viewers
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tellapart.data.image import ImageArray
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 
 COUNT = 16
 _EXAMPLE = Path(__file__).parent / "example.py"

@@ -18,9 +18,9 @@ from tellapart.data.threads import map_in_order
 from tellapart.errors import ComparisonError, ExportError, SourceError
 from tellapart.evaluation.dataset import OpenedModel, load_evaluation_set
 from tellapart.evaluation.provenance import test_split_source
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.progress import Progress
-from tellapart.randomness import shuffle_rows
+from tellapart.stateless_random import shuffle_rows
 
 _MAX_CHECK, _MAX_CALIBRATION = 2000, 256
 _NO_LIMIT = 2**31

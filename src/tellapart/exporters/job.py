@@ -11,7 +11,7 @@ from tellapart.evaluation.dataset import OpenedModel
 from tellapart.exporters.golden import COUNT, make_golden_files
 from tellapart.exporters.image_sets import ImageSet
 from tellapart.exporters.parity import ParityResult
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import write_atomic, write_folder
 from tellapart.progress import Progress
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tellapart.classifier.classifier import Classifier
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.uncertainty.ood import OODDetector
 
 

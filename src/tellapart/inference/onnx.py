@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tellapart.data.batching import PixelArray, batch_slices, pixel_batches
 from tellapart.data.image import ImageArray
 from tellapart.errors import ClassifierFileError, TellapartError, printable
+from tellapart.inference.base_predictor import Predictor
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.inference.prediction import PredictionBatch, parse_classes, parse_temperature
-from tellapart.inference.predictor import Predictor
 from tellapart.preprocess.numpy_resize import resample
 from tellapart.preprocess.settings import PAD, PreprocessSettings, placement
 from tellapart.uncertainty.conformal import ConformalPredictor

@@ -27,7 +27,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class PreprocessRecipe:
-    """How images are resized to the network's input; see `tellapart.preprocess.torch_resize`.
+    """How images are resized to the network's input; see `tellapart.preprocess.torch_preprocess`.
 
     resize: `squash` to a square, `crop` the center, or `pad` to a square. size: side in pixels. channels: 1 or 3.
     """

@@ -9,7 +9,7 @@ import pandas as pd
 from tellapart.classifier.load import load_classifier_file
 from tellapart.data.image import decode
 from tellapart.errors import InputShapeError
-from tellapart.inference.predictor import Predictor
+from tellapart.inference.base_predictor import Predictor
 
 _COLUMNS = ("label", "probability", "prediction_set", "in_distribution")
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tellapart.errors import RecipeError
 from tellapart.models.base import Network
-from tellapart.randomness import shuffle_rows, uniform
 from tellapart.recipe.sections import LossRecipe
+from tellapart.stateless_random import shuffle_rows, uniform
 
-_DRAWS = 2**33  # epoch numbers from here on belong to the draws: see `randomness.shuffle_rows`
+_DRAWS = 2**33  # epoch numbers from here on belong to the draws: see `stateless_random.shuffle_rows`
 _REPEATS = 2**32  # more than the rows of any dataset
 
 

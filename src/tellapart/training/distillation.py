@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tellapart.errors import RecipeError, listed
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess, to_grayscale
+from tellapart.preprocess.torch_preprocess import Preprocess, to_grayscale
 from tellapart.recipe.recipe import Recipe
 
 

@@ -23,7 +23,7 @@ from tellapart.data.split import Rows
 from tellapart.models import get_entry
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
 from tellapart.training.checkpointing.state import History

@@ -17,7 +17,7 @@ from tellapart.progress import Advance, Event
 from tellapart.recipe.sections import LossRecipe
 from tellapart.training.adamw import AdamW
 from tellapart.training.class_balance import class_weights, epoch_order
-from tellapart.training.execution.seeding import seed_generators
+from tellapart.training.execution.seeding import seed_torch
 from tellapart.training.losses import Loss
 from tellapart.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ def _fit_head(trainer: Trainer, network: Network, features: NDArray[np.float32],
     optimizer = AdamW([{"params": network.head.parameters(), "lr": _LEARNING_RATE, "weight_decay": 0.01}])
     steps = max(_MIN_STEPS, steps)
     network.head.train()
-    seed_generators(recipe.seed << 20, device)
+    seed_torch(recipe.seed << 20, device)
     for step, indices in enumerate(_batches(recipe.loss, labels, recipe.seed, steps)):
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * (1 - step / steps)

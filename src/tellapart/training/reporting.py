@@ -11,7 +11,7 @@ def epoch_title(schedule: ScheduleRecipe, epoch: int) -> str:
     return f"Epoch {epoch}" if schedule.max_time is not None else f"Epoch {epoch}/{schedule.epochs}"
 
 
-def batch_note(sums: list[float], images_per_second: float) -> str:
+def progress_note(sums: list[float], images_per_second: float) -> str:
     """Return the note of the progress bar; sums: as in `State`."""
     loss, correct, images = sums
     return f"loss {loss / images:.3f}  accuracy {correct / images:.1%}  {images_per_second:,.0f} images/s"

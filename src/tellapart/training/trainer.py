@@ -22,10 +22,9 @@ from tellapart.augment import augment, mix
 from tellapart.data.batching import PixelDataset, prefetch
 from tellapart.errors import TrainingDivergedError
 from tellapart.models.base import Network
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
-from tellapart.training.batch_plan import Batch, plan_batches
 from tellapart.training.checkpointing.policy import CheckpointPolicy
 from tellapart.training.checkpointing.signals import StopRequest, stop_requests
 from tellapart.training.checkpointing.state import History, State
@@ -33,16 +32,17 @@ from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.class_balance import class_weights
 from tellapart.training.distillation import Teacher
 from tellapart.training.ema import WeightAverage
+from tellapart.training.epoch_batches import Batch, plan_batches
 from tellapart.training.execution.autotune import ExecutionPlan
 from tellapart.training.execution.cpu_contention import ContentionMonitor
 from tellapart.training.execution.cross_rank_norm import use_cross_rank_norms
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
-from tellapart.training.execution.seeding import seed_generators
+from tellapart.training.execution.seeding import seed_torch
 from tellapart.training.freezing import freeze, set_mode
 from tellapart.training.losses import Loss
 from tellapart.training.optimizers import make_optimizer
 from tellapart.training.progressive_resizing import shrink, size_at, size_step
-from tellapart.training.reporting import batch_note, epoch_message, epoch_title, selection_message
+from tellapart.training.reporting import epoch_message, epoch_title, progress_note, selection_message
 from tellapart.training.schedules import set_learning_rate
 from tellapart.training.validation import Validator
 
@@ -178,7 +178,7 @@ class Trainer:
                     self._step(state, batch, pixels, size_at(self.recipe, fraction, size_step(state.network)))
                 state.batch = number + 1
                 rate = (state.sums[2] - images_before) / max(1e-9, state.seconds - start)
-                advance(len(batch.indices), batch_note(state.sums, rate))
+                advance(len(batch.indices), progress_note(state.sums, rate))
                 if self.ranks.is_first:
                     _save(state, policy, stop_request)
 
@@ -186,7 +186,7 @@ class Trainer:
         """Update the weights by one batch; pixels: of each micro-batch (n, S, S, 3)."""
         # Dropout draws from PyTorch's generator. Seeding it per step makes a resumed run draw the same numbers.
         seed = ((self.recipe.seed << 30) + state.step) * self.ranks.world_size + self.ranks.rank
-        seed_generators(seed, pixels[0].device)
+        seed_torch(seed, pixels[0].device)
         state.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, device=self._device)  # loss, correct predictions, images
         for number, positions in enumerate(batch.micro_batches):

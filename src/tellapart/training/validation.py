@@ -12,7 +12,7 @@ from tellapart.classifier.forward import logits
 from tellapart.data.batching import PixelDataset, select_rows
 from tellapart.metrics import confusion_matrix, precision_recall_f1, row_log_loss
 from tellapart.models.base import Network
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
 from tellapart.training.checkpointing.state import Score, State
 from tellapart.training.class_balance import adjust_logits

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from tellapart.errors import TuningError
-from tellapart.io.database import database_url, redact_url
+from tellapart.io.database_url import database_url, redact_url
 
 _JOURNAL = "journal://"
 _HEARTBEAT, _FAILURES, _POSITION, _PARAMS = "heartbeat", "failures", "position", "params"  # attributes of a trial

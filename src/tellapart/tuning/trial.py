@@ -22,7 +22,7 @@ from tellapart.data.batching import PixelDataset
 from tellapart.data.split import Splits
 from tellapart.errors import InputShapeError, LayerError, RecipeError, TrainingDivergedError, UnknownModelError
 from tellapart.metrics import row_log_loss
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Advance, Progress
 from tellapart.recipe.recipe import Recipe, from_table
 from tellapart.runs.run import run_identity

@@ -9,7 +9,7 @@ import pytest
 
 from tellapart.data.image import read_image
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = [("squash", 224, "bilinear", 1.0), ("crop", 96, "bicubic", 0.875), ("pad", 130, "bilinear", 1.0)]

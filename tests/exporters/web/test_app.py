@@ -18,7 +18,7 @@ from servers import wait_for
 from tellapart.errors import DownloadError, RuntimeVersionError, SaveError
 from tellapart.exporters.web import onnxruntime_web
 from tellapart.exporters.web.app import make_app_files
-from tellapart.inference.load import load
+from tellapart.inference.load_predictor import load
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.progress import Progress
 

@@ -15,7 +15,7 @@ from encoding import encode, to_base64
 from tellapart.data.image import decode
 from tellapart.inference.prediction import PREDICTION_SCHEMA, PredictionBatch
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.uncertainty.conformal import ConformalPredictor
 
 PREDICT = f"""async (data) => {{ {IN_PAGE} const {{ predict }} = await import("./local.js");

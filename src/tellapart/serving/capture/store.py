@@ -13,7 +13,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from tellapart.errors import ServeError
-from tellapart.io.database import database_url, redact_url
+from tellapart.io.database_url import database_url, redact_url
 
 _TIMEOUT = 5  # seconds for the database to respond
 _ATTEMPTS = 5

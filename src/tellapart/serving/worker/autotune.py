@@ -14,7 +14,7 @@ from PIL import Image
 
 from tellapart.data.image import decode
 from tellapart.data.threads import one_blas_thread
-from tellapart.serving.worker.model import LoadedModel, load_model
+from tellapart.serving.worker.loaded_model import LoadedModel, load_model
 from tellapart.serving.worker.plan import WorkerPlan
 from tellapart.system import cpu_count
 

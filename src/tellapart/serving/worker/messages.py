@@ -79,7 +79,7 @@ def error_response(request_id: int, problem: ProblemType, reason: str) -> Infere
     return InferenceResponse(request_id, problem.status, body)
 
 
-def unpack_response(header: bytes) -> tuple[int, InferenceResponse]:
+def unpack_response_header(header: bytes) -> tuple[int, InferenceResponse]:
     """Return the length of a response's body, and the response without its body."""
     request_id, status, queueing, decoding, inference, batch_size, distance, size = InferenceResponse.HEADER.unpack(
         header

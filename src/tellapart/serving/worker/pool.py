@@ -18,7 +18,7 @@ from tellapart.serving.worker.messages import (
     InferenceResponse,
     RequestKind,
     error_response,
-    unpack_response,
+    unpack_response_header,
 )
 from tellapart.serving.worker.plan import WorkerPlan
 from tellapart.serving.worker.worker import run_worker
@@ -129,7 +129,7 @@ class WorkerPool:
 
     async def _deliver_responses(self, worker: WorkerProcess, reader: asyncio.StreamReader) -> NoReturn:
         while True:
-            size, header = unpack_response(await reader.readexactly(InferenceResponse.HEADER.size))
+            size, header = unpack_response_header(await reader.readexactly(InferenceResponse.HEADER.size))
             response = replace(header, body=await reader.readexactly(size))
             if response.request_id == READY_ID:
                 worker.ready = True

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tellapart.data.image import ImageArray, decode
-from tellapart.data.image_formats import DECODERS, check_structure, decodes_slowly, has_image_magic
+from tellapart.data.image_formats import DECODERS, check_decoding_cost, decodes_slowly, has_image_magic
 from tellapart.errors import UnreadableImageError
 from tellapart.serving.problem import IMAGE_TOO_LARGE, NOT_AN_IMAGE, UNREADABLE_IMAGE, ProblemType
 
@@ -35,7 +35,7 @@ def decode_untrusted(content: bytes, max_pixels: int) -> ImageArray:
         reason = f"{len(content):,} bytes of plain PNM or run-length BMP exceed the limit of {_SLOW_BYTES:,}"
         raise ImageRefusedError(IMAGE_TOO_LARGE, f"{reason}; send PNG or JPEG")
     try:
-        check_structure(content)
+        check_decoding_cost(content)
         _check_size(content, max_pixels)
         return decode(content)
     except UnreadableImageError as error:

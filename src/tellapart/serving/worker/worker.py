@@ -33,6 +33,7 @@ from tellapart.serving.problem import (
     UNREADABLE_IMAGE,
     ProblemType,
 )
+from tellapart.serving.worker.loaded_model import LoadedModel, file_version, load_model
 from tellapart.serving.worker.messages import (
     MOST_PROBABLE,
     NO_DISTANCE,
@@ -43,7 +44,6 @@ from tellapart.serving.worker.messages import (
     error_response,
     read_request,
 )
-from tellapart.serving.worker.model import LoadedModel, file_version, load_model
 from tellapart.serving.worker.occlusion import occlude, render_occlusion_map
 from tellapart.serving.worker.plan import WorkerPlan
 from tellapart.serving.worker.untrusted_image import ImageRefusedError, decode_untrusted, encode_for_capture

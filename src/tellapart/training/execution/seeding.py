@@ -3,7 +3,7 @@
 import torch
 
 
-def seed_generators(seed: int, device: torch.device) -> None:
+def seed_torch(seed: int, device: torch.device) -> None:
     """Seed the generators of the CPU and of this device.
 
     `torch.manual_seed` also records a stack trace for each kind of device that is not initialized. This takes a

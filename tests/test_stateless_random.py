@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tellapart.randomness import shuffle_rows, uniform
+from tellapart.stateless_random import shuffle_rows, uniform
 
 SEEDS = st.integers(0, 2**31 - 1)
 EPOCHS = st.integers(0, 100_000)

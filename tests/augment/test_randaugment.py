@@ -4,9 +4,9 @@ import torch
 from scipy import stats
 
 from tellapart.augment import augment
-from tellapart.augment.policy import MAX_AMOUNTS, draw_operations
-from tellapart.randomness import uniform
+from tellapart.augment.randaugment import MAX_AMOUNTS, draw_operations
 from tellapart.recipe.sections import AugmentRecipe
+from tellapart.stateless_random import uniform
 
 
 @pytest.mark.parametrize(("policy", "count"), [("randaugment", 3), ("trivialaugment", 1)])

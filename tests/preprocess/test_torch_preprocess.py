@@ -9,7 +9,7 @@ from PIL import Image
 
 from folders import package
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess
+from tellapart.preprocess.torch_preprocess import Preprocess
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))[:6]
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from tellapart.inference.base_predictor import Predictor
 from tellapart.inference.onnx import load_onnx
-from tellapart.inference.predictor import Predictor
 from tellapart.io.hub import PREFIX, fetch_model
 from tellapart.optional import require
 from tellapart.progress import Progress, TerminalProgress

@@ -20,7 +20,7 @@ from tellapart.data.batching import batch_slices, pixel_batches
 from tellapart.data.pixel_cache import LazyPixels, open_pixels
 from tellapart.errors import MissingExtraError
 from tellapart.preprocess.settings import PreprocessSettings
-from tellapart.preprocess.torch_resize import Preprocess, to_grayscale
+from tellapart.preprocess.torch_preprocess import Preprocess, to_grayscale
 from tellapart.progress import Event, Progress
 
 _BACKBONE = "efficientnet_lite0"  # its published weights come in a package, so nothing is downloaded
