@@ -8,7 +8,7 @@
 mnist5k: 4,000 training and 1,000 test images, 100 of each digit for testing. orl: 40 people, with the default split;
 orl-half: half of the images for testing. For a fine-tuned network, `first_model` has the seconds of training until the
 first model is reported, and its accuracy on the validation images, which nothing has used by then. Expected on two
-cores: about 99.2 %, 99 % and 98.5 % or more, each in about a minute of training or less.
+cores: about 99.2%, 99% and 98.5% or more, each in about a minute of training or less.
 """
 
 import argparse

@@ -5,10 +5,10 @@
     python benchmarks/confidence.py --only intervals --json
     python benchmarks/confidence.py --runs FOLDER      # saves the trained runs there, and reuses them
 
-intervals: the share of 1,000 simulated test sets whose 95 % interval contains the true value (target: 93 to 97 %; for
-the calibration error of perfect probabilities, whose true value is 0, 97.5 % is correct). sets: coverage of prediction
+intervals: the share of 1,000 simulated test sets whose 95% interval contains the true value (target: 93 to 97%; for
+the calibration error of perfect probabilities, whose true value is 0, 97.5% is correct). sets: coverage of prediction
 sets on other images, over 20 divisions (target: within 1.5 points). calibration: the error before and after temperature
-scaling (target: at most 2 % after, and never 0.3 points more than before). ood: the ROC AUC of the distance from the
+scaling (target: at most 2% after, and never 0.3 points more than before). ood: the ROC AUC of the distance from the
 training images, test images against out-of-distribution images (target: 0.95 for far ones).
 """
 
@@ -38,7 +38,7 @@ from tellapart.uncertainty.conformal import fit_conformal
 
 SETS, HUGE, CLASSES = 1000, 400_000, 10
 PRIOR = np.geomspace(0.2, 0.04, CLASSES) / np.geomspace(0.2, 0.04, CLASSES).sum()
-WORLDS = {"66 % accurate": 1.0, "89 % accurate": 2.2, "98 % accurate": 3.5}
+WORLDS = {"66% accurate": 1.0, "89% accurate": 2.2, "98% accurate": 3.5}
 OVERCONFIDENCE = {"calibrated": 1.0, "1.3 times overconfident": 1.3, "1.8 times overconfident": 1.8}
 DIVISIONS = 20
 SEEDS = 5  # of the runs whose calibration is measured

@@ -4,7 +4,7 @@
     python benchmarks/label_errors.py --seeds 5
     python benchmarks/label_errors.py --seeds 5 --json
 
-In MNIST-5k, 5 % of the labels are changed to another class at random. `recall_at_80` is the highest recall among all
+In MNIST-5k, 5% of the labels are changed to another class at random. `recall_at_80` is the highest recall among all
 cuts of the ranking with a precision of at least 0.8; `precision` and `recall` are those of the reported errors. Cost:
 half a minute per seed on two cores. Expected: recall_at_80 of 0.99 or more, precision and recall of about 0.93 and 0.9,
 each in under 60 s.
@@ -26,7 +26,7 @@ _NOISE, _PRECISION = 0.05, 0.8
 
 
 def plant_errors(labels: NDArray[np.integer], classes: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return labels (N,) of which 5 % are wrong, and which ones (N,)."""
+    """Return labels (N,) of which 5% are wrong, and which ones (N,)."""
     random = np.random.default_rng(seed)
     wrong = np.zeros(len(labels), bool)
     wrong[random.permutation(len(labels))[: round(_NOISE * len(labels))]] = True

@@ -64,7 +64,7 @@ def measure(name: str) -> str:
         predicting, spread = speed(lambda: network(images), batch, repeats)
     step = training_step(network.train(), images, labels, entry.fast_bfloat16 and has_bfloat16())
     training, training_spread = speed(step, batch, repeats)
-    top1 = f"{facts.top1:.1f} % ({facts.dataset})" if facts.top1 is not None else ""
+    top1 = f"{facts.top1:.1f}% ({facts.dataset})" if facts.top1 is not None else ""
     return (
         f"| `{name}` | {facts.year} | {entry.size} | {facts.parameters / 1e6:.2f} | {gflops:.3g} | {top1} | "
         f"{figure(training)} ± {training_spread:.0%} | {figure(predicting)} ± {spread:.0%} |"

@@ -86,7 +86,7 @@ def light_modification(image: Image.Image, random: np.random.Generator) -> Image
 
 
 def burst(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Return the next frame of a hand-held camera: shifted by up to 1.5 %, with other noise and light."""
+    """Return the next frame of a hand-held camera: shifted by up to 1.5%, with other noise and light."""
     w, h = image.size
     scale, (right, down) = random.uniform(0.97, 1.0), random.uniform(-0.015, 0.015, 2)
     left, top = w / 2 * (1 - scale) + right * w, h / 2 * (1 - scale) + down * h

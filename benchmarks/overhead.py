@@ -4,8 +4,8 @@
     python benchmarks/overhead.py --json
 
 checkpoints: the seconds spent in saving over those of training small_resnet on MNIST-5k by the default recipe (aim: at
-most 2 %). report: those from the end of training to the end of the run, which calibrates, tests, examines and writes
-(aim: at most 20 %). plans: for several networks, the step of the plan that the trial at the start chooses over the step
+most 2%). report: those from the end of training to the end of the run, which calibrates, tests, examines and writes
+(aim: at most 20%). plans: for several networks, the step of the plan that the trial at the start chooses over the step
 of the best of all plans, each timed at length and alternately (aim: at most 1.03).
 """
 

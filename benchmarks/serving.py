@@ -4,7 +4,7 @@
 
 IMAGES: a folder of JPEGs. --litserve, --bentoml: the Python of an environment with that package and tellapart. Each is
 measured in turn, five times: images per second, with 16 connections (`load.py`, a process of its own, on the same
-machine). With --load-only, our server alone: latency at 70 % of the peak, at equal intervals and at random times; ten
+machine). With --load-only, our server alone: latency at 70% of the peak, at equal intervals and at random times; ten
 times the peak; the peak while as much is sent to another listener; 500 slow senders of one byte per second.
 """
 
@@ -158,7 +158,7 @@ def measure_peer(name: str, python: str, args: argparse.Namespace, images: list[
 
 
 def measure_load(args: argparse.Namespace, images: list[Path], port: int) -> dict[str, Any]:
-    """Return the results at 70 % of the peak, at ten times the peak, after that, and beside slow senders."""
+    """Return the results at 70% of the peak, at ten times the peak, after that, and beside slow senders."""
     ours = [sys.executable, "-m", "tellapart", "serve", f"it={args.model}", "--port", port]
     results: dict[str, Any] = {}
     with run_server(ours, port, "/readyz") as process:

@@ -17,7 +17,7 @@ _HEADLINES = {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "macro_
 
 
 def headline_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the name, value and 95 % interval of each headline metric; metrics: of one split, as in metrics.json."""
+    """Return the name, value and 95% interval of each headline metric; metrics: of one split, as in metrics.json."""
     rows = []
     for key, name in _HEADLINES.items():
         if key in metrics:
@@ -63,7 +63,7 @@ def contact_sheet(title: str, tiles: Iterable[tuple[str, NDArray[np.uint8] | Non
 
 def metrics_with_plots(title: str, metrics: Mapping[str, Any], plots: str) -> str:
     """Return the headline metrics of one split above plots (SVG)."""
-    return table(title, ("", "", "95 % interval"), headline_metrics(metrics)) + plots
+    return table(title, ("", "", "95% interval"), headline_metrics(metrics)) + plots
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

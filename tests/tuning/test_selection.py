@@ -30,7 +30,7 @@ def test_the_bias_of_the_best_of_equal_candidates_is_corrected():
 
 
 def test_equal_candidates_are_sufficient_as_often_as_the_win_rate_allows():
-    """Of candidates that equal the default, 20 % are better in 80 % of the resamples."""
+    """Of candidates that equal the default, 20% are better in 80% of the resamples."""
     random, sufficient = np.random.default_rng(3), []
     for seed in range(150):
         (default, candidate), labels = simulate(random, [0.9] * 2, 200)

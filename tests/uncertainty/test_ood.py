@@ -45,7 +45,7 @@ def test_distance_is_mahalanobis_if_the_axes_span_all_but_one_direction():
 def test_few_images_with_many_features_and_absent_classes_suffice():
     features, labels = clusters(30, 0, width=1280)
     detector = fit_ood_detector(features, labels * 3, clusters(8, 1, width=1280)[0], 0.01)
-    assert detector.false_positive_rate == pytest.approx(1 / 9)  # eight images cannot estimate a rate of 1 %
+    assert detector.false_positive_rate == pytest.approx(1 / 9)  # eight images cannot estimate a rate of 1%
     assert detector.is_in_distribution(clusters(200, 2, width=1280)[0]).mean() > 0.5
     assert not detector.is_in_distribution(np.full((1, 1280), 30, np.float32))[0]
 

@@ -49,7 +49,7 @@ def _draw_weights(
     """
     count, size = len(numbers), shape[-1]
     is_cutmix = numbers[:, 0] < (0.5 if settings.mixup else 1.0) if settings.cutmix else np.zeros(count, bool)
-    # For tiny alpha SciPy 1.17 returns 0.5 for every quantile. At 0.001, 99 % of the pairs are not blended.
+    # For tiny alpha SciPy 1.17 returns 0.5 for every quantile. At 0.001, 99% of the pairs are not blended.
     alpha = np.maximum(np.where(is_cutmix, settings.cutmix, settings.mixup), 1e-3)
     shares = betaincinv(alpha, alpha, numbers[:, 1])  # the quantile of Beta(alpha, alpha)
     weights = shares[:, None, None]

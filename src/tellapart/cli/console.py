@@ -59,7 +59,7 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     from tellapart.html import headline_metrics
 
     table = Table(box=None, pad_edge=False)
-    for column in (f"{title} ({metrics['images']} images)", "", "95 % interval"):
+    for column in (f"{title} ({metrics['images']} images)", "", "95% interval"):
         table.add_column(column)
     for row in headline_metrics(metrics):
         table.add_row(*row)

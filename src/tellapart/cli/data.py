@@ -145,7 +145,7 @@ def print_learning_curve(forecast: "DataForecast") -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("training images", justify="right")
     table.add_column("accuracy", justify="right")
-    table.add_column("95 % interval")
+    table.add_column("95% interval")
     table.add_column("")
     for size, accuracy in zip(curve.sizes, curve.accuracies, strict=True):
         table.add_row(f"{size:,}", f"{accuracy:.1%}", "", "measured")

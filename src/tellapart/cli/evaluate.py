@@ -90,7 +90,7 @@ def print_comparison(result: "Comparison") -> None:
     """Print the accuracies of two classifiers, the verdict, changed classes, and images classified differently."""
     console = terminal()
     table = Table(box=None, pad_edge=False)
-    for column in (f"{result.split} ({result.paired.images} images of {result.source})", "accuracy", "95 % interval"):
+    for column in (f"{result.split} ({result.paired.images} images of {result.source})", "accuracy", "95% interval"):
         table.add_column(plain(column), overflow="fold")
     rows = (("A", result.model_a, result.accuracy_a), ("B", result.model_b, result.accuracy_b))
     for letter, name, share in rows:

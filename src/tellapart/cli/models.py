@@ -99,7 +99,7 @@ def print_models(published: "dict[str, PublishedResult]", sizes: dict[str, int],
             f"{result.parameters / 1e6:.2f} M",
             f"{2 * result.macs / 1e9:.3g}",
             weights.get(name, ""),
-            "" if result.top1 is None else f"{result.top1:.1f} %",
+            "" if result.top1 is None else f"{result.top1:.1f}%",
             result.dataset,
         )
     console = terminal()

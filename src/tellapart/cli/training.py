@@ -245,7 +245,7 @@ def _cross_validate(
     mean = result.run.metrics["cross_validation"]["accuracy"]
     low, high = min(result.accuracies), max(result.accuracies)
     print(
-        f"Cross-validated accuracy over {folds} folds: {mean['value']:.1%} (95 % interval {mean['low']:.1%} to "
+        f"Cross-validated accuracy over {folds} folds: {mean['value']:.1%} (95% interval {mean['low']:.1%} to "
         f"{mean['high']:.1%}; folds from {low:.1%} to {high:.1%}). The average of all folds on the test split:",
         file=sys.stderr,
     )

@@ -80,7 +80,7 @@ def ambiguous_pairs(probabilities: NDArray[np.floating], labels: NDArray[np.inte
     """Return the pairs of classes that are confused in both directions, those with most ambiguous images first.
 
     An image is ambiguous if its label is one of its two most probable classes and the second has a probability of at
-    least 0.25. A pair needs ambiguous images of both labels: at least three, and at least 2 % of its images. Label
+    least 0.25. A pair needs ambiguous images of both labels: at least three, and at least 2% of its images. Label
     errors do not make a pair ambiguous, because the classifier is confident in such images.
     Raises `LabelIssuesError` for arrays of the wrong shape or values.
     """

@@ -93,7 +93,7 @@ def fit_learning_curve(
     train_features: (N, F). train_labels: (N,), of at least 2 classes. validation_features: (V, F). validation_labels:
     (V,). The subsets are nested and stratified. The error is modelled as a + b n^-c (Hestness et al. 2017, "Deep
     learning scaling is predictable, empirically", section 2; Viering and Loog 2021, "The shape of learning curves",
-    section 4). A forecast is the median, with the middle 95 %, of bootstrap draws of the validation images and of the
+    section 4). A forecast is the median, with the middle 95%, of bootstrap draws of the validation images and of the
     orders of the training images, with noise for the choice of training images. Each draw also omits none, one or two
     of the smallest subsets, and half of the draws fix the floor at 0: the sizes are too few to show where the power law
     begins, and whether the error has a floor.

@@ -45,8 +45,9 @@ def load_dataset(source: Source, progress: Progress | None = None) -> ImageDatas
         return load_builtin(name, progress or Progress())
     hint = did_you_mean(name, BUILTIN_NAMES)
     raise SourceError(
-        f"There is no folder, file or built-in dataset '{printable(name)}': expected a folder of class folders, a "
-        f"manifest (.csv, .parquet), a .npz file, or one of {', '.join(BUILTIN_NAMES)}.{hint}"
+        f"There is no folder, file or built-in dataset '{printable(name)}': expected a folder of class folders "
+        "or of CIFAR or IDX files, a manifest (.csv, .parquet), a .npz file, "
+        f"{PREFIX}<name> on the Hugging Face Hub, or one of {', '.join(BUILTIN_NAMES)}.{hint}"
     )
 
 

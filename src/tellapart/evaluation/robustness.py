@@ -30,7 +30,7 @@ from tellapart.metrics.paired import tango_interval
 from tellapart.progress import Progress
 from tellapart.stateless_random import shuffle_rows, uniform
 
-LIMIT = 1000  # images: the interval of an accuracy of 90 % is then 2 points to each side
+LIMIT = 1000  # images: the interval of an accuracy of 90% is then 2 points to each side
 _SEVERITIES = range(1, 6)
 Pixels = NDArray[np.uint8]
 Numbers = NDArray[np.int64]

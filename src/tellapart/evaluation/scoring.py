@@ -35,7 +35,7 @@ ClassMetrics = dict[str, list[Estimate]]  # K estimates per metric
 def compute_metrics(
     probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...], groups: Groups = None
 ) -> dict[str, Any]:
-    """Return headline metrics with 95 % intervals, the metrics of each class, and the confusion matrix.
+    """Return headline metrics with 95% intervals, the metrics of each class, and the confusion matrix.
 
     probabilities: (N, K). labels: (N,). groups: (N,) group of each row, such as a patient; rows of one group are not
     independent, which widens the intervals. A class without images has 0 "images" and metrics of 0, and null where a

@@ -67,7 +67,7 @@ def accuracy_by_slice(correct: NDArray[np.bool_], columns: Mapping[str, Column])
     all numbers, are divided into ranges of about equal counts; other text is divided by value. A constant column has no
     slices, nor has a text column whose values hardly repeat, such as file names.
     Fisher's exact test compares each slice with all other rows. Among the slices that are reported to differ, at most
-    5 % are expected to differ by chance (Benjamini and Hochberg 1995, "Controlling the false discovery rate", section
+    5% are expected to differ by chance (Benjamini and Hochberg 1995, "Controlling the false discovery rate", section
     3). The test assumes independent rows: duplicates and bursts of one scene lead to false findings.
     Raises `SliceError` for a column of another length, or with numbers that are not finite.
     """

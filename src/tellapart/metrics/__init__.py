@@ -1,4 +1,4 @@
-"""Metrics of probabilities (N, K) and labels (N,), with 95 % confidence intervals. All functions are pure.
+"""Metrics of probabilities (N, K) and labels (N,), with 95% confidence intervals. All functions are pure.
 
 classification: metrics of a confusion matrix and of single rows. averages: averages over the classes of a confusion
 matrix. ranking: ROC area and average precision. calibration: reliability and calibration error. intervals: confidence

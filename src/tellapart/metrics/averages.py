@@ -1,4 +1,4 @@
-"""Averages over the classes of a confusion matrix (K, K), rows true and columns predicted, with 95 % intervals.
+"""Averages over the classes of a confusion matrix (K, K), rows true and columns predicted, with 95% intervals.
 
 The intervals use the delta method on the logit scale (Takahashi et al. 2022, "Confidence interval for micro-averaged F1
 and macro-averaged F1 scores", Applied Intelligence 52), with three changes. They cover any metric that is a function of

@@ -1,4 +1,4 @@
-"""Calibration: whether predictions with a probability of 80 % are correct in 80 % of cases. Letter: B bins."""
+"""Calibration: whether predictions with a probability of 80% are correct in 80% of cases. Letter: B bins."""
 
 import math
 from collections.abc import Callable

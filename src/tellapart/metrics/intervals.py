@@ -1,4 +1,4 @@
-"""95 % confidence intervals: the range of a metric on other images of the same kind.
+"""95% confidence intervals: the range of a metric on other images of the same kind.
 
 A proportion of independent rows has the interval of Wilson 1927 ("Probable inference", JASA 22). An average over
 classes has the interval that `tellapart.metrics.averages` describes. All other metrics have a percentile bootstrap
@@ -16,7 +16,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-Z = 1.959963984540054  # the normal quantile of 97.5 %
+Z = 1.959963984540054  # the normal quantile of 97.5%
 _QUANTILES = (0.025, 0.975)
 _MAX_DRAWS, _MIN_DRAWS = 1000, 100
 _MAX_WORK = 4e8  # numbers that all draws of one bootstrap process
@@ -25,7 +25,7 @@ _BLOCK_WEIGHTS = 2e7  # weights in memory at a time
 
 @dataclass(frozen=True)
 class Estimate:
-    """The value of a metric and its 95 % confidence interval."""
+    """The value of a metric and its 95% confidence interval."""
 
     value: float
     low: float

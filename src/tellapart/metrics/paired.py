@@ -27,7 +27,7 @@ class PairedDifference:
 
     @property
     def better(self) -> str | None:
-        """The better classifier, "a" or "b"; None if the difference is not statistically significant at 5 %."""
+        """The better classifier, "a" or "b"; None if the difference is not statistically significant at 5%."""
         if self.p_value >= _SIGNIFICANCE:
             return None
         return "b" if self.only_b > self.only_a else "a"
@@ -48,7 +48,7 @@ class PairedDifference:
 def paired_difference(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> PairedDifference:
     """Compare two classifiers on the same N >= 1 images; right_a, right_b (N,): whether each prediction is correct.
 
-    The 95 % interval is Tango's. The test is McNemar's exact test, a binomial test on the images that exactly one of
+    The 95% interval is Tango's. The test is McNemar's exact test, a binomial test on the images that exactly one of
     the two predicts correctly (McNemar 1947, "Note on the sampling error of the difference between correlated
     proportions or percentages").
     """
@@ -58,7 +58,7 @@ def paired_difference(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) ->
 
 
 def tango_interval(gained: int, lost: int, pairs: int) -> Estimate:
-    """Return (gained - lost) / pairs, a difference of paired proportions, with its 95 % score interval.
+    """Return (gained - lost) / pairs, a difference of paired proportions, with its 95% score interval.
 
     Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17, section 3. Unlike Wald's interval it has its nominal coverage for few pairs, and

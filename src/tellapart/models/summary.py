@@ -46,7 +46,7 @@ class Summary:
     of BatchNorm, "optimizer" the two moments of AdamW, "average" the moving average of the weights and the best
     weights, "activations" the tensors of one batch that are saved for the backward pass, images included. "total" is
     their sum, without temporary buffers, the dataset and torch itself. In measurements on a CPU the tensors took 2 to
-    10 % more, and fragmentation of the allocator made it 10 to 40 %.
+    10% more, and fragmentation of the allocator made it 10 to 40%.
     """
 
     model: str

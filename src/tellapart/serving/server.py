@@ -148,7 +148,7 @@ async def _run_until_signal(server: UvicornServer, context: ServerContext, progr
     ready = asyncio.create_task(context.pool.wait_until_ready())
     await asyncio.wait({serving, stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
     gc.collect()
-    gc.freeze()  # the objects of the start stay: scanning them again took 5 % of the time under load
+    gc.freeze()  # the objects of the start stay: scanning them again took 5% of the time under load
     if ready.done() and not serving.done():
         names, address = ", ".join(context.model_names), server.address
         message = f"Serving {names} at {address} (API documentation: {address}/docs)."

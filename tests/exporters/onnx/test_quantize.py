@@ -202,7 +202,7 @@ def test_a_layer_that_loses_accuracy_stays_in_float32(small_images):
 
 @pytest.mark.slow
 def test_published_network_in_int8(photos, tmp_path):
-    """The file has at most 30 % of the size, and the same labels where the network is confident."""
+    """The file has at most 30% of the size, and the same labels where the network is confident."""
     published = load_torch_classifier("efficientnet_lite0")
     folder = tmp_path / "images"
     for position, path in enumerate(photos):

@@ -78,7 +78,7 @@ def confusion(matrix: NDArray[Any], classes: tuple[str, ...]) -> str:
 
 
 def reliability_diagrams(before: Reliability, after: Reliability) -> str:
-    """Return an SVG of accuracy against confidence with 95 % intervals, before and after temperature scaling."""
+    """Return an SVG of accuracy against confidence with 95% intervals, before and after temperature scaling."""
     figure = _new_figure(9, 3.6)
     titles = ("Before calibration", "After calibration")
     for axes, diagram, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):

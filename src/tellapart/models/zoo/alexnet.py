@@ -3,7 +3,7 @@
 The network of Krizhevsky, Sutskever and Hinton 2012 for a single device: 64, 192, 384, 256 and 256 filters, without
 local response normalization. Parameter names and initial weights (the defaults of torch) are torchvision's. The initial
 weights of 2012 (section 5: normal with deviation 0.01, some biases one) require 90 epochs of SGD: in 3 epochs of the
-default recipe they learned nothing on 1,797 digits, where the defaults of torch reach 97 %.
+default recipe they learned nothing on 1,797 digits, where the defaults of torch reach 97%.
 """
 
 from torch import Tensor, nn

@@ -122,6 +122,6 @@ def initialize_truncated(network: nn.Module, deviation: float) -> None:
 
 
 def round_width(width: float, divisor: int = 8) -> int:
-    """Return the nearest multiple of `divisor`, at most 10 % below the width (code of Sandler et al. 2018)."""
+    """Return the nearest multiple of `divisor`, at most 10% below the width (code of Sandler et al. 2018)."""
     rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * width else rounded

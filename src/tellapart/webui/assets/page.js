@@ -117,10 +117,10 @@ function createBar(label, probability) {
   return item;
 }
 
-/** Format a probability without rounding it to 0 % or 100 %. */
+/** Format a probability without rounding it to 0% or 100%. */
 function formatPercent(probability) {
-  if (probability < 0.0005) return "< 0.1\u00a0%";
-  return probability > 0.9995 ? "> 99.9\u00a0%" : `${(100 * probability).toFixed(1)}\u00a0%`;
+  if (probability < 0.0005) return "< 0.1%";
+  return probability > 0.9995 ? "> 99.9%" : `${(100 * probability).toFixed(1)}%`;
 }
 
 function formatList(names) {

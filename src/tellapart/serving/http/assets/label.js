@@ -32,7 +32,7 @@ async function show({ predicted_label: label, probability, reason }, content, cl
   URL.revokeObjectURL(byId("image").src);
   byId("image").src = URL.createObjectURL(content);
   await byId("image").decode();
-  byId("prediction").textContent = `Prediction: ${label} (${(100 * probability).toFixed(0)}\u00a0%). Captured because ${REASONS[reason]}.`;
+  byId("prediction").textContent = `Prediction: ${label} (${(100 * probability).toFixed(0)}%). Captured because ${REASONS[reason]}.`;
   byId("label").value = "";
   const options = classes.map((name) => Object.assign(document.createElement("option"), { value: name }));
   byId("classes").replaceChildren(...options);

@@ -64,7 +64,7 @@ function formatLatency(milliseconds) {
 }
 
 function formatShare(count, total) {
-  return total ? `${((100 * count) / total).toFixed(1)}\u00a0%` : "–";
+  return total ? `${((100 * count) / total).toFixed(1)}%` : "–";
 }
 
 function setState(message, state) {
