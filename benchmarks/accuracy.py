@@ -24,7 +24,7 @@ import numpy as np
 
 from tellapart.data.arrays import from_arrays
 from tellapart.data.builtin import load_digits
-from tellapart.data.dataset import FileImages, ImageDataset, build_dataset
+from tellapart.data.dataset import FileImages, ImageDataset, dataset_from_labels
 from tellapart.data.folder import load_folder
 from tellapart.pipeline.train import train
 from tellapart.progress import Event, Progress, TerminalProgress
@@ -59,7 +59,7 @@ def orl(seed: int) -> tuple[ImageDataset, dict[str, Any]]:
     ]  # target.jpg is not part of the dataset
     names = [files.names[row] for row in keep]
     labels = [dataset.label_name(row) for row in keep]
-    return build_dataset("orl", FileImages(files.root, tuple(names)), labels), {}
+    return dataset_from_labels("orl", FileImages(files.root, tuple(names)), labels), {}
 
 
 def orl_half(seed: int) -> tuple[ImageDataset, dict[str, Any]]:

@@ -47,7 +47,7 @@ from torch.utils.data import DataLoader, Dataset
 from tellapart.data import pixel_cache
 from tellapart.data.audit import Audit
 from tellapart.data.batching import pixel_batches
-from tellapart.data.dataset import FileImages, build_dataset
+from tellapart.data.dataset import FileImages, dataset_from_labels
 from tellapart.data.pixel_cache import open_pixels
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_preprocess import Preprocess
@@ -159,7 +159,9 @@ def run_ceiling(paths: list[Path], threads: int) -> dict[str, dict[str, float]]:
 def fake_audit_dataset(paths: list[Path]) -> Audit:
     """Return an audit's result without its work: each path stands for an image's hash."""
     names = tuple(path.name for path in paths)
-    dataset = build_dataset("photographs", FileImages(paths[0].parent, names), [str(i % 2) for i in range(len(names))])
+    dataset = dataset_from_labels(
+        "photographs", FileImages(paths[0].parent, names), [str(i % 2) for i in range(len(names))]
+    )
     sizes, flags = np.full(len(names), 375, np.int32), np.zeros(len(names), bool)
     digests = np.random.default_rng(0).integers(0, 256, (len(names), 16), dtype=np.uint8)
     # As in a real run on images that are older than the run: none is hashed again.

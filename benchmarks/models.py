@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tellapart.models import MODELS, create
 from tellapart.models.base import Network
-from tellapart.models.published import PUBLISHED
+from tellapart.models.published_results import PUBLISHED
 from tellapart.training.execution.autotune import has_bfloat16
 
 

@@ -29,8 +29,8 @@ from tellapart.models.registry import create, get_entry
 from tellapart.pipeline import train as pipeline
 from tellapart.training.checkpointing.policy import CheckpointPolicy
 from tellapart.training.execution import autotune
-from tellapart.training.execution.allocator import retain_freed_memory
 from tellapart.training.execution.autotune import ExecutionPlan, default_plan, find_fastest_plan
+from tellapart.training.execution.glibc_malloc import retain_freed_memory
 
 NETWORKS = (
     ("simple_cnn", 1, 28, 64),

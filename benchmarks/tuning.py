@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from accuracy import mnist5k, orl
 
-from tellapart.data.dataset import SPLITS, ImageDataset, build_dataset
+from tellapart.data.dataset import SPLITS, ImageDataset, dataset_from_labels
 from tellapart.pipeline.train import train
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.tuning.result import describe_selection
@@ -34,7 +34,7 @@ def split_images(dataset: ImageDataset, counts: tuple[int, int], seed: int) -> I
         rows = random.permutation(np.flatnonzero(dataset.labels == label))
         splits[rows[: counts[0]]], splits[rows[counts[0] : sum(counts)]] = SPLITS[0], SPLITS[1]
     labels = [dataset.label_name(row) for row in range(len(dataset))]
-    return build_dataset(dataset.title, dataset.images, labels, splits.tolist())
+    return dataset_from_labels(dataset.title, dataset.images, labels, splits.tolist())
 
 
 def measure(name: str, seed: int, trials: int, folder: Path, progress: Progress) -> dict[str, Any]:

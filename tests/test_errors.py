@@ -31,7 +31,7 @@ CODES = {
     "invalid_layers",
     "invalid_manifest",
     "invalid_recipe",
-    "invalid_setting",
+    "invalid_option",
     "invalid_slices",
     "invalid_source",
     "invalid_weights",

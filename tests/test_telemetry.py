@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from servers import wait_for
-from tellapart.exporters.job import golden_folder
+from tellapart.exporters.export_job import golden_folder
 
 ROOT = Path(__file__).parents[1]
 CALLS = "connect,sendto,sendmsg,sendmmsg"

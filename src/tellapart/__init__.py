@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tellapart.classifier.classifier import Classifier
-    from tellapart.classifier.summary import summary
+    from tellapart.classifier.layer_summary import summary
     from tellapart.curation.data_forecast import learning_curve
     from tellapart.curation.label_issues import LabelIssues, find_label_issues
     from tellapart.data.audit import Audit, audit_dataset
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tellapart.evaluation.compare import Comparison, compare
     from tellapart.evaluation.evaluate import Evaluation, evaluate
     from tellapart.exporters.export import export
-    from tellapart.exporters.huggingface import push
-    from tellapart.exporters.job import ExportResult
+    from tellapart.exporters.export_job import ExportResult
+    from tellapart.exporters.push_to_hub import push
     from tellapart.inference.load_predictor import load
     from tellapart.inference.prediction import Prediction
     from tellapart.pipeline.cross_validation import cross_validate
@@ -50,7 +50,7 @@ _HOMES = {
     "EnsembleResult": "tellapart.pipeline.ensemble_runs",
     "Comparison": "tellapart.evaluation.compare",
     "Evaluation": "tellapart.evaluation.evaluate",
-    "ExportResult": "tellapart.exporters.job",
+    "ExportResult": "tellapart.exporters.export_job",
     "LabelIssues": "tellapart.curation.label_issues",
     "Prediction": "tellapart.inference.prediction",
     "Recipe": "tellapart.recipe.recipe",
@@ -63,13 +63,13 @@ _HOMES = {
     "ensemble": "tellapart.pipeline.ensemble_runs",
     "compare": "tellapart.evaluation.compare",
     "cross_validate": "tellapart.pipeline.cross_validation",
-    "summary": "tellapart.classifier.summary",
+    "summary": "tellapart.classifier.layer_summary",
     "evaluate": "tellapart.evaluation.evaluate",
     "export": "tellapart.exporters.export",
     "load": "tellapart.inference.load_predictor",
     "load_dataset": "tellapart.data.sources",
     "learning_curve": "tellapart.curation.data_forecast",
-    "push": "tellapart.exporters.huggingface",
+    "push": "tellapart.exporters.push_to_hub",
     "train": "tellapart.pipeline.train",
     "tune": "tellapart.tuning.tune",
 }

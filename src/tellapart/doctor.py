@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from tellapart.errors import SettingError, printable
+from tellapart.errors import OptionError, printable
 from tellapart.io.atomic import cache_folder
 from tellapart.io.disk_cache import folder_size, size_limit
 from tellapart.system import cpu_count, cpu_name
@@ -152,7 +152,7 @@ def _cache(advice: list[str]) -> dict[str, str]:
         environment |= {"used": _bytes(folder_size(folder / "pixels")), "limit": _bytes(limit)}
         if limit == 0:
             advice.append("TELLAPART_CACHE_LIMIT=0: every run decodes all images again; unset it.")
-    except SettingError as error:
+    except OptionError as error:
         advice.append(str(error))
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
     free = shutil.disk_usage(existing).free

@@ -103,10 +103,10 @@ class RecipeError(TellapartError):
     code = "invalid_recipe"
 
 
-class SettingError(TellapartError):
+class OptionError(TellapartError):
     """An option or an environment variable has an invalid value."""
 
-    code = "invalid_setting"
+    code = "invalid_option"
 
 
 class UnknownModelError(TellapartError):
@@ -133,7 +133,7 @@ class SliceError(TellapartError):
     code = "invalid_slices"
 
 
-class CorruptionError(TellapartError):
+class InvalidCorruptionError(TellapartError):
     """The corruption of images for the robustness test is not possible as asked."""
 
     code = "invalid_corruption"

@@ -23,14 +23,14 @@ from sklearn.utils.validation import check_is_fitted
 from tellapart.classifier.calibrate import calibrate
 from tellapart.classifier.forward import features_and_logits
 from tellapart.classifier.load import load_classifier_bytes
-from tellapart.data.audit import audit_dataset, check_readable
-from tellapart.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, build_dataset, class_name
+from tellapart.data.audit import audit_dataset, check_unreadable_fraction
+from tellapart.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, class_name, dataset_from_labels
 from tellapart.data.image import ImageArray
 from tellapart.data.split import Splits, make_holdout
 from tellapart.errors import ImageInputError, InterruptedTrainingError, UnreadableImageError
 from tellapart.inference.base_predictor import to_image
 from tellapart.pipeline.defaults import resolve_defaults
-from tellapart.pipeline.prepare import update_recipe
+from tellapart.pipeline.prepare import override_recipe
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.recipe.recipe import Recipe, load_recipe
@@ -103,16 +103,16 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
             raise ImageInputError("Expected images of at least two classes, found 1 class.")
         names = _class_names(self.classes_)
         group_names = None if groups is None else [str(group) for group in np.asarray(groups).tolist()]
-        dataset = build_dataset("images", images, [names[k] for k in index], groups=group_names)
+        dataset = dataset_from_labels("images", images, [names[k] for k in index], groups=group_names)
         self._fit_dataset(dataset, progress)
         self._order = np.array([self.classifier_.classes.index(name) for name in names])  # of columns: K
         return self
 
     def _fit_dataset(self, dataset: ImageDataset, progress: Progress) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        recipe = update_recipe(self._base_recipe(), self._settings() | {"seed": seed})
+        recipe = override_recipe(self._base_recipe(), self._settings() | {"seed": seed})
         audit = audit_dataset(dataset, progress)
-        check_readable(audit, recipe.data.max_unreadable_fraction)
+        check_unreadable_fraction(audit, recipe.data.max_unreadable_fraction)
         train, validation = make_holdout(audit, self.validation_fraction, seed)
         splits = Splits(train, validation, np.array([], np.int64), "estimator")
         recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)

@@ -10,9 +10,9 @@ from encoding import encode
 from folders import digit_folder
 from image_copies import crop, light_copies
 from tellapart.data import near_duplicates
-from tellapart.data.audit import AuditWarning, audit_dataset, check_readable
+from tellapart.data.audit import AuditWarningKind, audit_dataset, check_unreadable_fraction
 from tellapart.data.builtin import load_digits
-from tellapart.data.dataset import build_dataset
+from tellapart.data.dataset import dataset_from_labels
 from tellapart.data.image import decode, read_image
 from tellapart.data.sources import load_dataset
 from tellapart.data.thumbnail_similarity import make_thumbnail
@@ -48,7 +48,7 @@ class MemoryImages:
 
 
 def dataset_of(images, labels=None):
-    return build_dataset("memory", MemoryImages(images), labels or ["ab"[row % 2] for row in range(len(images))])
+    return dataset_from_labels("memory", MemoryImages(images), labels or ["ab"[row % 2] for row in range(len(images))])
 
 
 def duplicate_pairs(images):
@@ -126,7 +126,7 @@ def test_digits_have_almost_no_duplicates():
     assert len(audit.near_duplicates) + len(audit.exact_duplicates) <= 3
     assert audit.grey.all()
     assert audit.class_counts().sum() == 1797
-    assert audit.warnings_by_kind().keys() <= {AuditWarning.DUPLICATES}
+    assert audit.warnings_by_kind().keys() <= {AuditWarningKind.DUPLICATES}
 
 
 def test_mirrored_and_rotated_images_are_not_duplicates(originals):
@@ -192,10 +192,10 @@ def test_json_has_all_findings(mixed):
     assert values["sizes"]["width"] == {"min": 32, "median": 32, "max": 32}
     assert values["warnings"] == audit.warnings()
     assert audit.warnings_by_kind().keys() == {
-        AuditWarning.FILES_SKIPPED,
-        AuditWarning.UNREADABLE,
-        AuditWarning.LABEL_CONFLICTS,
-        AuditWarning.DUPLICATES,
+        AuditWarningKind.FILES_SKIPPED,
+        AuditWarningKind.UNREADABLE,
+        AuditWarningKind.LABEL_CONFLICTS,
+        AuditWarningKind.DUPLICATES,
     }
 
 
@@ -203,10 +203,10 @@ def test_json_has_all_findings(mixed):
 def test_refuses_too_many_unreadable_images(mixed, max_fraction, refused):
     audit = audit_dataset(load_dataset(mixed))  # 2 of 13
     if not refused:
-        check_readable(audit, max_fraction)
+        check_unreadable_fraction(audit, max_fraction)
         return
     with pytest.raises(TooManyUnreadableError) as error:
-        check_readable(audit, max_fraction)
+        check_unreadable_fraction(audit, max_fraction)
     for value in ("2 of 13", "dog/zz_cut.png", "data.max_unreadable_fraction=0.16"):
         assert value in str(error.value)
 
@@ -215,9 +215,9 @@ def test_one_unreadable_image_is_allowed_unless_none_is(make_tree, small_images)
     root = make_tree({"cat": small_images[:5], "dog": small_images[5:]})
     (root / "dog" / "cut.png").write_bytes(b"")
     audit = audit_dataset(load_dataset(root))
-    check_readable(audit, 0.01)
+    check_unreadable_fraction(audit, 0.01)
     with pytest.raises(TooManyUnreadableError):
-        check_readable(audit, 0.0)
+        check_unreadable_fraction(audit, 0.0)
 
 
 def test_a_dataset_without_readable_images_is_audited(make_tree):
@@ -228,7 +228,7 @@ def test_a_dataset_without_readable_images_is_audited(make_tree):
     assert len(audit.unreadable) == 2
     assert audit.usable_rows().tolist() == []
     assert audit.to_json()["sizes"]["height"]["max"] == 0
-    assert audit.warnings_by_kind().keys() == {AuditWarning.UNREADABLE}
+    assert audit.warnings_by_kind().keys() == {AuditWarningKind.UNREADABLE}
 
 
 def test_the_fingerprint_depends_on_pixels_and_labels_only(mixed, tmp_path, small_images):
@@ -250,22 +250,22 @@ def test_finds_grey_and_dim_images_and_imbalance(written_digits, small_images):
     audit = audit_dataset(dataset_of(grey + dim, ["a"] * 12 + ["b"]))
     assert audit.grey.tolist() == [True] * 12 + [False]
     assert audit.dim.tolist() == [False] * 12 + [True]
-    assert audit.warnings_by_kind().keys() == {AuditWarning.IMBALANCE, AuditWarning.DIM_IMAGES}
+    assert audit.warnings_by_kind().keys() == {AuditWarningKind.IMBALANCE, AuditWarningKind.DIM_IMAGES}
 
 
 def test_warns_of_class_names_that_differ_in_case(small_images):
     images = [read_image(path) for path in small_images[:4]]
     audit = audit_dataset(dataset_of(images, ["cat", "Cat", "cat", "dog"]))
-    assert audit.warnings_by_kind().keys() == {AuditWarning.SIMILAR_CLASS_NAMES}
+    assert audit.warnings_by_kind().keys() == {AuditWarningKind.SIMILAR_CLASS_NAMES}
 
 
 def test_warns_of_leakage_in_a_given_split(small_images):
     images = [read_image(path) for path in small_images[:4]]
     splits = ["train", "train", "test", "test", "test"]
-    dataset = build_dataset("memory", MemoryImages([*images, images[0]]), list("ababa"), splits)
+    dataset = dataset_from_labels("memory", MemoryImages([*images, images[0]]), list("ababa"), splits)
     audit = audit_dataset(dataset)
     assert audit.count_leaks() == 1
-    assert audit.warnings_by_kind().keys() == {AuditWarning.LEAKAGE}
+    assert audit.warnings_by_kind().keys() == {AuditWarningKind.LEAKAGE}
 
 
 def test_caches_the_near_duplicates_of_many_images(tmp_path, monkeypatch):
@@ -297,7 +297,7 @@ def test_finds_near_duplicates_with_different_labels(originals):
     audit = audit_dataset(dataset_of([*originals[:6], small], list("abababb")))
     assert [(pair.first, pair.second) for pair in audit.near_label_conflicts] == [(0, 6)]
     assert audit.usable_rows().tolist() == list(range(7))
-    assert AuditWarning.NEAR_LABEL_CONFLICTS in audit.warnings_by_kind()
+    assert AuditWarningKind.NEAR_LABEL_CONFLICTS in audit.warnings_by_kind()
 
 
 def test_a_path_is_a_source(tmp_path):

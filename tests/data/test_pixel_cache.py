@@ -22,7 +22,7 @@ from tellapart.data.arrays import from_arrays
 from tellapart.data.audit import audit_dataset
 from tellapart.data.folder import load_folder
 from tellapart.data.pixel_cache import open_pixels
-from tellapart.errors import SettingError, UnreadableImageError
+from tellapart.errors import OptionError, UnreadableImageError
 from tellapart.io import disk_cache
 from tellapart.io.disk_cache import map_file, size_limit
 from tellapart.progress import Event, Progress
@@ -418,7 +418,7 @@ def test_parses_limits(text, size, monkeypatch):
 @pytest.mark.parametrize("text", ["-1", "much", "5 GBit", "1e9", "GB"])
 def test_refuses_invalid_limits(text, audit, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE_LIMIT", text)
-    with pytest.raises(SettingError) as error:
+    with pytest.raises(OptionError) as error:
         open_counting(audit)
     assert "TELLAPART_CACHE_LIMIT" in str(error.value)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from image_copies import light_copies
 from tellapart.data.audit import Audit, audit_dataset
-from tellapart.data.dataset import SPLITS, ArrayImages, build_dataset
+from tellapart.data.dataset import SPLITS, ArrayImages, dataset_from_labels
 from tellapart.data.image import read_image
 from tellapart.data.near_duplicates import Pair
 from tellapart.data.sources import load_dataset
@@ -26,7 +26,7 @@ def make_audit(labels, groups=None, copies=(), unreadable=(), splits=None, possi
     """Return an audit with these exact and possible duplicates and unreadable rows; the images are never read."""
     count = len(labels)
     images = ArrayImages(np.zeros((count, 1, 1), np.uint8), "memory")
-    dataset = build_dataset("memory", images, [str(label) for label in labels], splits, groups)
+    dataset = dataset_from_labels("memory", images, [str(label) for label in labels], splits, groups)
     heights = np.ones(count, np.int32)
     heights[list(unreadable)] = 0
     flags = np.zeros(count, bool)

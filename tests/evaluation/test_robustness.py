@@ -14,7 +14,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.data.audit import audit_dataset
 from tellapart.data.builtin import load_digits
 from tellapart.data.pixel_cache import open_pixels
-from tellapart.errors import CorruptionError
+from tellapart.errors import InvalidCorruptionError
 from tellapart.evaluation.explain import heat_maps
 from tellapart.evaluation.robustness import CORRUPTIONS, corrupt, corruption_robustness
 from tellapart.preprocess.settings import PreprocessSettings
@@ -200,14 +200,14 @@ def test_lazily_decoded_images_give_the_same_results(trained):
 
 def test_invalid_arguments_are_refused():
     pixels = np.zeros((2, 8, 8, 3), np.uint8)
-    with pytest.raises(CorruptionError) as error:
+    with pytest.raises(InvalidCorruptionError) as error:
         corrupt(pixels, "rotations", 1)
     assert "'rotation'" in str(error.value)  # a suggestion
     for severity in (0, 6, 2.5):
-        with pytest.raises(CorruptionError) as error:
+        with pytest.raises(InvalidCorruptionError) as error:
             corrupt(pixels, "blur", severity)
         assert str(severity) in str(error.value)
-    with pytest.raises(CorruptionError):
+    with pytest.raises(InvalidCorruptionError):
         corruption_robustness(SimpleNamespace(), pixels, np.zeros(3, int))
-    with pytest.raises(CorruptionError):
+    with pytest.raises(InvalidCorruptionError):
         corruption_robustness(SimpleNamespace(), pixels[:0], np.zeros(0, int))

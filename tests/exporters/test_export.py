@@ -18,7 +18,7 @@ from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.load import load_torch_classifier
 from tellapart.errors import ExportError, MissingExtraError, SaveError
-from tellapart.exporters.job import golden_folder
+from tellapart.exporters.export_job import golden_folder
 from tellapart.exporters.onnx.graph import build_document, to_bytes, to_graph
 from tellapart.inference.onnx import load_onnx, load_onnx_bytes
 from tellapart.models import MODELS, create

@@ -8,7 +8,7 @@ import pytest
 import tellapart
 from folders import package
 from tellapart.classifier.load import load_torch_classifier
-from tellapart.data.dataset import FileImages, build_dataset
+from tellapart.data.dataset import FileImages, dataset_from_labels
 from tellapart.errors import ExportError
 from tellapart.exporters.onnx import export as exporting
 from tellapart.exporters.onnx.graph import build_document
@@ -88,7 +88,9 @@ SUBTLE = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("mean", "cha
 @pytest.mark.parametrize("fault", ["resize", *SUBTLE])
 def test_an_export_that_fails_the_parity_check_is_not_written(run, request, tmp_path, monkeypatch, fault):
     classifier = run.classifier if fault == "resize" else request.getfixturevalue("published")  # it uses colors
-    dataset = build_dataset("photos", FileImages(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), list("abababab"))
+    dataset = dataset_from_labels(
+        "photos", FileImages(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), list("abababab")
+    )
     to_graph_unchanged = exporting.to_graph
     if fault == "resize":
         monkeypatch.setattr(exporting, "to_graph", lambda classifier: remove_antialias(to_graph_unchanged(classifier)))

@@ -21,7 +21,7 @@ from tellapart.classifier.load import load_torch_classifier
 from tellapart.errors import DownloadError, MissingExtraError, UnknownModelError, WeightsError
 from tellapart.models import MODELS, pretrained
 from tellapart.models.pretrained import PretrainedWeights
-from tellapart.models.weights import WEIGHTS
+from tellapart.models.weights_catalog import WEIGHTS
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from weight_files import equal_weights, randomize_statistics, torch_bytes, write

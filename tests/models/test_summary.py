@@ -13,7 +13,7 @@ from torch import nn
 from networks import networks
 from tellapart.errors import InputShapeError
 from tellapart.models import MODELS, create
-from tellapart.models.published import PUBLISHED
+from tellapart.models.published_results import PUBLISHED
 from tellapart.models.sequential import SequentialNetwork
 from tellapart.models.summary import summarize
 

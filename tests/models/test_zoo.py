@@ -17,7 +17,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.load import load_classifier_file
 from tellapart.errors import InputShapeError
 from tellapart.models import MODELS, create
-from tellapart.models.published import PUBLISHED
+from tellapart.models.published_results import PUBLISHED
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_preprocess import Preprocess
 

@@ -9,7 +9,7 @@ from PIL import Image
 from folders import digit_folder, package
 from recording import RecordingProgress
 from tellapart.errors import RecipeError, UnknownModelError
-from tellapart.pipeline.prepare import prepare_run, update_recipe
+from tellapart.pipeline.prepare import override_recipe, prepare_run
 from tellapart.pipeline.train import train
 from tellapart.progress import Event
 
@@ -34,7 +34,7 @@ def faces(tmp_path_factory):
 
 
 def resolve(source, progress=None, **settings):
-    recipe = update_recipe(None, settings)
+    recipe = override_recipe(None, settings)
     return prepare_run(str(source), recipe, source.parent / "none", False, progress or RecordingProgress()).recipe
 
 

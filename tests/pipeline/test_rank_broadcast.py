@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from folders import QUICK, digit_folder
-from tellapart.pipeline.prepare import prepare_run, update_recipe
+from tellapart.pipeline.prepare import override_recipe, prepare_run
 from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
 from tellapart.pipeline.train import train
 from tellapart.progress import Progress
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 def test_every_rank_has_the_same_prepared_run(folder, tmp_path, ranks):
     def prepare():
-        return prepare_run(folder, update_recipe(None, QUICK), tmp_path / "run", False, Progress())
+        return prepare_run(folder, override_recipe(None, QUICK), tmp_path / "run", False, Progress())
 
     def refuse():
         raise AssertionError("only rank 0 prepares the run")

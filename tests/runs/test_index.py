@@ -5,7 +5,7 @@ import json
 import pytest
 
 from folders import QUICK, digit_folder, run_cli
-from tellapart.errors import SettingError
+from tellapart.errors import OptionError
 from tellapart.pipeline.train import train
 from tellapart.runs.index import list_runs, select_runs
 from tellapart.runs.run import read_run
@@ -76,18 +76,18 @@ def test_runs_are_selected_by_conditions(root):
     ("condition", "suggestion"), [("accuracy>0.5", "test.accuracy"), ("modle.name=lenet5", "model.name")]
 )
 def test_unknown_names_are_refused_with_a_suggestion(root, condition, suggestion):
-    with pytest.raises(SettingError) as error:
+    with pytest.raises(OptionError) as error:
         select_runs(list_runs(root), [condition], None)
     assert f"'{suggestion}'" in str(error.value)
 
 
 def test_an_unknown_order_is_refused_with_a_suggestion(root):
-    with pytest.raises(SettingError) as error:
+    with pytest.raises(OptionError) as error:
         select_runs(list_runs(root), [], "-accuracy")
     assert "'test.accuracy'" in str(error.value)
 
 
 @pytest.mark.parametrize("condition", ["accuracy", "test.accuracy~1", ""])
 def test_invalid_conditions_are_refused(root, condition):
-    with pytest.raises(SettingError):
+    with pytest.raises(OptionError):
         select_runs(list_runs(root), [condition], None)

@@ -4,7 +4,7 @@ import pytest
 
 from folders import QUICK, digit_folder, run_cli
 from recording import RecordingProgress, StopAt, StoppedError
-from tellapart.errors import SettingError
+from tellapart.errors import OptionError
 from tellapart.pipeline.train import train
 from tellapart.progress import Event
 from tellapart.recipe.recipe import Recipe
@@ -98,7 +98,7 @@ def test_a_callback_that_fails_is_dropped(tmp_path):
 
 
 def test_unknown_trackers_are_refused_before_training(tmp_path, capsys):
-    with pytest.raises(SettingError) as error:
+    with pytest.raises(OptionError) as error:
         train("digits", out=tmp_path / "run", track=["mlfow"])
     assert "'mlflow'" in str(error.value)
     code, _, err = run_cli(capsys, "train", "digits", "--track", "wandb", "--out", tmp_path / "run")

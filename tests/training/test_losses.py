@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 from torch.nn import functional as F
 
 from tellapart.recipe.recipe import Recipe
-from tellapart.training.losses import LOSSES, Loss, distillation_losses
+from tellapart.training.losses import LOSSES, Loss, soft_target_losses
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0])
 
@@ -125,10 +125,10 @@ def test_the_distillation_loss_is_the_divergence_times_the_temperature_squared()
     teacher = student.roll(1, dims=0)
     p, q = F.softmax(teacher / 3, dim=1), F.softmax(student / 3, dim=1)
     by_hand = 9 * (p * (p.log() - q.log())).sum(dim=1)
-    torch.testing.assert_close(distillation_losses(student, p, 3.0), by_hand)
-    assert distillation_losses(student, q, 3.0).abs().max() < 1e-12
+    torch.testing.assert_close(soft_target_losses(student, p, 3.0), by_hand)
+    assert soft_target_losses(student, q, 3.0).abs().max() < 1e-12
     certain = F.one_hot(torch.arange(12) % 5, 5).double()  # a probability of 0 has no loss
-    assert torch.isfinite(distillation_losses(student, certain, 3.0)).all()
+    assert torch.isfinite(soft_target_losses(student, certain, 3.0)).all()
 
 
 def test_the_share_of_the_teacher_in_the_loss_is_alpha():
@@ -137,4 +137,4 @@ def test_the_share_of_the_teacher_in_the_loss_is_alpha():
     loss = Loss(Recipe().with_settings(distillation_alpha=0.25, distillation_temperature=2.0))
     result = loss.row_losses(logits, labels, soft)
     hard = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
-    torch.testing.assert_close(result, 0.75 * hard + 0.25 * distillation_losses(logits, soft, 2.0))
+    torch.testing.assert_close(result, 0.75 * hard + 0.25 * soft_target_losses(logits, soft, 2.0))

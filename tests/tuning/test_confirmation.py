@@ -10,7 +10,7 @@ from tellapart.data.audit import audit_dataset
 from tellapart.data.sources import load_dataset
 from tellapart.data.split import make_splits
 from tellapart.pipeline.defaults import resolve_defaults
-from tellapart.pipeline.prepare import update_recipe
+from tellapart.pipeline.prepare import override_recipe
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
 from tellapart.tuning.confirmation import confirm, make_divisions
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def recipe(data):
-    return resolve_defaults(update_recipe(None, SMALL), *data, Progress())
+    return resolve_defaults(override_recipe(None, SMALL), *data, Progress())
 
 
 @pytest.fixture

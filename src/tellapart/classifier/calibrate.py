@@ -28,7 +28,7 @@ class TrainingFeatures:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationResult:
     """A calibrated classifier, its probabilities on the validation images (M, K), and the training features."""
 
     classifier: Classifier
@@ -36,7 +36,9 @@ class Calibration:
     training_features: TrainingFeatures
 
 
-def calibrate(classifier: Classifier, train: PixelDataset, validation: PixelDataset, recipe: Recipe) -> Calibration:
+def calibrate(
+    classifier: Classifier, train: PixelDataset, validation: PixelDataset, recipe: Recipe
+) -> CalibrationResult:
     """Fit the temperature, the conformal predictor and the OOD detector, with one pass over the validation images."""
     network, settings = classifier.network, recipe.evaluation
     preprocess = Preprocess(classifier.preprocess).to(next(network.parameters()).device)
@@ -57,7 +59,7 @@ def calibrate(classifier: Classifier, train: PixelDataset, validation: PixelData
         ood_detector=ood_detector,
         metadata=classifier.metadata | {"expected": reference},
     )
-    return Calibration(calibrated, probabilities, TrainingFeatures(train.rows[sample], features))
+    return CalibrationResult(calibrated, probabilities, TrainingFeatures(train.rows[sample], features))
 
 
 def _reference_statistics(probabilities: NDArray[np.float32], distances: NDArray[np.float64]) -> dict[str, Any]:

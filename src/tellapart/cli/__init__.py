@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import tellapart
-from tellapart.cli import data, evaluate, models, runs, serving, ship, training
+from tellapart.cli import data, demo, evaluate, models, runs, serving, ship, training
 from tellapart.errors import InterruptedTrainingError, TellapartError
 from tellapart.io.atomic import cache_folder
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (data, training, runs, evaluate, ship, serving, models):  # the order in the help
+for part in (data, training, runs, demo, evaluate, ship, serving, models):  # the order in the help
     app.add_typer(part.app)
 
 

@@ -56,7 +56,7 @@ def print_warnings(warnings: "Iterable[str]") -> None:
 
 def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     """Return the headline metrics of one split as a table."""
-    from tellapart.html import headline_metrics
+    from tellapart.notebook_html import headline_metrics
 
     table = Table(box=None, pad_edge=False)
     for column in (f"{title} ({metrics['images']} images)", "", "95% interval"):

@@ -10,7 +10,7 @@ from tellapart.cli.console import plain, print_json, terminal
 from tellapart.cli.options import Json
 
 if TYPE_CHECKING:
-    from tellapart.models.published import PublishedResult
+    from tellapart.models.published_results import PublishedResult
     from tellapart.models.summary import Summary
 
 app = typer.Typer()
@@ -20,7 +20,7 @@ app = typer.Typer()
 def models(json_output: Json = False) -> None:
     """List the networks: size, cost, weights, published accuracy."""
     from tellapart.models import MODELS
-    from tellapart.models.published import PUBLISHED
+    from tellapart.models.published_results import PUBLISHED
 
     pretrained = {name: entry.pretrained for name, entry in MODELS.items() if entry.pretrained}
     weights = {name: "available" if each.is_available else "download" for name, each in pretrained.items()}

@@ -1,4 +1,4 @@
-"""Commands about runs: runs, demo."""
+"""The runs command."""
 
 import sys
 from pathlib import Path
@@ -6,12 +6,9 @@ from typing import Annotated
 
 import typer
 
-import tellapart
 from tellapart.cli.console import print_json, runs_table, terminal
-from tellapart.cli.options import Json, ResumeOption
-from tellapart.cli.training import print_run
+from tellapart.cli.options import Json
 from tellapart.errors import printable
-from tellapart.progress import TerminalProgress
 
 app = typer.Typer()
 
@@ -46,17 +43,3 @@ def runs(
         terminal().print(runs_table(selected))
     else:
         print(f"No matching runs in {printable(str(folder))}.", file=sys.stderr)
-
-
-@app.command()
-def demo(out: Annotated[Path | None, typer.Option(help="Run directory.")] = None, resume: ResumeOption = False) -> None:
-    """Train on the 1,797 handwritten digits of scikit-learn.
-
-    The whole pipeline in a minute.
-    """
-    run = tellapart.train("digits", out=out or Path("runs/digits"), resume=resume, progress=TerminalProgress())
-    print_run(run)
-    model = run.classifier_file
-    print("Next steps:")
-    print("  tellapart train FOLDER         train on your own images, one folder per class")
-    print(f"  tellapart predict {model} IMAGE...")

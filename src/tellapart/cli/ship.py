@@ -19,7 +19,7 @@ from tellapart.progress import TerminalProgress
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tellapart.exporters.job import ExportResult
+    from tellapart.exporters.export_job import ExportResult
     from tellapart.inference.prediction import Prediction, UnreadableFile
 
 app = typer.Typer()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tellapart.data.dataset import ArrayImages, ImageDataset, build_dataset
+from tellapart.data.dataset import ArrayImages, ImageDataset, dataset_from_labels
 from tellapart.errors import SourceError, printable
 
 _IDX_MAX_BYTES = 4 * 2**30
@@ -34,7 +34,7 @@ def from_arrays(
     split_names = None if splits is None else [str(name) for name in np.asarray(splits).ravel()]
     if split_names is not None and len(split_names) != len(names):
         raise SourceError(f"{title}: expected one split for each of {len(names)} images, found {len(split_names)}.")
-    return build_dataset(title, ArrayImages(pixels, title), [str(name) for name in names.tolist()], split_names)
+    return dataset_from_labels(title, ArrayImages(pixels, title), [str(name) for name in names.tolist()], split_names)
 
 
 def load_npz(path: Path) -> ImageDataset:

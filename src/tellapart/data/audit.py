@@ -22,7 +22,7 @@ from tellapart.progress import Progress
 _IMBALANCED = 10  # ratio of the largest class to the smallest
 
 
-class AuditWarning(StrEnum):
+class AuditWarningKind(StrEnum):
     """What a warning of the audit is about. Programs look at these names; the wording may change."""
 
     FILES_SKIPPED = "files_skipped"
@@ -120,15 +120,15 @@ class Audit:
         """Return one sentence for each finding that a person should look at."""
         return list(self.warnings_by_kind().values())
 
-    def warnings_by_kind(self) -> dict[AuditWarning, str]:
+    def warnings_by_kind(self) -> dict[AuditWarningKind, str]:
         """Return the sentences of `warnings` by what they are about."""
         return self._exclusion_warnings() | self._duplicate_warnings() | self._content_warnings()
 
-    def _exclusion_warnings(self) -> dict[AuditWarning, str]:
+    def _exclusion_warnings(self) -> dict[AuditWarningKind, str]:
         counts = {
-            AuditWarning.FILES_SKIPPED: (len(self.dataset.skipped), "file", "not an image in a class folder"),
-            AuditWarning.UNREADABLE: (len(self.unreadable), "image", "unreadable"),
-            AuditWarning.LABEL_CONFLICTS: (sum(map(len, self.label_conflicts)), "image", "label conflict"),
+            AuditWarningKind.FILES_SKIPPED: (len(self.dataset.skipped), "file", "not an image in a class folder"),
+            AuditWarningKind.UNREADABLE: (len(self.unreadable), "image", "unreadable"),
+            AuditWarningKind.LABEL_CONFLICTS: (sum(map(len, self.label_conflicts)), "image", "label conflict"),
         }
         return {
             kind: f"{_count(count, noun)} excluded: {reason}."
@@ -136,31 +136,31 @@ class Audit:
             if count
         }
 
-    def _duplicate_warnings(self) -> dict[AuditWarning, str]:
+    def _duplicate_warnings(self) -> dict[AuditWarningKind, str]:
         warnings = {}
         if self.near_label_conflicts:
-            warnings[AuditWarning.NEAR_LABEL_CONFLICTS] = (
+            warnings[AuditWarningKind.NEAR_LABEL_CONFLICTS] = (
                 f"{_count(len(self.near_label_conflicts), 'pair')} of near duplicates with different labels."
             )
         if self.dataset.has_given_split and (leaks := self.count_leaks()):
-            warnings[AuditWarning.LEAKAGE] = (
+            warnings[AuditWarningKind.LEAKAGE] = (
                 f"Leakage: {_count(leaks, 'group')} of duplicates in more than one of the given splits."
             )
         elif self.exact_duplicates or self.near_duplicates:
-            warnings[AuditWarning.DUPLICATES] = "Duplicates are assigned to the same split."
+            warnings[AuditWarningKind.DUPLICATES] = "Duplicates are assigned to the same split."
         return warnings
 
-    def _content_warnings(self) -> dict[AuditWarning, str]:
+    def _content_warnings(self) -> dict[AuditWarningKind, str]:
         warnings, classes, counts = {}, self.dataset.classes, self.class_counts()
         if len({name.casefold() for name in classes}) < len(classes):
-            warnings[AuditWarning.SIMILAR_CLASS_NAMES] = "Some class names differ only in upper and lower case."
+            warnings[AuditWarningKind.SIMILAR_CLASS_NAMES] = "Some class names differ only in upper and lower case."
         if counts.min() * _IMBALANCED < counts.max():
             smallest, largest = classes[int(counts.argmin())], classes[int(counts.argmax())]
-            warnings[AuditWarning.IMBALANCE] = (
+            warnings[AuditWarningKind.IMBALANCE] = (
                 f"The classes are imbalanced: {counts.max()} images of '{largest}', {counts.min()} of '{smallest}'."
             )
         if self.dim.any():
-            warnings[AuditWarning.DIM_IMAGES] = (
+            warnings[AuditWarningKind.DIM_IMAGES] = (
                 f"{_count(int(self.dim.sum()), 'image')} with less than an eighth of the brightness range, as in "
                 "12-bit scans saved with 16 bits: rescale their brightness first."
             )
@@ -225,7 +225,7 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
     )
 
 
-def check_readable(audit: Audit, max_fraction: float) -> None:
+def check_unreadable_fraction(audit: Audit, max_fraction: float) -> None:
     """Raise `TooManyUnreadableError` if more than this fraction is unreadable; one image may be, unless it is 0."""
     count, total = len(audit.unreadable), len(audit.dataset)
     fraction = count / max(1, total)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tellapart.data.image import ImageArray, from_array, read_image
 from tellapart.errors import SourceError, UnreadableImageError, did_you_mean, printable
-from tellapart.html import contact_sheet
+from tellapart.notebook_html import contact_sheet
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
@@ -177,7 +177,7 @@ class ImageDataset:
         return replace(self, labels=index[self.labels], classes=classes)
 
 
-def build_dataset(
+def dataset_from_labels(
     title: str,
     images: ImageSource,
     label_names: Sequence[str],
@@ -197,7 +197,7 @@ def build_dataset(
     labels = np.fromiter((index[name] for name in names), np.int32, len(names))
     given_split = np.full(len(labels), NO_SPLIT, np.int8)
     if splits is not None:
-        given_split = np.fromiter((split_index(name) for name in splits), np.int8, len(labels))
+        given_split = np.fromiter((parse_split(name) for name in splits), np.int8, len(labels))
     dataset = ImageDataset(title=title, images=images, labels=labels, classes=classes, given_split=given_split)
     if groups is not None:
         group_names, codes = np.unique(np.array(groups, dtype=str), return_inverse=True)
@@ -216,7 +216,7 @@ def is_split_name(name: str) -> bool:
     return name.strip().lower() in _SPLIT_NAMES
 
 
-def split_index(name: str) -> int:
+def parse_split(name: str) -> int:
     """Return the index into `SPLITS`; raises `SourceError` for an unknown name."""
     index = _SPLIT_NAMES.get(name.strip().lower())
     if index is None:

@@ -11,9 +11,9 @@ from tellapart.data.dataset import (
     FileImages,
     ImageDataset,
     SkippedFile,
-    build_dataset,
+    dataset_from_labels,
     is_split_name,
-    split_index,
+    parse_split,
 )
 from tellapart.data.image_formats import has_image_magic, is_image_name
 from tellapart.errors import SourceError, UnreadableImageError, printable
@@ -53,7 +53,7 @@ def load_folder(root: Path) -> ImageDataset:
             f"The class folder '{printable(empty[0])}' of {title} contains no images: add some, or remove the folder."
         )
     images = FileImages(root, tuple(listing.names))
-    dataset = build_dataset(title, images, listing.labels, listing.splits if is_split else None)
+    dataset = dataset_from_labels(title, images, listing.labels, listing.splits if is_split else None)
     return replace(dataset, skipped=tuple(listing.skipped))
 
 
@@ -103,7 +103,7 @@ def _is_split_tree(root: Path) -> bool:
     """Return whether the top folders are train/, val/ and test/, not classes."""
     folders = _subfolders(root)
     splits = [name for name in folders if is_split_name(name)]
-    training = [name for name in splits if split_index(name) == TRAIN]
+    training = [name for name in splits if parse_split(name) == TRAIN]
     if not training or (len(splits) < 2 and len(folders) > 1):
         return False  # a class may be called "train" or "test"
     if len(splits) < len(folders):
@@ -131,7 +131,7 @@ def _refuse_unknown_split_names(root: Path) -> None:
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     folder_of: dict[int, str] = {}
     for name in _subfolders(root):
-        other = folder_of.setdefault(split_index(name), name)
+        other = folder_of.setdefault(parse_split(name), name)
         if other != name:
             raise SourceError(
                 f"{printable(str(root))} has two folders for one split, '{other}' and '{name}': keep only one."

@@ -21,7 +21,7 @@ from tellapart.data.dataset import (
     FileImages,
     ImageDataset,
     SkippedFile,
-    build_dataset,
+    dataset_from_labels,
     is_split_name,
 )
 from tellapart.data.image import ImageArray, decode, read_image
@@ -126,7 +126,7 @@ def from_huggingface(
             labels.append(classes[value] if classes else str(value))
             split_names.append(name)
     images = _TableImages(tables, tuple(splits), image, tuple(rows))
-    result = build_dataset(title, images, labels, split_names if len(splits) > 1 else None)
+    result = dataset_from_labels(title, images, labels, split_names if len(splits) > 1 else None)
     return replace(result, skipped=tuple(skipped))
 
 

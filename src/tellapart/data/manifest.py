@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tellapart.data.dataset import FileImages, ImageDataset, build_dataset, split_index
+from tellapart.data.dataset import FileImages, ImageDataset, dataset_from_labels, parse_split
 from tellapart.errors import ManifestError, SourceError, did_you_mean, printable
 from tellapart.optional import require
 
@@ -29,7 +29,7 @@ def load_manifest(path: Path) -> ImageDataset:
     used = {*COLUMNS, *LABEL_ISSUE_COLUMNS} if is_from_label_issues else set(COLUMNS)
     columns = {printable(name): tuple(values) for name, values in table.items() if name and name not in used}
     images = FileImages(path.parent, tuple(paths))
-    dataset = build_dataset(title, images, table["label"], table.get("split"), table.get("group"))
+    dataset = dataset_from_labels(title, images, table["label"], table.get("split"), table.get("group"))
     return replace(dataset, columns=columns)
 
 
@@ -137,6 +137,6 @@ def _refuse_duplicates(title: str, folder: Path, names: list[str]) -> None:
 def _refuse_unknown_splits(title: str, values: list[str]) -> None:
     for number, value in enumerate(values, start=2):
         try:
-            split_index(value)
+            parse_split(value)
         except SourceError as error:
             raise ManifestError(f"Row {number} of {title}: {error}") from error

@@ -71,7 +71,7 @@ def open_pixels(
 
     audit: made by this process. resize: resizes an image to (size, size, 3). key: describes `resize` and everything
     that its result depends on. If the pixels fit neither the cache folder nor memory, they are decoded at each use,
-    with a warning. Raises `SettingError` if the cache limit is invalid.
+    with a warning. Raises `OptionError` if the cache limit is invalid.
     """
     read = _Reader(audit, resize)
     storage = _open_storage(audit, key, size, progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import Audit, check_readable
+from tellapart.data.audit import Audit, check_unreadable_fraction
 from tellapart.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, FileImages, ImageDataset, SkippedFile
 from tellapart.data.manifest import write_manifest
 from tellapart.data.near_duplicates import connected_components
@@ -59,7 +59,7 @@ def training_obstacle(audit: Audit) -> TellapartError | None:
     """Return the error that training with the default recipe would raise for these images, or None."""
     settings = DataRecipe()
     try:
-        check_readable(audit, settings.max_unreadable_fraction)
+        check_unreadable_fraction(audit, settings.max_unreadable_fraction)
         make_splits(audit, settings, seed=0)
     except TellapartError as error:
         return error

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tellapart.augment.geometry import resample
 from tellapart.data.batching import BATCH_SIZE, PixelArray, batch_slices, select_rows
 from tellapart.data.threads import map_in_order
-from tellapart.errors import CorruptionError, did_you_mean
+from tellapart.errors import InvalidCorruptionError, did_you_mean
 from tellapart.inference.base_predictor import Predictor
 from tellapart.metrics import Estimate, wilson_interval
 from tellapart.metrics.paired import tango_interval
@@ -77,11 +77,13 @@ def corruption_robustness(
     """Return the accuracy and its drop for each corruption and each severity.
 
     pixels: resized images (N, S, S, 3). labels: (N,). limit: maximum number of images, sampled by the seed; each is
-    predicted once as it is, and 30 times corrupted. Raises `CorruptionError` without images, or if the numbers of
-    images and labels differ.
+    predicted once as it is, and 30 times corrupted. Raises `InvalidCorruptionError` without images, or if the numbers
+    of images and labels differ.
     """
     if len(labels) != len(pixels) or not len(labels):
-        raise CorruptionError(f"Expected a label for each image, got {len(pixels)} images and {len(labels)} labels.")
+        raise InvalidCorruptionError(
+            f"Expected a label for each image, got {len(pixels)} images and {len(labels)} labels."
+        )
     numbers = np.sort(shuffle_rows(seed, 0, np.arange(len(labels)))[:limit])
     sample, sample_labels = np.asarray(select_rows(pixels, numbers)[:]), labels[numbers]
     clean_correct = classifier.predict_proba(sample).argmax(axis=1) == sample_labels
@@ -102,14 +104,14 @@ def corrupt(pixels: Pixels, corruption: str, severity: int, seed: int = 0, numbe
     """Return images (N, S, S, 3) under one of `CORRUPTIONS` with a severity of 1 to 5.
 
     numbers: (N,), by default 0 to N - 1. What is random for an image depends on the seed and its number only, so a
-    higher severity applies the same corruption more strongly. Raises `CorruptionError` for an unknown corruption or
-    severity.
+    higher severity applies the same corruption more strongly. Raises `InvalidCorruptionError` for an unknown corruption
+    or severity.
     """
     if corruption not in CORRUPTIONS:
         hint = did_you_mean(corruption, CORRUPTIONS)
-        raise CorruptionError(f"Expected a corruption of {', '.join(CORRUPTIONS)}, got '{corruption}'.{hint}")
+        raise InvalidCorruptionError(f"Expected a corruption of {', '.join(CORRUPTIONS)}, got '{corruption}'.{hint}")
     if severity not in _SEVERITIES:
-        raise CorruptionError(f"Expected a severity of 1, 2, 3, 4 or 5, got {severity}.")
+        raise InvalidCorruptionError(f"Expected a severity of 1, 2, 3, 4 or 5, got {severity}.")
     definition = CORRUPTIONS[corruption]
     numbers = np.arange(len(pixels)) if numbers is None else numbers
     corrupted = np.empty_like(pixels)

@@ -11,8 +11,8 @@ from tellapart.data.sources import Source
 from tellapart.errors import ExportError, did_you_mean, printable
 from tellapart.evaluation.dataset import Model, OpenedModel, open_model
 from tellapart.exporters.executorch.export import to_executorch, to_executorch_core_ml, to_executorch_int8
+from tellapart.exporters.export_job import ExportJob, ExportResult, golden_folder
 from tellapart.exporters.image_sets import load_check_images
-from tellapart.exporters.job import ExportJob, ExportResult, golden_folder
 from tellapart.exporters.onnx.export import to_onnx, to_web
 from tellapart.exporters.onnx.export_int8 import to_onnx_int8
 from tellapart.exporters.targets import TARGETS

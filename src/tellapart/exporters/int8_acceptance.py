@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.errors import ExportError
+from tellapart.exporters.export_job import ExportJob
 from tellapart.exporters.image_sets import ImageSet
-from tellapart.exporters.job import ExportJob
 from tellapart.exporters.parity import ParityResult
-from tellapart.inference.onnx import ExportedClassifier
+from tellapart.inference.exported_classifier import BaseExportedClassifier
 from tellapart.progress import Event, Progress
 from tellapart.uncertainty.conformal import fit_conformal
 from tellapart.uncertainty.ood import distance_quantile
@@ -24,7 +24,7 @@ _ROUNDING = 1e-9  # of the loss in points
 
 
 def refit_thresholds(
-    exported: ExportedClassifier, document: dict[str, Any], validation: ImageSet | None, progress: Progress
+    exported: BaseExportedClassifier, document: dict[str, Any], validation: ImageSet | None, progress: Progress
 ) -> dict[str, Any]:
     """Return the document with the conformal and OOD thresholds refitted for an int8 file.
 
@@ -74,7 +74,7 @@ class Speed:
     ratio: float
 
 
-def measure_speed(float32: ExportedClassifier, int8: ExportedClassifier, pixels: NDArray[np.uint8]) -> Speed:
+def measure_speed(float32: BaseExportedClassifier, int8: BaseExportedClassifier, pixels: NDArray[np.uint8]) -> Speed:
     """Return the speed of two files on this machine, measured alternately; pixels: (N, S, S, 3)."""
     times = np.array([[_time_call(file, pixels) for file in (float32, int8)] for _ in range(_ROUNDS + 1)][1:])
     float32_ms, int8_ms = (1000 * median(column) for column in times.T.tolist())
@@ -103,7 +103,7 @@ def report_acceptance(progress: Progress, float32_bytes: int, int8_bytes: int, s
     )
 
 
-def _time_call(classifier: ExportedClassifier, pixels: NDArray[np.uint8]) -> float:
+def _time_call(classifier: BaseExportedClassifier, pixels: NDArray[np.uint8]) -> float:
     """Return the mean seconds per call over at least `_MIN_SECONDS`."""
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < _MIN_SECONDS:

@@ -3,10 +3,7 @@
 Letters: N images, H and W pixels, S the network's input size, K classes.
 """
 
-import json
-from abc import abstractmethod
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +14,17 @@ from numpy.typing import NDArray
 from tellapart.data.batching import PixelArray, batch_slices, pixel_batches
 from tellapart.data.image import ImageArray
 from tellapart.errors import ClassifierFileError, TellapartError, printable
-from tellapart.inference.base_predictor import Predictor
+from tellapart.inference.exported_classifier import BaseExportedClassifier, parse_exported_document
 from tellapart.inference.onnx_safety import read_onnx
-from tellapart.inference.prediction import PredictionBatch, parse_classes, parse_temperature
-from tellapart.preprocess.numpy_resize import resample
-from tellapart.preprocess.settings import PAD, PreprocessSettings, placement
-from tellapart.uncertainty.conformal import ConformalPredictor
+from tellapart.inference.prediction import PredictionBatch
 
 IMAGE, IMAGES, PROBABILITIES, DISTANCES = "image", "images", "probabilities", "distances"  # names in the graph
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 _BATCH = 16  # larger batches exceed the CPU cache
-_KEYS = ("classes", "preprocess", "temperature", "conformal", "ood")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportedClassifier(Predictor):
-    """The classifier in an exported file, for any runtime; it predicts as `Classifier` does.
-
-    ood_threshold: images at a larger distance are out of distribution; None if the file computes no distances.
-    """
-
-    classes: tuple[str, ...]
-    preprocess: PreprocessSettings
-    temperature: float
-    conformal: ConformalPredictor | None = None
-    ood_threshold: float | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @abstractmethod
-    def compute_outputs(self, pixels: PixelArray) -> list[NDArray[np.float32]]:
-        """Return the outputs for resized images (N, S, S, 3): probabilities (N, K), and distances (N,) if any."""
-
-    def resize(self, image: ImageArray) -> ImageArray:
-        """Return an image (H, W, 3) resized to the network's input (S, S, 3), with the same bits as torch."""
-        source, target = placement(self.preprocess, *image.shape[:2])
-        region = image[source.rows, source.columns]
-        resized = resample(region, target.height, target.width, self.preprocess.interpolation)
-        size = self.preprocess.size
-        if resized.shape[:2] == (size, size):
-            return resized
-        padded = np.full((size, size, 3), PAD, np.uint8)
-        padded[target.rows, target.columns] = resized
-        return padded
-
-    def resize_key(self) -> str:
-        """Return a cache key: equal keys mean that `resize` gives equal bits."""
-        return json.dumps([version("tellapart"), self.preprocess.to_json()], sort_keys=True)
-
-    def infer(self, pixels: PixelArray) -> PredictionBatch:
-        """Return the predictions for resized images (N, S, S, 3)."""
-        return self.infer_from_outputs(self.compute_outputs(pixels))
-
-    def infer_from_outputs(self, outputs: list[NDArray[np.float32]]) -> PredictionBatch:
-        """Return the predictions for the outputs of the file."""
-        probabilities = outputs[0]
-        return PredictionBatch(
-            probabilities,
-            self.conformal.prediction_sets(probabilities) if self.conformal else None,
-            None if self.ood_threshold is None else outputs[1] <= self.ood_threshold,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnnxClassifier(ExportedClassifier):
+class OnnxClassifier(BaseExportedClassifier):
     """The classifier in an ONNX file.
 
     session: its inputs are `image` uint8 (H, W, 3), one image of any size, and `images` uint8 (N, S, S, 3), resized
@@ -103,19 +48,6 @@ class OnnxClassifier(ExportedClassifier):
         names = [PROBABILITIES] if self.ood_threshold is None else [PROBABILITIES, DISTANCES]
         outputs: list[NDArray[np.float32]] = self.session.run(names, {IMAGE: image, IMAGES: images})
         return outputs
-
-
-def parse_exported_document(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of `ExportedClassifier` in a JSON document; raises KeyError, TypeError or ValueError."""
-    ood, conformal = document["ood"], document["conformal"]
-    return {
-        "classes": parse_classes(document["classes"]),
-        "preprocess": PreprocessSettings.from_json(document["preprocess"]),
-        "temperature": parse_temperature(document["temperature"]),
-        "conformal": ConformalPredictor.from_json(conformal) if conformal else None,
-        "ood_threshold": float(ood["threshold"]) if ood else None,
-        "metadata": {key: value for key, value in document.items() if key not in _KEYS},
-    }
 
 
 def load_onnx(path: Path, threads: int = 0) -> OnnxClassifier:

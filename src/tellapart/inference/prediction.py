@@ -57,7 +57,7 @@ class Prediction:
     def _repr_html_(self) -> str:
         """Return the image beside its most probable classes, for notebooks."""
         from tellapart.data.image import read_image  # imported here, as clients of a server need no image decoder
-        from tellapart.html import prediction_card
+        from tellapart.notebook_html import prediction_card
 
         image = self.image
         if image is None:

@@ -31,7 +31,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         raise save_error(path, error) from error
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+def write_new_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a new folder of files atomically; raises `SaveError`, and then the folder does not exist."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     make_folder(temporary)

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.errors import SettingError, printable
+from tellapart.errors import OptionError, printable
 
 if sys.platform != "win32":
     import fcntl
@@ -31,13 +31,13 @@ _BLOCK = 1 << 24
 
 
 def size_limit() -> int:
-    """Return the limit of the folder in bytes: $TELLAPART_CACHE_LIMIT, as in 5GB, or 20 GB; raises `SettingError`."""
+    """Return the limit of the folder in bytes: $TELLAPART_CACHE_LIMIT, as in 5GB, or 20 GB; raises `OptionError`."""
     text = os.environ.get("TELLAPART_CACHE_LIMIT", "").strip()
     if not text:
         return _DEFAULT_LIMIT
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.upper())
     if not match:
-        raise SettingError(
+        raise OptionError(
             f"TELLAPART_CACHE_LIMIT must be a number of bytes, or a size such as 500MB or 5GB, not '{printable(text)}'."
         )
     return int(float(match[1]) * _UNITS[match[2] or ""])

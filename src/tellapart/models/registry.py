@@ -14,7 +14,7 @@ from tellapart.models.base import Network, last_linear
 from tellapart.models.ensemble import IDENTITY, Ensemble, EnsembleMember
 from tellapart.models.pretrained import PretrainedWeights
 from tellapart.models.sequential import SequentialNetwork
-from tellapart.models.weights import WEIGHTS
+from tellapart.models.weights_catalog import WEIGHTS
 from tellapart.models.zoo import efficientnet as eff
 from tellapart.models.zoo import efficientnet_lite as lite
 from tellapart.models.zoo import mobilenet, resnet, vgg

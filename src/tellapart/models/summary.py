@@ -13,8 +13,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from tellapart.errors import InputShapeError
-from tellapart.html import table
 from tellapart.models.base import Network
+from tellapart.notebook_html import table
 
 Storages = dict[int, UntypedStorage]
 

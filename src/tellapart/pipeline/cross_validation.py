@@ -19,15 +19,15 @@ from tellapart.data.split import make_folds
 from tellapart.errors import RecipeError
 from tellapart.evaluation.scoring import compute_metrics
 from tellapart.io.run_directory import RunDirectory
-from tellapart.pipeline.ensemble import average_probabilities
+from tellapart.pipeline.combine_classifiers import average_probabilities
 from tellapart.pipeline.finish import finish_run
-from tellapart.pipeline.prepare import PreparedRun, prepare_run, update_recipe
+from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe.recipe import Recipe
 from tellapart.recipe.settings import Settings
 from tellapart.runs.run import Run, create_run, read_run, run_identity, write_history
 from tellapart.training.checkpointing.policy import load_own_checkpoint
-from tellapart.training.execution.allocator import retain_freed_memory
+from tellapart.training.execution.glibc_malloc import retain_freed_memory
 from tellapart.training.fit import FitResult, TrainingSession
 
 _MAX_FOLDS = 100
@@ -68,7 +68,7 @@ def cross_validate(
         raise RecipeError(f"Expected from 2 to {_MAX_FOLDS} folds, found {folds}.")
     progress = progress or progress_for_viewers()
     directory = Path(out) if out is not None else None
-    prepared = prepare_run(source, update_recipe(recipe, settings), directory, resume, progress, f"-{folds}-folds")
+    prepared = prepare_run(source, override_recipe(recipe, settings), directory, resume, progress, f"-{folds}-folds")
     if prepared.finished:
         run = read_run(prepared.directory)
     else:

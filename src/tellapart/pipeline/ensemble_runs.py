@@ -24,13 +24,13 @@ from tellapart.evaluation.provenance import test_split_source
 from tellapart.io.run_directory import RunDirectory
 from tellapart.metrics import row_log_loss
 from tellapart.metrics.paired import PairedDifference, paired_difference
-from tellapart.pipeline.ensemble import average_probabilities, average_weights
+from tellapart.pipeline.combine_classifiers import average_probabilities, average_weights
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, prepare_run
 from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe.recipe import load_recipe
 from tellapart.runs.run import Run, create_run, read_history, read_run, write_history
-from tellapart.training.fit import FitResult, select_pixels
+from tellapart.training.fit import FitResult, pixel_subset
 
 _AVERAGES = ("probabilities", "weights")
 _TIMED_IMAGES, _REPEATS = 64, 5
@@ -144,7 +144,7 @@ def _as_fit_result(classifier: Classifier, first: Path, prepared: PreparedRun, p
         prepared.audit, classifier.resize, classifier.resize_key(), classifier.preprocess.size, progress
     )
     train, validation = (
-        select_pixels(prepared.audit, pixels, rows) for rows in (prepared.splits.train, prepared.splits.validation)
+        pixel_subset(prepared.audit, pixels, rows) for rows in (prepared.splits.train, prepared.splits.validation)
     )
     return FitResult(
         classifier=classifier,

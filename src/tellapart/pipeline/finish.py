@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tellapart.classifier.calibrate import Calibration, calibrate
+from tellapart.classifier.calibrate import CalibrationResult, calibrate
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import package_versions
 from tellapart.classifier.load import copy_classifier
@@ -88,7 +88,7 @@ def _metadata(prepared: PreparedRun, test_metrics: dict[str, Any]) -> dict[str, 
 def _make_report(
     prepared: PreparedRun,
     fit_result: FitResult,
-    calibration: Calibration,
+    calibration: CalibrationResult,
     tested: TestPredictions,
     metrics: dict[str, Any],
     progress: Progress,

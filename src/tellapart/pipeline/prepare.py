@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tellapart.data.audit import Audit, audit_dataset, check_readable
+from tellapart.data.audit import Audit, audit_dataset, check_unreadable_fraction
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import Splits, make_splits
@@ -74,7 +74,7 @@ def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -
     )
     for warning in audit.warnings():
         progress.warn(Event.AUDIT_WARNING, warning)
-    check_readable(audit, recipe.data.max_unreadable_fraction)
+    check_unreadable_fraction(audit, recipe.data.max_unreadable_fraction)
     splits = make_splits(audit, recipe.data, recipe.seed)
     progress.report(
         Event.SPLIT,
@@ -95,7 +95,7 @@ def parse_duration(text: str | float) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def update_recipe(recipe: Recipe | None, settings: Settings) -> Recipe:
+def override_recipe(recipe: Recipe | None, settings: Settings) -> Recipe:
     """Return the recipe with some settings replaced; raises `RecipeError`, or `LayerError` for a file of layers."""
     recipe = recipe or Recipe()
     values = paths_of(settings)

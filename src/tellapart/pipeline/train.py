@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from tellapart.data.dataset import SPLITS
 from tellapart.data.sources import Source
 from tellapart.pipeline.finish import finish_run
-from tellapart.pipeline.prepare import PreparedRun, prepare_run, update_recipe
+from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
 from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe.recipe import Recipe
@@ -16,9 +16,9 @@ from tellapart.recipe.settings import Settings
 from tellapart.runs.run import Run, create_run, read_run
 from tellapart.tracking.callbacks import CallbackList, check_trackers, create_callbacks
 from tellapart.training.checkpointing.policy import load_own_checkpoint
-from tellapart.training.execution.allocator import retain_freed_memory
 from tellapart.training.execution.autotune import use_threads
 from tellapart.training.execution.distributed import Ranks, join_ranks
+from tellapart.training.execution.glibc_malloc import retain_freed_memory
 from tellapart.training.fit import TrainingSession
 
 
@@ -51,7 +51,7 @@ def train(
         prepared = share_prepared(
             ranks,
             source,
-            lambda: prepare_run(source, update_recipe(recipe, settings), directory, resume, progress),
+            lambda: prepare_run(source, override_recipe(recipe, settings), directory, resume, progress),
         )
         pipeline = _Pipeline(prepared, ranks, progress, track)
         if not prepared.finished:

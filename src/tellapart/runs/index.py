@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tellapart.errors import SettingError, did_you_mean, printable
+from tellapart.errors import OptionError, did_you_mean, printable
 from tellapart.io.run_directory import RunDirectory, find_runs
 from tellapart.recipe.recipe import flatten
 
@@ -54,14 +54,14 @@ def select_runs(runs: Iterable[RunSummary], conditions: Iterable[str], order: st
     """Return the runs that meet all conditions, such as `test.accuracy>0.9`, `model.name=resnet18` or `data=3fa4`.
 
     order: the name of a value, highest first; with a leading minus, lowest first. A run without a value meets no
-    condition on it, and is sorted last. Raises `SettingError` for an invalid condition or an unknown name.
+    condition on it, and is sorted last. Raises `OptionError` for an invalid condition or an unknown name.
     """
     selected = list(runs)
     names = {name for run in selected for name in run.values}
     for text in conditions:
         match = _CONDITION.fullmatch(text)
         if not match:
-            raise SettingError(
+            raise OptionError(
                 f"Invalid condition '{printable(text)}': expected one such as 'test.accuracy>0.9' or "
                 "model.name=resnet18. Quote a condition with < or >, since the shell would treat it as a redirection."
             )
@@ -83,7 +83,7 @@ def _check_name(name: str, names: Collection[str]) -> None:
     if names and name not in names:
         qualified = f"test.{name}"
         hint = f" Did you mean '{qualified}'?" if qualified in names else did_you_mean(name, names)
-        raise SettingError(f"No run has a value named '{printable(name)}'.{hint}")
+        raise OptionError(f"No run has a value named '{printable(name)}'.{hint}")
 
 
 def _is_met(name: str, value: Any, symbol: str, expected: str) -> bool:

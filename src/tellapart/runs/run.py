@@ -20,9 +20,9 @@ from tellapart.data.sources import Source
 from tellapart.data.split import Splits, write_splits
 from tellapart.errors import CheckpointError, RecipeError, RunExistsError, printable
 from tellapart.evaluation.report.plots import confusion, training_curves
-from tellapart.html import metrics_with_plots
 from tellapart.io.atomic import make_folder, save_error, write_atomic
 from tellapart.io.run_directory import RunDirectory
+from tellapart.notebook_html import metrics_with_plots
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe, flatten
 from tellapart.training.checkpointing.policy import other_run_error

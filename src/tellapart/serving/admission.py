@@ -24,7 +24,7 @@ class Admission:
     def admit(self, size: int) -> Iterator["Ticket"]:
         """Admit a request of `size` bytes; raises `ProblemError` `at_capacity` immediately if there is no room."""
         if self.at_capacity:
-            raise capacity_problem()
+            raise at_capacity_problem()
         ticket = Ticket(self)
         ticket.reserve_bytes(size)
         self.images += 1
@@ -46,7 +46,7 @@ class Ticket:
     def reserve_bytes(self, count: int) -> None:
         """Hold more bytes; raises `ProblemError` `at_capacity` if there is no room for them."""
         if self.admission.buffered_bytes + count > self.admission.limits.buffered_bytes:
-            raise capacity_problem()
+            raise at_capacity_problem()
         self.admission.buffered_bytes += count
         self.buffered_bytes += count
 
@@ -54,11 +54,11 @@ class Ticket:
         """Hold `count` images, as of a form; raises `ProblemError` `at_capacity` if there is no room beside others."""
         others = self.admission.images - self.images
         if others and others + count > self.admission.limits.images:
-            raise capacity_problem()
+            raise at_capacity_problem()
         self.admission.images = others + count
         self.images = count
 
 
-def capacity_problem() -> ProblemError:
+def at_capacity_problem() -> ProblemError:
     """Return the problem of a request that is not admitted."""
     return ProblemError(AT_CAPACITY, "The server is at capacity; retry later.", retry_after=1)

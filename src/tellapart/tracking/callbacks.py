@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tellapart.errors import SettingError, did_you_mean, printable
+from tellapart.errors import OptionError, did_you_mean, printable
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
@@ -91,11 +91,11 @@ class CallbackList:
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Raise `SettingError` for an unknown tracker, `MissingExtraError` for one that is not installed."""
+    """Raise `OptionError` for an unknown tracker, `MissingExtraError` for one that is not installed."""
     for tracker in trackers:
         kind = tracker.partition(":")[0]
         if kind not in _EXTRAS:
-            raise SettingError(
+            raise OptionError(
                 f"Expected a tracker such as tensorboard or mlflow:sqlite:///mlruns.db, found '{printable(tracker)}'."
                 f"{did_you_mean(kind, _EXTRAS)}"
             )

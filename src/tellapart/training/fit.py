@@ -62,7 +62,7 @@ class FitResult:
 
     def select(self, rows: Rows) -> PixelDataset:
         """Return the images of some rows of the source."""
-        return select_pixels(self.audit, self.pixels, rows)
+        return pixel_subset(self.audit, self.pixels, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class TrainingSession:
         settings = initial_preprocess(self.recipe)
         resizer = Preprocess(settings)
         pixels = open_pixels(self.audit, resizer.resize, resizer.resize_key(), settings.size, self.progress)
-        train, validation = (select_pixels(self.audit, pixels, rows) for rows in (self.train, self.validation))
+        train, validation = (pixel_subset(self.audit, pixels, rows) for rows in (self.train, self.validation))
         if not self.recipe.model.pretrained:
             mean, std = self.ranks.broadcast(lambda: _channel_statistics(settings, train, self.progress))
             settings = replace(settings, mean=tuple(mean), std=tuple(std))
@@ -176,7 +176,7 @@ class TrainingSession:
         return plan
 
 
-def select_pixels(audit: Audit, pixels: LazyPixels, rows: Rows) -> PixelDataset:
+def pixel_subset(audit: Audit, pixels: LazyPixels, rows: Rows) -> PixelDataset:
     """Return the images of some rows, with their labels."""
     return PixelDataset(pixels.rows(rows), audit.dataset.labels[rows].astype(np.int64), rows)
 

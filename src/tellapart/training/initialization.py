@@ -18,7 +18,7 @@ from tellapart.io.run_directory import RunDirectory
 from tellapart.models import get_entry
 from tellapart.models.base import Network
 from tellapart.models.pretrained import StateDict, load_weights, read_weights
-from tellapart.models.weights import IMAGENET_MEAN, IMAGENET_STD
+from tellapart.models.weights_catalog import IMAGENET_MEAN, IMAGENET_STD
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe

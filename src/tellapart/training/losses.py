@@ -31,7 +31,7 @@ class Loss:
         if soft_targets is None:
             return losses
         alpha, temperature = self.recipe.distillation.alpha, self.recipe.distillation.temperature
-        return (1 - alpha) * losses + alpha * distillation_losses(logits, soft_targets, temperature)
+        return (1 - alpha) * losses + alpha * soft_target_losses(logits, soft_targets, temperature)
 
 
 def cross_entropy_losses(logits: Tensor, targets: Tensor, loss: Loss) -> Tensor:
@@ -64,7 +64,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Loss], Tensor]] = {
 }
 
 
-def distillation_losses(logits: Tensor, soft_targets: Tensor, temperature: float) -> Tensor:
+def soft_target_losses(logits: Tensor, soft_targets: Tensor, temperature: float) -> Tensor:
     """Return the KL divergence (n,) of softmax(logits / T) from soft targets (n, K), times T^2.
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: T^2 keeps the scale of the gradient.

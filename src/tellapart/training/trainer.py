@@ -25,6 +25,7 @@ from tellapart.models.base import Network
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
+from tellapart.training.batch_indices import Batch, plan_batches
 from tellapart.training.checkpointing.policy import CheckpointPolicy
 from tellapart.training.checkpointing.signals import StopRequest, stop_requests
 from tellapart.training.checkpointing.state import History, State
@@ -32,7 +33,6 @@ from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.class_balance import class_weights
 from tellapart.training.distillation import Teacher
 from tellapart.training.ema import WeightAverage
-from tellapart.training.epoch_batches import Batch, plan_batches
 from tellapart.training.execution.autotune import ExecutionPlan
 from tellapart.training.execution.cpu_contention import ContentionMonitor
 from tellapart.training.execution.cross_rank_norm import use_cross_rank_norms

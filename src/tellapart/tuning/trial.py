@@ -28,7 +28,7 @@ from tellapart.recipe.recipe import Recipe, from_table
 from tellapart.runs.run import run_identity
 from tellapart.training.checkpointing.policy import load_own_checkpoint
 from tellapart.training.checkpointing.state import History
-from tellapart.training.execution.allocator import retain_freed_memory
+from tellapart.training.execution.glibc_malloc import retain_freed_memory
 from tellapart.training.fit import TrainingSession
 from tellapart.tuning.search_space import SearchSpace
 from tellapart.tuning.selection import METRICS, ValidationResult, validation_score

@@ -21,7 +21,7 @@ from tellapart.data.split import Splits
 from tellapart.errors import TuningError, printable
 from tellapart.io.atomic import make_folder, write_atomic
 from tellapart.pipeline.defaults import resolve_defaults
-from tellapart.pipeline.prepare import audit_and_split, parse_duration, update_recipe
+from tellapart.pipeline.prepare import audit_and_split, override_recipe, parse_duration
 from tellapart.pipeline.train import train
 from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe.recipe import Recipe
@@ -74,7 +74,7 @@ def tune(
     progress = progress or progress_for_viewers()
     _check_arguments(metric, trials)
     seconds = parse_duration(timeout) if timeout is not None else None
-    base = update_recipe(recipe, settings)
+    base = override_recipe(recipe, settings)
     dataset = load_dataset(source, progress)
     directory = Path(out) if out is not None else Path("tuning") / folder_name(dataset.title)
     refuse_inside(source, directory)

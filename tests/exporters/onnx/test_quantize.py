@@ -19,8 +19,8 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.load import load_torch_classifier
 from tellapart.errors import ExportError
 from tellapart.evaluation.dataset import open_model
+from tellapart.exporters.export_job import ExportJob
 from tellapart.exporters.int8_acceptance import check_accuracy, refit_thresholds
-from tellapart.exporters.job import ExportJob
 from tellapart.exporters.onnx import export as onnx_export
 from tellapart.exporters.onnx import quantize
 from tellapart.exporters.onnx.graph import build_document, to_graph

@@ -19,7 +19,7 @@ from encoding import encode, to_base64
 from folders import QUICK, digit_folder
 from tellapart.data.image import decode
 from tellapart.pipeline.train import train
-from tellapart.serving.worker.occlusion import occlude, render_occlusion_map
+from tellapart.serving.worker.occlusion import occluded_copies, render_occlusion_map
 
 EXPECTED_CONSOLE = re.compile(r"status of (401|422)")  # Chromium logs failed requests, which the tests provoke
 SIZES = {"desktop": {"width": 1100, "height": 900}, "phone": {"width": 390, "height": 800}}
@@ -143,7 +143,7 @@ def test_explanations_equal_those_of_python(start, exported, run):
 
     pixels = classifier.resize(decode(content))
     unoccluded = classifier.compute_outputs(pixels[None])[0][0]
-    occluded = np.concatenate([classifier.compute_outputs(image[None])[0] for image in occlude(pixels)])
+    occluded = np.concatenate([classifier.compute_outputs(image[None])[0] for image in occluded_copies(pixels)])
     top = int(unoccluded.argmax())
     for index in (top, (top + 1) % len(unoccluded)):
         png = render_occlusion_map(pixels, float(unoccluded[index]), occluded[:, index])

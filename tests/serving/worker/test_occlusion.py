@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tellapart.serving.worker.occlusion import occlude, render_occlusion_map
+from tellapart.serving.worker.occlusion import occluded_copies, render_occlusion_map
 
 GREY = 100
 
 
 def occlusion_map(pixels, probability):
-    occluded = np.array([probability(image) for image in occlude(pixels)])
+    occluded = np.array([probability(image) for image in occluded_copies(pixels)])
     png = render_occlusion_map(pixels, probability(pixels), occluded)
     return np.asarray(Image.open(io.BytesIO(png)), float)
 

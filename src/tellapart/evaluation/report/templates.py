@@ -3,7 +3,7 @@
 import jinja2
 
 from tellapart.data.image import ImageArray
-from tellapart.html import data_url
+from tellapart.notebook_html import data_url
 
 _THUMBNAIL = 112  # pixels, the longer side
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tellapart.data.image import ImageArray
 from tellapart.errors import ExportError
+from tellapart.exporters.export_job import ExportJob, ExportResult, write_export
 from tellapart.exporters.image_sets import load_calibration_images
 from tellapart.exporters.int8_acceptance import (
     INT8_TOLERANCE,
@@ -17,11 +18,10 @@ from tellapart.exporters.int8_acceptance import (
     refit_thresholds,
     report_acceptance,
 )
-from tellapart.exporters.job import ExportJob, ExportResult, write_export
 from tellapart.exporters.onnx.graph import build_document
 from tellapart.exporters.parity import TOLERANCE, ParityResult, check_parity, measure_parity
 from tellapart.exporters.silence import silence_process
-from tellapart.inference.onnx import ExportedClassifier
+from tellapart.inference.exported_classifier import BaseExportedClassifier
 from tellapart.optional import require
 from tellapart.progress import Event
 
@@ -62,7 +62,7 @@ def to_executorch_int8(job: ExportJob) -> ExportResult:
     return write_export(job, result, content, int8, INT8_TOLERANCE)
 
 
-def _build_checked_program(job: ExportJob, core_ml: bool = False) -> tuple[bytes, ExportedClassifier, ParityResult]:
+def _build_checked_program(job: ExportJob, core_ml: bool = False) -> tuple[bytes, BaseExportedClassifier, ParityResult]:
     """Return a float32 program, its classifier and its parity; raises `ExportError` if the predictions differ."""
     job.progress.report(Event.EXPORT_START, "Exporting the network to an ExecuTorch program.", to=job.to)
     content, exported = _build_program(job, build_document(job.classifier), core_ml=core_ml)
@@ -73,14 +73,14 @@ def _build_checked_program(job: ExportJob, core_ml: bool = False) -> tuple[bytes
 
 def _build_program(
     job: ExportJob, document: dict[str, Any], calibration: NDArray[np.uint8] | None = None, core_ml: bool = False
-) -> tuple[bytes, ExportedClassifier]:
+) -> tuple[bytes, BaseExportedClassifier]:
     with silence_process():
         program = require("tellapart.exporters.executorch.program", "mobile")
         content = program.to_program(job.classifier, document, calibration, core_ml)
         return content, program.load_program(content, document)
 
 
-def _measure_parity(job: ExportJob, exported: ExportedClassifier, tolerance: float) -> ParityResult:
+def _measure_parity(job: ExportJob, exported: BaseExportedClassifier, tolerance: float) -> ParityResult:
     def infer(image: ImageArray) -> NDArray[np.float32]:
         return exported.predict_proba(exported.resize(image)[None])
 

@@ -25,7 +25,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.data.batching import PixelArray, batch_slices, pixel_batches
 from tellapart.errors import ExportError, TellapartError, first_line
 from tellapart.exporters.module import ExportModule
-from tellapart.inference.onnx import ExportedClassifier, parse_exported_document
+from tellapart.inference.exported_classifier import BaseExportedClassifier, parse_exported_document
 from tellapart.optional import require
 
 DOCUMENT = "tellapart"  # the method that returns the JSON document
@@ -44,7 +44,7 @@ _DECOMPOSITIONS = {torch.ops.aten.adaptive_max_pool2d.default: _global_max_pool}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PteClassifier(ExportedClassifier):
+class PteClassifier(BaseExportedClassifier):
     """The classifier in an ExecuTorch program. content: of the program; its method refers to this memory."""
 
     content: bytes

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tellapart.data.image import ImageArray
-from tellapart.exporters.job import ExportJob, ExportResult, write_export
+from tellapart.exporters.export_job import ExportJob, ExportResult, write_export
 from tellapart.exporters.onnx.graph import build_document, to_bytes, to_graph
 from tellapart.exporters.parity import TOLERANCE, ParityResult, check_parity, measure_parity
 from tellapart.exporters.web.app import MODEL, make_app_files

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tellapart.exporters.export_job import ExportJob, ExportResult, write_export
 from tellapart.exporters.image_sets import ImageSet, load_calibration_images
 from tellapart.exporters.int8_acceptance import (
     INT8_TOLERANCE,
@@ -15,7 +16,6 @@ from tellapart.exporters.int8_acceptance import (
     refit_thresholds,
     report_acceptance,
 )
-from tellapart.exporters.job import ExportJob, ExportResult, write_export
 from tellapart.exporters.onnx.export import build_checked_graph, measure_onnx_parity
 from tellapart.exporters.onnx.graph import to_bytes
 from tellapart.exporters.onnx.quantize import QuantizedGraph, quantize

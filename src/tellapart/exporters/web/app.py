@@ -12,7 +12,7 @@ MODEL = "model.onnx"
 _OFFLINE_ASSETS = (
     "decode.js",
     "errors.js",
-    "files.js",
+    "image-bytes.js",
     "install.js",
     "local.js",
     "prediction.js",

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from tellapart.errors import ServeError, printable
-from tellapart.io.atomic import write_folder
+from tellapart.io.atomic import write_new_folder
 from tellapart.serving.capture.store import CaptureStore
 
 MANIFEST = "manifest.csv"
@@ -33,5 +33,5 @@ def export_labelled(where: str, out: Path) -> Path:
     rows.writerow(["path", "label"])
     rows.writerows([name, label] for name, (label, _) in images.items())
     files = {name: content for name, (_, content) in images.items()}
-    write_folder(out, files | {MANIFEST: manifest.getvalue().encode()})
+    write_new_folder(out, files | {MANIFEST: manifest.getvalue().encode()})
     return out / MANIFEST

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http import labelling_routes, page_routes, predict_routes, status_routes
+from tellapart.serving.http.capacity_and_host import LocalHostMiddleware
 from tellapart.serving.http.problems import exception_handlers
-from tellapart.serving.http.request_guards import LocalHostMiddleware
 from tellapart.serving.http.schemas import ProblemDocument
 
 

@@ -15,7 +15,7 @@ _STEPS = 8  # windows start at every eighth of a side, the first one outside, an
 _DARK = 0.25  # brightness of regions that do not matter
 
 
-def occlude(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def occluded_copies(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """Yield a resized image (S, S, 3) W times, each with another window filled with the mean colour of the image."""
     mean = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
     for rows, columns in _windows(len(pixels)):

@@ -44,7 +44,7 @@ from tellapart.serving.worker.messages import (
     error_response,
     read_request,
 )
-from tellapart.serving.worker.occlusion import occlude, render_occlusion_map
+from tellapart.serving.worker.occlusion import occluded_copies, render_occlusion_map
 from tellapart.serving.worker.plan import WorkerPlan
 from tellapart.serving.worker.untrusted_image import ImageRefusedError, decode_untrusted, encode_for_capture
 
@@ -143,7 +143,7 @@ class InferenceWorker:
             if request.kind == RequestKind.PREDICT:
                 self.predictions.append(decoded)
             else:
-                self.explanations.append(Explanation(decoded, occlude(pixels)))
+                self.explanations.append(Explanation(decoded, occluded_copies(pixels)))
             self.work_available.notify()
 
     def _infer_forever(self) -> None:

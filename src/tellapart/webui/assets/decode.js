@@ -4,7 +4,7 @@
  */
 
 import { unreadable } from "./errors.js";
-import { isTruncated, resetOrientation } from "./files.js";
+import { isTruncated, resetOrientation } from "./image-bytes.js";
 
 const MAX_PIXELS = 89_000_000;
 const MAX_BYTES = 512 * 2 ** 20;

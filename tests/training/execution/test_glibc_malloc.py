@@ -5,14 +5,16 @@ import sys
 
 import pytest
 
+from tellapart.training.execution import glibc_malloc
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these options")
 
 # Allocates and frees 64 blocks of 2 MiB from the heap, writing to every page, and returns the page faults.
 PROGRAM = """
 import ctypes, resource, sys
-from tellapart.training.execution import allocator
+from tellapart.training.execution import glibc_malloc
 
-libc = allocator._glibc()
+libc = glibc_malloc._glibc()
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,9 +29,9 @@ def steps():
     faults()
     return min(faults() for _ in range(3))
 
-allocator._raise_thresholds(libc)  # as any program does that frees a large block
+glibc_malloc._raise_thresholds(libc)  # as any program does that frees a large block
 before = steps()
-with allocator.retain_freed_memory():
+with glibc_malloc.retain_freed_memory():
     inside = steps()
 print(before, inside, steps(), libc.mallinfo().hblks)
 """
@@ -52,16 +54,16 @@ def test_freed_memory_is_retained_only_inside_the_context():
 def test_options_of_the_user_are_not_changed(name):
     program = """
 import ctypes
-from tellapart.training.execution import allocator
+from tellapart.training.execution import glibc_malloc
 
-libc, changes = allocator._glibc(), []
+libc, changes = glibc_malloc._glibc(), []
 class Recorder:
     def __getattr__(self, name):
         if name == "mallopt":
             return lambda *values: changes.append(values)
         return getattr(libc, name)
-allocator._glibc = Recorder
-with allocator.retain_freed_memory():
+glibc_malloc._glibc = Recorder
+with glibc_malloc.retain_freed_memory():
     pass
 print(len(changes))
 """
@@ -70,8 +72,6 @@ print(len(changes))
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    from tellapart.training.execution import allocator
-
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    with allocator.retain_freed_memory():
-        assert allocator._glibc() is None
+    monkeypatch.setattr(glibc_malloc.sys, "platform", "darwin")
+    with glibc_malloc.retain_freed_memory():
+        assert glibc_malloc._glibc() is None

@@ -11,7 +11,7 @@ from folders import package
 from tellapart.classifier.load import load_torch_classifier
 from tellapart.models import MODELS, create, pretrained
 from tellapart.models.pretrained import imagenet_classes, load_weights
-from tellapart.models.weights import WEIGHTS
+from tellapart.models.weights_catalog import WEIGHTS
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress
 from weight_files import equal_weights, randomize_statistics

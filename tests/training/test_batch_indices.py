@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tellapart.data.batching import PixelDataset
 from tellapart.errors import RecipeError
 from tellapart.recipe.recipe import Recipe
-from tellapart.training.epoch_batches import plan_batches
+from tellapart.training.batch_indices import plan_batches
 from tellapart.training.execution.distributed import Ranks
 
 

@@ -11,7 +11,7 @@ from folders import QUICK, digit_folder
 from tellapart.classifier.classifier import Classifier
 from tellapart.errors import EnsembleError
 from tellapart.exporters.export import export
-from tellapart.pipeline.ensemble import average_probabilities, average_weights
+from tellapart.pipeline.combine_classifiers import average_probabilities, average_weights
 from tellapart.pipeline.train import train
 
 

@@ -12,7 +12,7 @@ from tellapart.exporters.golden import COUNT, make_golden_files
 from tellapart.exporters.image_sets import ImageSet
 from tellapart.exporters.parity import ParityResult
 from tellapart.inference.base_predictor import Predictor
-from tellapart.io.atomic import write_atomic, write_folder
+from tellapart.io.atomic import write_atomic, write_new_folder
 from tellapart.progress import Progress
 
 
@@ -90,12 +90,12 @@ def write_export(
     """
     sample = job.check_images.sample(COUNT)
     images = [sample.read(position) for position in range(len(sample.rows))]
-    write_folder(result.golden, make_golden_files(model or result.path.name, predictor, images, tolerance))
+    write_new_folder(result.golden, make_golden_files(model or result.path.name, predictor, images, tolerance))
     try:
         if isinstance(content, bytes):
             write_atomic(result.path, content)
         else:
-            write_folder(result.path, content)
+            write_new_folder(result.path, content)
     except BaseException:
         shutil.rmtree(result.golden, ignore_errors=True)  # it would block the next export
         raise

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tellapart.serving.admission import capacity_problem
+from tellapart.serving.admission import at_capacity_problem
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http.problems import problem_response
 from tellapart.serving.problem import MISDIRECTED_REQUEST, ProblemError
@@ -23,7 +23,7 @@ class CapacityMiddleware:
 
     def __init__(self, context: ServerContext) -> None:
         self.context = context
-        self.problem = capacity_problem()
+        self.problem = at_capacity_problem()
         self.response = self.problem.to_http()
 
     def __call__(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
