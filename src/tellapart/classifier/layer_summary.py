@@ -30,7 +30,7 @@ def summary(
 ) -> Summary:
     """Return the layers of a network with their shapes, parameters and MACs, and the memory to train a batch.
 
-    model: a name, a file of layers (.toml), a classifier file or a run directory. size, classes, channels: those of
+    model: a name, a network definition (.toml), a classifier file or a run directory. size, classes, channels: those of
     the network by default. layers: of the model "sequential", as for `train`. Raises `UnknownModelError`, `LayerError`,
     `ClassifierFileError`, or `InputShapeError` for an input shape that the network does not take.
     """

@@ -45,7 +45,7 @@ def label_issues(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write all rows to this manifest (.csv), likely errors first; correct it, then train with it."
+            help="List all images in this manifest (.csv), likely errors first; correct it, then train on it."
         ),
     ] = None,
     seed: SeedOption = None,
@@ -67,7 +67,7 @@ def label_issues(
 def learning_curve(source: SourceArgument, seed: SeedOption = None, json_output: Json = False) -> None:
     """Forecast whether more images would help.
 
-    Measures accuracy against training set size, on features that need no training.
+    Fits linear classifiers on frozen features, with training sets of increasing size.
     """
     forecast = tellapart.learning_curve(source, seed or 0, TerminalProgress())
     if json_output:

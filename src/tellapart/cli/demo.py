@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def demo(out: Annotated[Path | None, typer.Option(help="Run directory.")] = None, resume: ResumeOption = False) -> None:
-    """Train on the 1,797 handwritten digits of scikit-learn.
+    """Train on scikit-learn's digits dataset (1,797 images).
 
     The whole pipeline in a minute.
     """

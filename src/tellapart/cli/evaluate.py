@@ -53,9 +53,9 @@ def compare(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Test whether one of two classifiers is better.
+    """Test whether one classifier is significantly more accurate than another.
 
-    Both are evaluated on the same images, and the differences are listed.
+    Both are evaluated on the same images; classes and images on which they differ are listed.
     """
     result = tellapart.compare(model_a, model_b, on, TerminalProgress())
     if json_output:
@@ -98,7 +98,7 @@ def print_comparison(result: "Comparison") -> None:
     console.print(table)
     console.print(result.verdict, markup=False)
     console.print(
-        f"Only A is correct on {result.paired.only_a}, only B on {result.paired.only_b} "
+        f"Images that only A classifies correctly: {result.paired.only_a}; only B: {result.paired.only_b} "
         f"(McNemar's exact test: p = {result.paired.p_value:.2g}).",
         markup=False,
     )
@@ -114,6 +114,7 @@ def print_comparison(result: "Comparison") -> None:
 def _change(change: "ClassChange") -> str:
     difference = change.paired.difference
     return (
-        f"recall {change.recall_a.value:.1%} to {change.recall_b.value:.1%}, {100 * difference.value:+.1f} points "
+        f"recall {change.recall_a.value:.1%} to {change.recall_b.value:.1%}, "
+        f"{100 * difference.value:+.1f} percentage points "
         f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {change.paired.images} images"
     )

@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command()
 def models(json_output: Json = False) -> None:
-    """List the networks: size, cost, weights, published accuracy."""
+    """List the networks: input size, parameters, GFLOPs, weights, published accuracy."""
     from tellapart.models import MODELS
     from tellapart.models.published_results import PUBLISHED
 
@@ -57,9 +57,12 @@ def doctor(json_output: Json = False) -> None:
 
 @app.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="Network, file of layers (.toml), classifier file or run directory.")],
+    model: Annotated[
+        str, typer.Argument(help="Network, network definition (.toml), classifier file or run directory.")
+    ],
     size: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Side of the images in pixels; the network's own by default.")
+        int | None,
+        typer.Option(min=1, max=4096, help="Side length of the images in pixels; the network's own by default."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory estimate.")] = 32,
     classes: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Number of classes.")] = None,

@@ -24,7 +24,9 @@ ModelArgument = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option(min=0, help="Random seed, for the split and everything else; default 0.")
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the study in --out, if there is one.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue the interrupted run or study in --out, if there is one.")
+]
 
 
 def complete_from(*known: str) -> Callable[[str], list[str]]:

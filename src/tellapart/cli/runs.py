@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Folder with runs, at any depth.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder to search recursively for runs.")] = Path("runs"),
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,7 +26,7 @@ def runs(
         str | None,
         typer.Option(
             help=(
-                "Sort by a value, highest first, as in test.accuracy; a leading - sorts lowest "
+                "Sort by a value such as test.accuracy, highest first; a leading - sorts lowest "
                 "first, as in -test.log_loss."
             )
         ),

@@ -18,7 +18,8 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Exported files, classifier files or run directories; NAME=MODEL names one."
+            metavar="MODEL...",
+            help="Exported files, classifier files or run directories; NAME=MODEL serves a model under this name.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; local only by default.")] = "127.0.0.1",
@@ -31,17 +32,22 @@ def serve(
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="For classifier files: images for the parity check of their export."),
+        typer.Option(
+            metavar="SOURCE", help="Images for the parity check of classifier files, which are exported first."
+        ),
     ] = None,
     capture: Annotated[
         str | None,
         typer.Option(
             metavar="WHERE",
-            help="Store images that are out of distribution or uncertain, for labelling: a folder or postgresql://...",
+            help=(
+                "Store images that are out of distribution or have an uncertain prediction, for labelling, in a "
+                "folder or postgresql://..."
+            ),
         ),
     ] = None,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="Maximum number of requests in progress; further ones get 503 with Retry-After.")
+        int, typer.Option(min=1, help="Maximum number of concurrent requests; further ones get 503 with Retry-After.")
     ] = 128,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request times out.")] = 10,
     workers: Annotated[

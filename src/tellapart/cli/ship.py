@@ -66,7 +66,7 @@ def export(
     ] = None,
     runtime: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="For web: a copy of onnxruntime-web's dist; fetched with npm by default."),
+        typer.Option(metavar="DIR", help="For web: onnxruntime-web's dist folder; fetched with npm by default."),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -83,7 +83,7 @@ def export(
 ) -> None:
     """Export a classifier to ONNX, ExecuTorch or a web app.
 
-    A parity check first compares the exported model with the original.
+    The file is written only if a parity check passes: its predictions must match the original's.
     """
     result = tellapart.export(
         model,
@@ -109,7 +109,9 @@ def push(
         str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face Hub; created if needed.")
     ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    license: Annotated[str | None, typer.Option(help="License for the model card: mit, apache-2.0, cc-by-4.0.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="License to state in the model card, such as mit, apache-2.0 or cc-by-4.0.")
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Upload the report too; it contains some of your images.")
     ] = False,
@@ -117,7 +119,7 @@ def push(
 ) -> None:
     """Upload a run's classifier to the Hugging Face Hub.
 
-    With a model card generated from the run.
+    Also uploads a model card generated from the run.
     """
     address = tellapart.push(
         run, repository, private=private, license=license, report=report, progress=TerminalProgress()

@@ -33,14 +33,14 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Network (see `tellapart models`) or file of layers (.toml); chosen from the data by default."
+            help="Network (see `tellapart models`) or network definition (.toml); by default chosen to suit the data."
         ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Start from the weights in this file (.pth, .safetensors).")
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="Layers after the backbone: linear, or widths of dense layers, as in 256,64.")
+        str | None, typer.Option(help="Classification head: linear, or the widths of its hidden layers, as in 256,64.")
     ] = None,
     freeze_backbone: Annotated[
         bool | None,
@@ -51,14 +51,14 @@ def train(
         typer.Option("--activation-checkpointing", help="Use less memory at the cost of time; for very deep networks."),
     ] = None,
     no_autotune: Annotated[
-        bool, typer.Option("--no-autotune", help="Skip the search for the fastest execution settings at the start.")
+        bool, typer.Option("--no-autotune", help="Skip the initial search for the fastest execution settings.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     max_time: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Training time, instead of a number of epochs: 90s, 5m, 1h; testing and the "
+                "Training time, such as 90s, 5m or 1h, instead of a number of epochs; testing and the "
                 "report take additional time."
             )
         ),
@@ -78,7 +78,8 @@ def train(
     folds: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Cross-validate with this many folds; the classifier averages the networks of all folds."
+            min=2,
+            help="Cross-validate with this many folds; the classifier averages the probabilities of all networks.",
         ),
     ] = None,
     json_output: Json = False,
@@ -117,7 +118,10 @@ def tune(
     source: SourceArgument,
     trials: Annotated[int, typer.Option(min=1, help="Recipes to try, including the default.")] = 20,
     timeout: Annotated[
-        str | None, typer.Option(help="Time for the trials: 30m, 1h; confirmation and final training are extra.")
+        str | None,
+        typer.Option(
+            help="Time limit for the trials, such as 30m or 1h; confirmation and final training take additional time."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per trial; part of the search by default.")] = None,
     metric: Annotated[
@@ -128,13 +132,13 @@ def tune(
         ),
     ] = "log_loss",
     model: Annotated[
-        list[str] | None, typer.Option(help="Candidate network; repeatable; the first one is the default.")
+        list[str] | None, typer.Option(help="Candidate network; repeatable; the default recipe uses the first.")
     ] = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=RANGE",
-            help="Search a key of the recipe, as in optimizer.learning_rate=0.001..0.1 or optimizer.name=sgd,adamw.",
+            help="Search space of a recipe key, as in optimizer.learning_rate=0.001..0.1 or optimizer.name=sgd,adamw.",
         ),
     ] = None,
     storage: Annotated[
@@ -200,7 +204,7 @@ def ensemble(
         str | None,
         typer.Option(
             metavar="VIEWS",
-            help="Test-time augmentation: hflip, shift, or both as in hflip,shift; then one run is enough.",
+            help="Test-time augmentation: hflip, shift or both (hflip,shift); with it, one run is enough.",
             autocompletion=complete_from("hflip", "shift", "hflip,shift"),
         ),
     ] = None,
@@ -212,7 +216,7 @@ def ensemble(
 ) -> None:
     """Combine runs into one classifier, and measure the gain.
 
-    With one run: add test-time augmentation.
+    With --tta (test-time augmentation), a single run is enough.
     """
     views = [view.strip() for view in tta.split(",")] if tta else []
     result = tellapart.ensemble(runs, average=average, tta=views, out=out, resume=resume, progress=TerminalProgress())

@@ -63,8 +63,10 @@ class LearningCurve:
         gain = self.twice.gain
         value, low, high = (100 * share for share in (gain.value, gain.low, gain.high))
         if not self.more_data_helps:
-            return f"More images would hardly help: twice as many would add at most {max(0.0, high):.1f} points."
-        return f"Twice as many images would add about {value:.1f} points of accuracy ({low:.1f} to {high:.1f})."
+            limit = f"{max(0.0, high):.1f} percentage points"
+            return f"More images would hardly help: twice as many would add at most {limit}."
+        change = f"{value:.1f} percentage points of accuracy ({low:.1f} to {high:.1f})"
+        return f"Twice as many images would add about {change}."
 
     def to_json(self) -> dict[str, Any]:
         """Return the curve as a JSON object."""

@@ -50,7 +50,7 @@ def load_folder(root: Path) -> ImageDataset:
     empty = sorted(listing.class_folders - set(listing.labels))
     if empty:
         raise SourceError(
-            f"The class folder '{printable(empty[0])}' of {title} contains no images: add some, or remove the folder."
+            f"The class folder '{printable(empty[0])}' in {title} contains no images: add some, or remove the folder."
         )
     images = FileImages(root, tuple(listing.names))
     dataset = dataset_from_labels(title, images, listing.labels, listing.splits if is_split else None)

@@ -85,7 +85,9 @@ def _check_columns(title: str, table: Table) -> None:
     for column in ("path", "label"):
         if column not in table:
             hint = did_you_mean(column, table)
-            raise ManifestError(f"{title} has no column '{column}': expected {', '.join(COLUMNS)}.{hint}")
+            raise ManifestError(
+                f"{title} has no column '{column}': expected path and label, and optionally group and split.{hint}"
+            )
     if not table["path"]:
         raise ManifestError(f"{title} has no rows: expected one per image.")
     if "group" in table and not any(value.strip() for value in table["group"]):

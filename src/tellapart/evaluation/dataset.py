@@ -113,7 +113,7 @@ def load_evaluation_set(source: Source, models: Sequence[OpenedModel], progress:
         rows, split = rows[dataset.given_split[rows] == TEST], "test"
         progress.report(
             Event.TEST_SPLIT_FOUND,
-            f"{dataset.title} has a test split: only its {len(rows)} images are evaluated.",
+            f"{dataset.title} has a test split: the evaluation uses only the {len(rows)} images of that split.",
             images=len(rows),
         )
     if not len(rows):

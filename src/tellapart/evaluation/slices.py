@@ -224,7 +224,7 @@ def _format_range(low: float | None, high: float | None) -> str:
     highest = "" if high is None else _format(high)
     if not lowest:
         return f"below {highest}"
-    return f"{lowest} to {highest}" if highest else f"from {lowest}"
+    return f"{lowest} to {highest}" if highest else f"{lowest} or more"
 
 
 def _format(number: float) -> str:

@@ -60,7 +60,8 @@ def check_accuracy(job: ExportJob, parity: ParityResult) -> None:
         measure = f"accuracy {parity.accuracy.value:.1%} in float32, {parity.exported_accuracy.value:.1%} in int8"
     if loss > job.max_drop + _ROUNDING:
         raise ExportError(
-            f"int8 loses {loss:.1f} points on {parity.images} images ({measure}), but at most {job.max_drop:g} are "
+            f"int8 loses {loss:.1f} percentage points on {parity.images} images ({measure}), but at most "
+            f"{job.max_drop:g} are "
             "accepted: export in float32, or accept more with --max-drop."
         )
 

@@ -38,11 +38,11 @@ class PairedDifference:
         images = f"on {self.images:,} images"
         if self.better is None:
             note = " (by McNemar's exact test, although the interval excludes 0)" if low > 0 or high < 0 else ""
-            difference = f"B minus A is {value:+.1f} points ({low:+.1f} to {high:+.1f})"
-            return f"The difference is not statistically significant {images}: {difference}{note}."
+            difference = f"B minus A is {value:+.1f} percentage points (95% interval: {low:+.1f} to {high:+.1f})"
+            return f"The difference in accuracy is not statistically significant {images}: {difference}{note}."
         if self.better == "a":
             value, low, high = -value, -high, -low
-        return f"{self.better.upper()} is better by {value:.1f} points ({low:.1f} to {high:.1f}) {images}."
+        return f"{self.better.upper()} is better by {value:.1f} percentage points ({low:.1f} to {high:.1f}) {images}."
 
 
 def paired_difference(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> PairedDifference:

@@ -148,7 +148,8 @@ def get_entry(name: str) -> ModelEntry:
         return _timm_entry(name)
     if name not in MODELS:
         raise UnknownModelError(
-            f"Unknown model '{printable(name)}': expected a name that `tellapart models` lists, a TOML file of layers, "
+            f"Unknown model '{printable(name)}': expected a name that `tellapart models` lists, a network "
+            f"definition (.toml), "
             f"or timm:NAME.{did_you_mean(name, MODELS)}"
         )
     return MODELS[name]

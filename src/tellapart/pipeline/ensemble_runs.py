@@ -68,7 +68,7 @@ class EnsembleResult:
         best, gain = self.members[0], self.gain.difference
         return (
             f"On {self.gain.images:,} validation images: accuracy {self.ensemble.accuracy:.1%}, best member "
-            f"{best.accuracy:.1%}, gain {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to "
+            f"{best.accuracy:.1%}, gain {100 * gain.value:+.1f} percentage points ({100 * gain.low:+.1f} to "
             f"{100 * gain.high:+.1f}); log loss {self.ensemble.log_loss:.3f}, best member {best.log_loss:.3f}; "
             f"{self.ensemble.seconds / best.seconds:.1f} times the time per image. {_VERDICTS[self.gain.better]}"
         )

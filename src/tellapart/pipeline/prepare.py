@@ -96,7 +96,7 @@ def parse_duration(text: str | float) -> float:
 
 
 def override_recipe(recipe: Recipe | None, settings: Settings) -> Recipe:
-    """Return the recipe with some settings replaced; raises `RecipeError`, or `LayerError` for a file of layers."""
+    """Return the recipe with some settings replaced; raises `RecipeError`, or `LayerError` for a network definition."""
     recipe = recipe or Recipe()
     values = paths_of(settings)
     if values.get("model.head") == "linear":

@@ -36,7 +36,7 @@ def train(
 
     source: as for `load_dataset`. recipe: every setting of the run; `settings` replace some of them, as in
     model="resnet18", seed=1, epochs=5, max_time="5m", weights="resnet18.pth", head=[256], freeze_backbone=True or
-    batch_size=32; a model that ends in .toml is a file of layers. out: the run directory, runs/<source> by default.
+    batch_size=32; a model that ends in .toml is a network definition. out: the run directory, runs/<source> by default.
     resume: continue the run in `out`, if there is one; without it an existing run is never overwritten. track:
     experiment trackers, "tensorboard" or "mlflow:URI", as for `tellapart.tracking.callbacks.create_callbacks`.
     progress: receives messages and progress bars; by default they are shown in a terminal or a notebook, and nowhere

@@ -14,7 +14,7 @@ class Settings(TypedDict, total=False):
 
     A keyword has the name of its key. The `name` of a section has the name of the section, as in `optimizer="sgd"`, and
     the keys of `distillation` and `checkpoint` are prefixed with the section, as in `checkpoint_minutes=5`. Some
-    keywords accept more: model, a file of layers (.toml); max_time, text such as "5m"; head, "linear" for no dense
+    keywords accept more: model, a network definition (.toml); max_time, text such as "5m"; head, "linear" for no dense
     layers.
     """
 
@@ -117,7 +117,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     keywords = {path: keyword for keyword, path in PATHS.items()}
     if path not in keywords:
         hint = did_you_mean(path, keywords) or did_you_mean(path.rpartition(".")[2], PATHS)
-        raise RecipeError(f"Unknown key '{printable(path)}' of the recipe.{hint}")
+        raise RecipeError(f"Unknown recipe key '{printable(path)}'.{hint}")
     try:
         return keywords[path], tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -123,7 +123,9 @@ def build_space(
     such as `optimizer.batch_size`. Raises `RecipeError` for a range that is invalid or cannot be searched.
     """
     if any(model.endswith(".toml") for model in models):
-        raise RecipeError("Expected names of networks to choose from, found a file of layers: use --recipe instead.")
+        raise RecipeError(
+            "Expected names of networks to choose from, found a network definition: use --recipe instead."
+        )
     if models:
         base = base.with_values({"model.name": models[0]})
     resolved = resolve(base)

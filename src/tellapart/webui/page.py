@@ -63,5 +63,5 @@ def page_templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}".removesuffix(".0") + "%"
     return environment

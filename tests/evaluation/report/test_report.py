@@ -58,7 +58,7 @@ def test_report_opens_from_disk_without_requests(any_run, browser, width, scheme
     assert problems == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert any_run.report.stat().st_size < 10_000_000
-    accuracy = f"{100 * any_run.metrics['test']['accuracy']['value']:.1f}\N{NO-BREAK SPACE}%"
+    accuracy = f"{100 * any_run.metrics['test']['accuracy']['value']:.1f}%"
     assert accuracy in page.inner_text("body")
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     assert page.locator("[role=img]:not([aria-label])").count() == 0

@@ -37,7 +37,7 @@ def _format_count(value: int) -> str:
 
 
 def _format_percent(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    return f"{100 * value:.1f}%"
 
 
 def _format_points(value: float) -> str:
