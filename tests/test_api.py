@@ -6,7 +6,7 @@ import typing
 import pytest
 
 import tellapart
-from tellapart.recipe.settings import Settings
+from tellapart.recipe.overrides import RecipeOverrides
 
 FUNCTIONS = [name for name in tellapart.__all__ if name[0].islower()]
 
@@ -22,10 +22,10 @@ def test_keywords_are_explicit_and_typed(name):
     parameters = inspect.signature(getattr(tellapart, name)).parameters.values()
     assert all(each.annotation not in (inspect.Parameter.empty, typing.Any) for each in parameters)
     rest = [each for each in parameters if each.kind == inspect.Parameter.VAR_KEYWORD]
-    assert [each.annotation for each in rest] in ([], [typing.Unpack[Settings]])
+    assert [each.annotation for each in rest] in ([], [typing.Unpack[RecipeOverrides]])
 
 
 @pytest.mark.parametrize("name", ["train", "cross_validate", "tune"])
 def test_no_keyword_hides_a_setting(name):
     parameters = inspect.signature(getattr(tellapart, name)).parameters
-    assert not set(parameters) & set(Settings.__annotations__)
+    assert not set(parameters) & set(RecipeOverrides.__annotations__)

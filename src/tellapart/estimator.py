@@ -24,7 +24,14 @@ from tellapart.classifier.calibrate import calibrate
 from tellapart.classifier.forward import features_and_logits
 from tellapart.classifier.load import load_classifier_bytes
 from tellapart.data.audit import audit_dataset, check_unreadable_fraction
-from tellapart.data.dataset import ArrayImages, FileImages, ImageDataset, ImageSource, class_name, dataset_from_labels
+from tellapart.data.dataset import (
+    ArrayImages,
+    FileImages,
+    ImageDataset,
+    ImageSource,
+    dataset_from_labels,
+    normalize_class_name,
+)
 from tellapart.data.image import ImageArray
 from tellapart.data.split import Splits, make_holdout
 from tellapart.errors import ImageInputError, InterruptedTrainingError, UnreadableImageError
@@ -33,8 +40,8 @@ from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.pipeline.prepare import override_recipe
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress, TerminalProgress
+from tellapart.recipe.overrides import RecipeOverrides
 from tellapart.recipe.recipe import Recipe, load_recipe
-from tellapart.recipe.settings import Settings
 from tellapart.runs.run import run_identity
 from tellapart.training.fit import TrainingSession
 from tellapart.training.initialization import apply_base_classifier
@@ -169,7 +176,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
     def _base_recipe(self) -> Recipe | None:
         return self.recipe if isinstance(self.recipe, Recipe | None) else load_recipe(Path(self.recipe))
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> RecipeOverrides:
         settings: dict[str, Any] = {
             "model": self.model,
             "epochs": self.epochs,
@@ -182,7 +189,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
             "pretrained": self.pretrained,
             "weights": None if self.weights is None else os.fspath(self.weights),
         }
-        return cast(Settings, {name: value for name, value in settings.items() if value is not None})
+        return cast(RecipeOverrides, {name: value for name, value in settings.items() if value is not None})
 
     def __sklearn_tags__(self) -> Tags:
         """Declare that the input is images and not a table."""
@@ -271,7 +278,7 @@ def _check_labels(y: ArrayLike) -> NDArray[Any]:
 
 
 def _class_names(classes: NDArray[Any]) -> list[str]:
-    names = [class_name(str(value)) for value in classes.tolist()]
+    names = [normalize_class_name(str(value)) for value in classes.tolist()]
     if len(set(names)) < len(names):
         raise ImageInputError("Expected labels with different names, found two with the same name, such as 1 and '1'.")
     return names

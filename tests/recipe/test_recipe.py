@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tellapart.errors import RecipeError
+from tellapart.recipe.overrides import PATHS
 from tellapart.recipe.recipe import Recipe, flatten, from_table, load_recipe
 from tellapart.recipe.sections import SECTIONS, LossRecipe, ModelRecipe, ScheduleRecipe
-from tellapart.recipe.settings import PATHS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 LAYERS = st.sampled_from([{"type": "conv", "width": 8}, {"type": "dropout", "rate": 0.5, "name": "é"}])

@@ -26,7 +26,7 @@ def terminal() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 4096)
 
 
-def plain(text: str) -> Text:
+def without_markup(text: str) -> Text:
     """Return a text without markup, for a cell of a table."""
     return Text(text)
 
@@ -85,9 +85,9 @@ def runs_table(runs: "Sequence[RunSummary]") -> Table:
         seconds = values["seconds"]
         model = str(values.get("model.name", "")) + (f" ({values['ensemble']})" if "ensemble" in values else "")
         table.add_row(
-            plain(str(run.directory)),
+            without_markup(str(run.directory)),
             finished,
-            plain(model),
+            without_markup(model),
             (values["data"] or "")[:8],
             *(_share(values.get(f"test.{name}")) for name in ("accuracy", "macro_f1")),
             "" if (loss := values.get("test.log_loss")) is None else f"{loss:.3f}",
@@ -104,7 +104,9 @@ def ensemble_table(result: "EnsembleResult") -> Table:
     for column in ("accuracy", "log loss", "ms per image"):
         table.add_column(column, justify="right")
     for row in (*result.members, result.ensemble):
-        table.add_row(plain(row.name), _share(row.accuracy), f"{row.log_loss:.3f}", f"{1000 * row.seconds:.2f}")
+        table.add_row(
+            without_markup(row.name), _share(row.accuracy), f"{row.log_loss:.3f}", f"{1000 * row.seconds:.2f}"
+        )
     return table
 
 

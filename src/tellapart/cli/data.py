@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import SHOWN, plain, print_json, print_list, print_warnings, terminal
+from tellapart.cli.console import SHOWN, print_json, print_list, print_warnings, terminal, without_markup
 from tellapart.cli.options import Json, SeedOption, SourceArgument, exit_if_unreadable
 from tellapart.errors import printable
 from tellapart.progress import TerminalProgress
@@ -85,7 +85,7 @@ def print_audit(result: "Audit") -> None:
     table.add_column("class", overflow="fold")
     table.add_column("readable images", justify="right")
     for name, count in values["classes"].items():
-        table.add_row(plain(name), f"{count:,}")
+        table.add_row(without_markup(name), f"{count:,}")
     console.print(table)
     for side in ("width", "height"):
         spread = values["sizes"][side]
@@ -111,7 +111,7 @@ def print_label_issues(issues: "LabelIssues", out: "Path | None") -> None:
         table = Table("path", "label", "suggested", box=None, pad_edge=False)
         table.add_column("probability", justify="right")
         for entry in errors[:SHOWN]:
-            names = (plain(printable(entry[key])) for key in ("path", "label", "suggested"))
+            names = (without_markup(printable(entry[key])) for key in ("path", "label", "suggested"))
             table.add_row(*names, f"{entry['probability']:.1%}")
         console.print(table)
     if len(errors) > SHOWN:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import SHOWN, metrics_table, plain, print_excluded, print_json, print_list, terminal
+from tellapart.cli.console import SHOWN, metrics_table, print_excluded, print_json, print_list, terminal, without_markup
 from tellapart.cli.options import Json, ModelArgument, SourceArgument, exit_if_unreadable
 from tellapart.errors import printable
 from tellapart.progress import TerminalProgress
@@ -78,7 +78,7 @@ def print_evaluation(result: "Evaluation") -> None:
     weakest = sorted(classes.items(), key=lambda item: item[1]["recall"]["value"])
     for name, metrics in weakest[:SHOWN]:
         shares = (f"{metrics[kind]['value']:.1%}" for kind in ("recall", "precision"))
-        table.add_row(plain(printable(name)), f"{metrics['images']:,}", *shares)
+        table.add_row(without_markup(printable(name)), f"{metrics['images']:,}", *shares)
     console.print(table)
     if len(classes) > SHOWN:
         console.print(f"The {SHOWN} weakest of {len(classes)} classes are shown; --json lists all.", markup=False)
@@ -91,10 +91,10 @@ def print_comparison(result: "Comparison") -> None:
     console = terminal()
     table = Table(box=None, pad_edge=False)
     for column in (f"{result.split} ({result.paired.images} images of {result.source})", "accuracy", "95% interval"):
-        table.add_column(plain(column), overflow="fold")
+        table.add_column(without_markup(column), overflow="fold")
     rows = (("A", result.model_a, result.accuracy_a), ("B", result.model_b, result.accuracy_b))
     for letter, name, share in rows:
-        table.add_row(plain(f"{letter}: {name}"), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")
+        table.add_row(without_markup(f"{letter}: {name}"), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")
     console.print(table)
     console.print(result.verdict, markup=False)
     console.print(

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import plain, print_json, terminal
+from tellapart.cli.console import print_json, terminal, without_markup
 from tellapart.cli.options import Json
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def print_summary(summary: "Summary") -> None:
     for row in summary.layers:
         note = " (training only)" if row.training_only else ""
         shape = " x ".join(map(str, row.shape))
-        table.add_row(plain(row.name), row.kind + note, shape, f"{row.parameters:,}", f"{row.macs:,}")
+        table.add_row(without_markup(row.name), row.kind + note, shape, f"{row.parameters:,}", f"{row.macs:,}")
     console = terminal()
     console.print(table)
     console.print(

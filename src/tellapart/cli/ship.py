@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import SHOWN, plain, print_json, terminal
+from tellapart.cli.console import SHOWN, print_json, terminal, without_markup
 from tellapart.cli.options import Json, ModelArgument, complete_from, exit_if_unreadable
 from tellapart.errors import printable
 from tellapart.exporters.targets import TARGETS
@@ -161,7 +161,7 @@ def print_prediction_table(results: "Iterable[Prediction | UnreadableFile]") -> 
     table.add_column("other classes, warnings or errors", overflow="fold")
     for result in results:
         failed += hasattr(result, "error")
-        table.add_row(*(plain(printable(cell)) for cell in _cells(result)))
+        table.add_row(*(without_markup(printable(cell)) for cell in _cells(result)))
     terminal().print(table)
     return failed
 

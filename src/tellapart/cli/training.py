@@ -13,8 +13,8 @@ from tellapart.optional import require
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
+    from tellapart.recipe.overrides import RecipeOverrides
     from tellapart.recipe.recipe import Recipe
-    from tellapart.recipe.settings import Settings
     from tellapart.runs.run import Run
 
 app = typer.Typer()
@@ -241,7 +241,7 @@ def _head(text: str | None) -> str | list[int] | None:
 
 
 def _cross_validate(
-    source: str, recipe: "Recipe | None", settings: "Settings", folds: int, out: Path | None, resume: bool
+    source: str, recipe: "Recipe | None", settings: "RecipeOverrides", folds: int, out: Path | None, resume: bool
 ) -> "Run":
     result = tellapart.cross_validate(
         source, recipe, folds=folds, out=out, resume=resume, progress=TerminalProgress(), **settings
@@ -256,10 +256,12 @@ def _cross_validate(
     return result.run
 
 
-def _recipe(path: Path | None, assignments: list[str], given: dict[str, Any]) -> tuple["Recipe | None", "Settings"]:
+def _recipe(
+    path: Path | None, assignments: list[str], given: dict[str, Any]
+) -> tuple["Recipe | None", "RecipeOverrides"]:
     """Return the recipe in a file, if one is named, and the settings that replace some of it."""
+    from tellapart.recipe.overrides import parse_assignment
     from tellapart.recipe.recipe import load_recipe
-    from tellapart.recipe.settings import parse_assignment
 
     settings = dict(parse_assignment(text) for text in assignments)
     settings |= {name: value for name, value in given.items() if value is not None}

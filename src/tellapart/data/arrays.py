@@ -165,9 +165,9 @@ def _concatenate(pixels: list[NDArray[np.uint8]], title: str) -> NDArray[np.uint
 def _find_labels(images_path: Path) -> Path:
     """Return the label file of an IDX images file, gzipped or not."""
     path = images_path.with_name(images_path.name.replace("images", "labels").replace("idx3", "idx1"))
-    plain = path.with_name(path.name.removesuffix(".gz"))
-    gzipped = plain.with_name(plain.name + ".gz")
-    for candidate in (path, plain, gzipped):
+    without_markup = path.with_name(path.name.removesuffix(".gz"))
+    gzipped = without_markup.with_name(without_markup.name + ".gz")
+    for candidate in (path, without_markup, gzipped):
         if candidate.is_file():
             return candidate
     raise SourceError(f"{printable(str(path))} does not exist: IDX images need their label file in the same folder.")

@@ -191,7 +191,7 @@ def dataset_from_labels(
     """
     if not len(images):
         raise SourceError(f"{title} contains no images: expected one folder of images per class.")
-    names = np.array([class_name(name) for name in label_names], dtype=object)
+    names = np.array([normalize_class_name(name) for name in label_names], dtype=object)
     classes = _sort_classes(set(names.tolist()))
     index = {name: label for label, name in enumerate(classes)}
     labels = np.fromiter((index[name] for name in names), np.int32, len(names))
@@ -206,7 +206,7 @@ def dataset_from_labels(
     return dataset
 
 
-def class_name(name: str) -> str:
+def normalize_class_name(name: str) -> str:
     """Return a class name in Unicode's composed form (NFC), so that names from macOS and Linux match."""
     return unicodedata.normalize("NFC", printable(name.strip()))
 

@@ -12,7 +12,7 @@ from scipy.stats import false_discovery_control
 
 from tellapart.data.sources import Source
 from tellapart.evaluation.dataset import EvaluationSet, Model, OpenedModel, load_evaluation_set, open_model
-from tellapart.evaluation.provenance import check_same_test, test_split_source, training_overlap_warning
+from tellapart.evaluation.train_test_overlap import check_same_test, test_split_source, training_overlap_warning
 from tellapart.metrics import Estimate, wilson_interval
 from tellapart.metrics.paired import PairedDifference, paired_difference
 from tellapart.progress import Progress

@@ -9,9 +9,9 @@ from tellapart.data.sources import Source
 from tellapart.evaluation.dataset import EvaluationSet, Model, load_evaluation_set, open_model
 from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
-from tellapart.evaluation.provenance import training_overlap_warning
 from tellapart.evaluation.report.report import Report, render
 from tellapart.evaluation.scoring import baseline_warning, compute_metrics
+from tellapart.evaluation.train_test_overlap import training_overlap_warning
 from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable, write_atomic
 from tellapart.progress import Progress

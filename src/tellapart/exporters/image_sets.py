@@ -17,7 +17,7 @@ from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
 from tellapart.errors import ComparisonError, ExportError, SourceError
 from tellapart.evaluation.dataset import OpenedModel, load_evaluation_set
-from tellapart.evaluation.provenance import test_split_source
+from tellapart.evaluation.train_test_overlap import test_split_source
 from tellapart.inference.base_predictor import Predictor
 from tellapart.progress import Progress
 from tellapart.stateless_random import shuffle_rows

@@ -23,8 +23,8 @@ from tellapart.pipeline.combine_classifiers import average_probabilities
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.recipe.overrides import RecipeOverrides
 from tellapart.recipe.recipe import Recipe
-from tellapart.recipe.settings import Settings
 from tellapart.runs.run import Run, create_run, read_run, run_identity, write_history
 from tellapart.training.checkpointing.policy import load_own_checkpoint
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
@@ -55,7 +55,7 @@ def cross_validate(
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[RecipeOverrides],
 ) -> CrossValidationResult:
     """Train once per fold, score each classifier on its fold, and test the average of all classifiers.
 

@@ -20,7 +20,7 @@ from tellapart.data.pixel_cache import open_pixels
 from tellapart.data.split import read_splits
 from tellapart.errors import EnsembleError, printable
 from tellapart.evaluation.dataset import OpenedModel, open_model
-from tellapart.evaluation.provenance import test_split_source
+from tellapart.evaluation.train_test_overlap import test_split_source
 from tellapart.io.run_directory import RunDirectory
 from tellapart.metrics import row_log_loss
 from tellapart.metrics.paired import PairedDifference, paired_difference

@@ -14,8 +14,8 @@ from tellapart.models.registry import SEQUENTIAL
 from tellapart.models.sequential import load_layers, parse_layers, to_tables
 from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.progress import Event, Progress
+from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.recipe import Recipe
-from tellapart.recipe.settings import Settings, paths_of
 from tellapart.runs.run import folder_name, is_finished, refuse_existing, refuse_inside, run_identity
 from tellapart.training.execution.distributed import was_restarted
 from tellapart.training.initialization import apply_base_classifier
@@ -95,7 +95,7 @@ def parse_duration(text: str | float) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def override_recipe(recipe: Recipe | None, settings: Settings) -> Recipe:
+def override_recipe(recipe: Recipe | None, settings: RecipeOverrides) -> Recipe:
     """Return the recipe with some settings replaced; raises `RecipeError`, or `LayerError` for a network definition."""
     recipe = recipe or Recipe()
     values = paths_of(settings)

@@ -11,8 +11,8 @@ from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
 from tellapart.progress import Progress, progress_for_viewers
+from tellapart.recipe.overrides import RecipeOverrides
 from tellapart.recipe.recipe import Recipe
-from tellapart.recipe.settings import Settings
 from tellapart.runs.run import Run, create_run, read_run
 from tellapart.tracking.callbacks import CallbackList, check_trackers, create_callbacks
 from tellapart.training.checkpointing.policy import load_own_checkpoint
@@ -30,7 +30,7 @@ def train(
     resume: bool = False,
     track: Sequence[str] = (),
     progress: Progress | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[RecipeOverrides],
 ) -> Run:
     """Audit, split, train, calibrate, test once, and save; return the run.
 

@@ -11,6 +11,7 @@ import tomli_w
 
 from tellapart.errors import RecipeError, did_you_mean, printable
 from tellapart.recipe.fields import check_values, number
+from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.sections import (
     SECTIONS,
     AugmentRecipe,
@@ -26,7 +27,6 @@ from tellapart.recipe.sections import (
     PreprocessRecipe,
     ScheduleRecipe,
 )
-from tellapart.recipe.settings import Settings, paths_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Recipe:
                 target[key] = value
         return from_table(table)
 
-    def with_settings(self, **settings: Unpack[Settings]) -> "Recipe":
+    def with_settings(self, **settings: Unpack[RecipeOverrides]) -> "Recipe":
         """Return a copy with some values replaced, by keyword as in epochs=5; raises `RecipeError`."""
         return self.with_values(paths_of(settings))
 

@@ -75,7 +75,7 @@ class ServerMetrics:
         return generate_latest(self.registry)
 
     def recent_activity(self) -> dict[str, Any]:
-        """Return the requests of the last minute, and the last thousand predictions, as in `LiveStatus`."""
+        """Return the requests of the last minute, and the last thousand predictions, as in `ServerStatus`."""
         now = time.monotonic()
         requests = [request for request in self._recent_requests if now - request[0] < _RECENT_SECONDS]
         span = min(_RECENT_SECONDS, now - requests[0][0]) if requests else _RECENT_SECONDS

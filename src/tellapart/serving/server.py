@@ -20,7 +20,7 @@ from tellapart.serving.capture.store import CaptureStore
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http.app import create_app
 from tellapart.serving.http.capacity_and_host import CapacityMiddleware
-from tellapart.serving.http.protocol import ConnectionPolicy
+from tellapart.serving.http.connection_limits import ConnectionPolicy
 from tellapart.serving.http.uvicorn_server import ListenerSettings, UvicornServer
 from tellapart.serving.limits import Limits
 from tellapart.serving.worker.autotune import choose_plan

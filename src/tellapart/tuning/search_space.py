@@ -15,8 +15,8 @@ import optuna
 
 from tellapart.errors import RecipeError, printable
 from tellapart.models import get_entry, larger_models
+from tellapart.recipe.overrides import parse_assignment
 from tellapart.recipe.recipe import Recipe
-from tellapart.recipe.settings import parse_assignment
 
 Value = float | int | str | bool
 Params = Mapping[str, Value]

@@ -24,8 +24,8 @@ from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.pipeline.prepare import audit_and_split, override_recipe, parse_duration
 from tellapart.pipeline.train import train
 from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.recipe import Recipe
-from tellapart.recipe.settings import Settings, paths_of
 from tellapart.runs.run import folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.training.initialization import apply_base_classifier
 from tellapart.tuning.confirmation import confirm
@@ -57,7 +57,7 @@ def tune(
     worker: bool = False,
     stale_after: float = 60.0,
     progress: Progress | None = None,
-    **settings: Unpack[Settings],
+    **settings: Unpack[RecipeOverrides],
 ) -> TuningResult | None:
     """Train candidate recipes, score them on validation images, and train with the best if its gain is confirmed.
 

@@ -155,7 +155,7 @@ def test_explanations_equal_those_of_python(start, exported, run):
 
 def test_the_status_page_shows_recent_activity(start, visit, photos):
     server = start()
-    page = visit(server, "live")
+    page = visit(server, "status")
     expect(page.locator("#state[data-state=ready]")).to_be_visible()
     for _ in range(5):
         prediction = server.ask(body=photos[0].read_bytes())[1]

@@ -56,8 +56,8 @@ def test_an_unreadable_image_does_not_fail_the_others_of_a_form(server, photos):
 def test_costly_images_are_refused(server):
     for kind, content in COSTLY.items():
         assert (kind, server.ask(body=content)[0]) == (kind, 422)
-    plain = b"P3 800 800 255\n" + b"0 " * 3 * 800 * 800
-    assert server.ask(body=plain)[0] == 413
+    without_markup = b"P3 800 800 255\n" + b"0 " * 3 * 800 * 800
+    assert server.ask(body=without_markup)[0] == 413
     assert server.ask(body=b"P3 80 80 255\n" + b"0 " * 3 * 80 * 80)[0] == 200
 
 

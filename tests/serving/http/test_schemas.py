@@ -32,7 +32,7 @@ def test_responses_have_the_fields_of_their_models(server, photos):
     check(schemas.ModelDescription, server.ask("/v1/model")[1])
     check(schemas.Liveness, server.ask("/healthz")[1])
     check(schemas.Readiness, server.ask("/readyz")[1])
-    check(schemas.LiveStatus, server.ask("/v1/live")[1])
+    check(schemas.ServerStatus, server.ask("/v1/status")[1])
 
 
 def test_responses_about_captured_images_have_the_fields_of_their_models(start_server, tmp_path, noise):
@@ -40,13 +40,13 @@ def test_responses_about_captured_images_have_the_fields_of_their_models(start_s
     server.ask(body=noise)
     wait_for(lambda: server.ask("/v1/captures")[1]["images"])
     check(schemas.CapturedImages, server.ask("/v1/captures")[1])
-    check(schemas.LiveStatus, server.ask("/v1/live")[1])
+    check(schemas.ServerStatus, server.ask("/v1/status")[1])
 
 
 MODELS = {
     ("/v1/predict", "post"): {"PredictionResponse", "FormPredictions"},
     ("/v1/model", "get"): {"ModelDescription"},
-    ("/v1/live", "get"): {"LiveStatus"},
+    ("/v1/status", "get"): {"ServerStatus"},
     ("/v1/captures", "get"): {"CapturedImages"},
     ("/healthz", "get"): {"Liveness"},
     ("/readyz", "get"): {"Readiness"},

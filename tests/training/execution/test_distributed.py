@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folders import QUICK, digit_folder
-from tellapart.recipe.settings import paths_of
+from tellapart.recipe.overrides import paths_of
 from tellapart.training.checkpointing.store import load_checkpoint
 from tellapart.training.execution.distributed import mirror_shares
 

@@ -12,7 +12,7 @@ from tellapart.webui.page import render_page_files
 
 _ASSETS = resources.files("tellapart.serving.http") / "assets"
 _MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "png": "image/png"}
-_OWN_FILES = ("api.js", "live.css", "live.html", "live.js", "remote.js")
+_OWN_FILES = ("api.js", "status.css", "status.html", "status.js", "remote.js")
 _LABELLING_FILES = ("label.css", "label.html", "label.js")
 _PRIVACY = "Images are sent to this server, which does not store them."
 _PRIVACY_WITH_CAPTURE = (
@@ -47,7 +47,7 @@ async def _report_capture_disabled() -> Response:
 def _page_files(context: ServerContext) -> dict[str, bytes]:
     """Return the content of each page and asset by its file name."""
     name = context.model_names[0]
-    links = [("live", "Server status")]
+    links = [("status", "Server status")]
     own_files: tuple[str, ...] = _OWN_FILES
     if context.capture:
         links.append(("label", "Label captured images"))

@@ -98,7 +98,7 @@ class DriftStatus(BaseModel):
     alarm: bool = Field(description="Whether the drift is large and statistically significant.")
 
 
-class LiveStatus(BaseModel):
+class ServerStatus(BaseModel):
     """Requests of the last minute, and the last thousand predictions."""
 
     models: list[str]

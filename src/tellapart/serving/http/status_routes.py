@@ -9,7 +9,7 @@ from tellapart.serving.capture.drift import Drift
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http.predict_routes import ModelName, successful_body
 from tellapart.serving.http.problems import problem_responses
-from tellapart.serving.http.schemas import DriftStatus, Liveness, LiveStatus, ModelDescription, Readiness
+from tellapart.serving.http.schemas import DriftStatus, Liveness, ModelDescription, Readiness, ServerStatus
 from tellapart.serving.problem import NOT_READY, ProblemError
 from tellapart.serving.worker.messages import RequestKind
 
@@ -45,12 +45,12 @@ def create_router(context: ServerContext) -> APIRouter:
         response = await context.pool.submit(RequestKind.DESCRIBE, context.model_index(model), 0, deadline)
         return Response(successful_body(response), media_type="application/json")
 
-    @router.get("/v1/live", responses=problem_responses(401))
-    async def live_status(request: Request) -> LiveStatus:
+    @router.get("/v1/status", responses=problem_responses(401))
+    async def server_status(request: Request) -> ServerStatus:
         """Report the requests of the last minute, and the last thousand predictions."""
         context.authorize(request)
         capture = context.capture
-        return LiveStatus(
+        return ServerStatus(
             **context.metrics.recent_activity(),
             models=context.model_names,
             ready=context.pool.ready,

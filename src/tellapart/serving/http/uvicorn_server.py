@@ -15,7 +15,7 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from tellapart.serving.http.protocol import ConnectionPolicy, LimitedHttpProtocol
+from tellapart.serving.http.connection_limits import ConnectionPolicy, LimitedHttpProtocol
 
 _KEEP_ALIVE_SECONDS = 75  # longer than that of proxies, which would otherwise send into a connection being closed
 

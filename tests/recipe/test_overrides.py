@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from tellapart.errors import RecipeError
+from tellapart.recipe.overrides import PATHS, RecipeOverrides, parse_assignment, paths_of
 from tellapart.recipe.sections import SECTIONS
-from tellapart.recipe.settings import PATHS, Settings, parse_assignment, paths_of
 
 WIDER = {"max_time": {float, str}, "head": {Sequence, str}}  # keywords that accept more than their key
 
@@ -31,11 +31,11 @@ def key_hints():
 
 def test_every_key_has_exactly_one_keyword():
     assert sorted(PATHS.values()) == sorted(key_hints())
-    assert set(PATHS) == set(typing.get_type_hints(Settings))
+    assert set(PATHS) == set(typing.get_type_hints(RecipeOverrides))
 
 
 def test_every_keyword_accepts_the_type_of_its_key():
-    hints, keywords = key_hints(), typing.get_type_hints(Settings)
+    hints, keywords = key_hints(), typing.get_type_hints(RecipeOverrides)
     for keyword, path in PATHS.items():
         expected = {Sequence if kind is tuple else kind for kind in field_types(hints[path])}
         assert field_types(keywords[keyword]) == WIDER.get(keyword, expected), keyword

@@ -8,7 +8,7 @@ const byId = (id) => document.getElementById(id);
 async function update() {
   if (!document.hidden) {
     try {
-      show(await (await request("v1/live")).json());
+      show(await (await request("v1/status")).json());
     } catch (error) {
       setState(`The status is not available: ${error.message}.`, "error");
     }

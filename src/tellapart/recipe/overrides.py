@@ -1,4 +1,4 @@
-"""`Settings`: the keys of a recipe as keyword arguments, and their paths in the recipe."""
+"""`RecipeOverrides`: the keys of a recipe as keyword arguments, and their paths in the recipe."""
 
 import dataclasses
 import tomllib
@@ -9,7 +9,7 @@ from tellapart.errors import RecipeError, did_you_mean, printable
 from tellapart.recipe.sections import SECTIONS
 
 
-class Settings(TypedDict, total=False):
+class RecipeOverrides(TypedDict, total=False):
     """The keywords of `train` and the other functions that take a recipe: one for each key of the recipe.
 
     A keyword has the name of its key. The `name` of a section has the name of the section, as in `optimizer="sgd"`, and
