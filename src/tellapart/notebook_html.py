@@ -10,21 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tellapart.metric_text import headline_metrics
+
 _CARD_SIDE, _TILE_SIDE = 200, 84  # longer sides of images, in pixels
 _FLOW = "display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start"
-
-_HEADLINES = {"accuracy": "accuracy", "top5_accuracy": "top-5 accuracy", "macro_f1": "macro F1", "log_loss": "log loss"}
-
-
-def headline_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the name, value and 95% interval of each headline metric; metrics: of one split, as in metrics.json."""
-    rows = []
-    for key, name in _HEADLINES.items():
-        if key in metrics:
-            template = "{:.3f}" if key == "log_loss" else "{:.1%}"
-            value, low, high = (template.format(metrics[key][kind]) for kind in ("value", "low", "high"))
-            rows.append((name, value, f"{low} to {high}"))
-    return rows
 
 
 def data_url(pixels: NDArray[np.uint8], side: int = 160) -> str:

@@ -24,8 +24,9 @@ from tellapart.curation.label_issues import find_label_issues
 from tellapart.data.audit import audit_dataset
 from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import ImageDataset
+from tellapart.data.independence import independent_units
 from tellapart.data.sources import load_dataset
-from tellapart.data.split import independent_units, make_folds
+from tellapart.data.split import make_folds
 from tellapart.errors import LabelIssuesError, MissingExtraError, SaveError
 from tellapart.progress import Progress
 

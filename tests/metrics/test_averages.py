@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tellapart.metrics import average_intervals, averages, kappa
+from tellapart.metrics import Units, average_estimates, averages, kappa
 
 AVERAGES = ("balanced_accuracy", "kappa", "macro_precision", "macro_recall", "macro_f1")
 AVERAGES += ("weighted_precision", "weighted_recall", "weighted_f1")
@@ -18,12 +18,17 @@ def simulate_matrices(images, sets, skill):
     return random.multinomial(images, expected.ravel(), sets).reshape(sets, 10, 10), expected
 
 
+def estimates(matrix):
+    labels, predicted = (index.ravel().repeat(matrix.ravel()) for index in np.indices(matrix.shape))
+    return average_estimates(predicted, labels, len(matrix), Units.independent(len(labels)))
+
+
 @pytest.mark.parametrize("images", [200, 1000])
 @pytest.mark.parametrize("skill", [0.6, 0.9])
 def test_intervals_have_their_nominal_coverage(images, skill):
     matrices, expected = simulate_matrices(images, 1000, skill)
     truth = averages(expected)
-    intervals = [average_intervals(matrix) for matrix in matrices]
+    intervals = [estimates(matrix) for matrix in matrices]
     for name in AVERAGES:
         coverage = np.mean([interval[name].low <= truth[name] <= interval[name].high for interval in intervals])
         assert 0.92 < coverage < 0.98, name
@@ -32,7 +37,7 @@ def test_intervals_have_their_nominal_coverage(images, skill):
 def test_deviation_equals_that_of_simulated_matrices():
     matrices, _ = simulate_matrices(5000, 2000, 0.8)
     deviations = {name: np.std([averages(matrix)[name] for matrix in matrices]) for name in AVERAGES}
-    intervals = average_intervals(matrices[0])
+    intervals = estimates(matrices[0])
     for name in AVERAGES:
         assert (intervals[name].high - intervals[name].low) / 3.92 == pytest.approx(deviations[name], rel=0.1), name
 
@@ -46,3 +51,20 @@ def test_averages_exclude_classes_that_do_not_occur():
     matrix = np.zeros((4, 4), np.int64)
     matrix[:2, :2] = [[8, 2], [1, 9]]
     assert averages(matrix, matrix)["macro_recall"] == pytest.approx(0.85)
+
+
+def test_a_class_without_images_leaves_macro_averages_without_an_interval():
+    labels, units = np.repeat([0, 1], 20), Units.independent(40)
+    results = average_estimates(labels, labels, 3, units)
+    for name in ("balanced_accuracy", "macro_f1", "kappa"):
+        assert np.isnan(results[name].low), name
+    assert results["weighted_f1"].low < 1
+    assert average_estimates(labels, labels, 2, units)["macro_f1"].low < 1
+
+
+def test_a_class_of_a_single_group_leaves_macro_averages_without_an_interval():
+    labels = np.repeat([0, 0, 0, 1], 10)
+    units = Units.of(np.arange(40) // 10, np.arange(40) % 7 > 0, labels)
+    assert np.isnan(average_estimates(labels, labels, 2, units)["macro_f1"].low)
+    shared = Units.of(np.arange(40) % 4, np.arange(40) % 7 > 0, labels)
+    assert average_estimates(labels, labels, 2, shared)["macro_f1"].low < 1

@@ -8,7 +8,8 @@ from sklearn import metrics as oracle
 
 from simulation import predictions
 from tellapart.metrics import (
-    accuracy,
+    Units,
+    class_estimates,
     confusion_matrix,
     precision_recall_f1,
     row_brier,
@@ -29,7 +30,9 @@ def test_metrics_equal_scikit_learn(drawn):
     np.testing.assert_array_equal(matrix, oracle.confusion_matrix(labels, predicted, labels=classes))
     expected = oracle.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     np.testing.assert_allclose(precision_recall_f1(matrix), expected[:3])
-    assert accuracy(probabilities, labels).value == pytest.approx(oracle.accuracy_score(labels, predicted))
+    estimates = class_estimates(predicted, labels, count, Units.independent(len(labels)))
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        assert [estimate.value for estimate in estimates[name]] == pytest.approx(values), name
     for k in range(1, count if count > 2 else 1):
         score = oracle.top_k_accuracy_score(labels, probabilities, k=k, labels=classes)
         assert top_k_hits(probabilities, labels, k).mean() == pytest.approx(score)

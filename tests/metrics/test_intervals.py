@@ -1,4 +1,4 @@
-"""Wilson's interval against SciPy, and the bootstrap."""
+"""Intervals of proportions against SciPy, and their coverage for units of rows."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tellapart.metrics import (
-    bootstrap,
-    percentile_interval,
-    percentile_intervals,
-    resample_weights,
-    wilson_interval,
-)
+from tellapart.metrics import Estimate, Units, proportion, wilson_interval
+from tellapart.metrics.intervals import exact_interval, log_interval, logit_interval
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -36,44 +31,59 @@ def test_wilson_interval_has_its_nominal_coverage():
     assert 0.93 < np.mean([interval.low <= 0.8 <= interval.high for interval in intervals]) < 0.97
 
 
-def test_bootstrap_interval_of_a_mean_is_close_to_the_normal_interval():
-    values = np.random.default_rng(0).exponential(size=400)
-    [mean] = bootstrap(lambda weights: (weights @ values / 400)[:, None], np.zeros(400, np.int64))
-    half = 1.96 * values.std() / np.sqrt(len(values))
-    assert mean.value == pytest.approx(values.mean())
-    assert [mean.low, mean.high] == pytest.approx([mean.value - half, mean.value + half], abs=0.15 * half)
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.integers(1, 60), st.floats(0, 1))
+def test_exact_interval_equals_scipy(trials, share):
+    successes = round(share * trials)
+    expected = stats.binomtest(successes, trials).proportion_ci(0.95, method="exact")
+    interval = exact_interval(successes, trials)
+    np.testing.assert_allclose([interval.low, interval.high], [expected.low, expected.high], atol=1e-9)
 
 
-def test_bootstrap_keeps_the_number_of_rows_per_class():
-    labels = np.array([0, 1, 1, 2, 2, 2])
-    counts = bootstrap(lambda weights: weights @ np.eye(3)[labels], labels)
-    assert [(count.low, count.value, count.high) for count in counts] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+@pytest.mark.parametrize("copies", [1, 3, 6])
+def test_copies_count_as_one_image(copies):
+    correct = np.arange(40) < 33
+    units = Units.of(np.repeat(np.arange(40), copies), np.repeat(correct, copies))
+    interval = proportion(np.repeat(correct, copies), units)
+    assert interval.value == 33 / 40
+    plain = wilson_interval(33, 40)
+    assert interval.low == pytest.approx(plain.low, abs=0.02)
+    assert interval.high == pytest.approx(plain.high, abs=0.02)
 
 
-def test_bootstrap_with_groups_resamples_whole_groups():
-    groups = np.array([7, 7, 3, 3, 3, 9])
-    for weights in resample_weights(6, 50, groups=groups):
-        by_group = {group: set(weights[groups == group]) for group in groups}
-        assert all(len(values) == 1 for values in by_group.values())
-        assert sum(values.pop() for values in by_group.values()) == 3
+@pytest.mark.parametrize(("groups", "size", "deviation"), [(5, 40, 0.0), (10, 30, 0.7), (20, 30, 1.0), (40, 10, 0.5)])
+def test_proportion_of_grouped_rows_has_its_nominal_coverage(groups, size, deviation):
+    random = np.random.default_rng(groups)
+    unit = np.repeat(np.arange(groups), size)
+
+    def draw(unit):
+        effect = random.normal(1.5, deviation, unit.max() + 1)[unit]
+        return random.random(len(unit)) < 1 / (1 + np.exp(-effect))
+
+    truth = draw(np.repeat(np.arange(100_000), 3)).mean()
+    covered = []
+    for _ in range(600):
+        correct = draw(unit)
+        interval = proportion(correct, Units.of(unit, correct))
+        covered.append(interval.low <= truth <= interval.high)
+    assert 0.92 <= np.mean(covered) <= 1
 
 
-def test_resampling_draws_every_row_equally_often_and_depends_on_the_seed():
-    weights = np.stack(list(resample_weights(40, 2000, seed=3)))
-    assert (weights.sum(axis=1) == 40).all()
-    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.1)
-    np.testing.assert_array_equal(weights[:5], np.stack(list(resample_weights(40, 5, seed=3))))
-    assert not np.array_equal(weights[:5], np.stack(list(resample_weights(40, 5, seed=4))))
+def test_one_unit_has_no_interval():
+    for correct in (np.ones(12, bool), np.arange(12) < 9):
+        interval = proportion(correct, Units.of(np.zeros(12, int), correct))
+        assert interval.to_json() == {"value": correct.mean(), "low": None, "high": None}
 
 
-def test_rows_without_strata_are_drawn_as_groups_of_one_row():
-    rows = np.stack(list(resample_weights(9, 20, seed=1)))
-    np.testing.assert_array_equal(rows, np.stack(list(resample_weights(9, 20, groups=np.arange(9), seed=1))))
+def test_all_correct_in_a_few_units_is_no_certainty():
+    correct = np.ones(300, bool)
+    interval = proportion(correct, Units.of(np.arange(300) // 100, correct))
+    assert interval.high == 1
+    assert interval.low < 0.5
 
 
-def test_percentile_intervals_contain_their_values_and_ignore_nan():
-    draws = np.stack([np.arange(101.0), np.where(np.arange(101) == 100, np.nan, np.arange(101.0))], axis=1)
-    first, second = percentile_intervals(draws, np.array([50.0, 200.0]))
-    assert (first.low, first.value, first.high) == (2.5, 50, 97.5)
-    assert (second.low, second.value, second.high) == (pytest.approx(2.475), 200, 200)
-    assert percentile_interval(draws[:, 0], 50.0) == first
+def test_intervals_on_a_scale_stay_within_their_range_and_contain_the_value():
+    assert logit_interval(1.0, 0.97, 0.02, 1.96) == Estimate(1.0, pytest.approx(0.894, abs=1e-3), 1.0)
+    assert logit_interval(-0.4, -0.4, 0.3, 1.96, lowest=-1.0).low > -1
+    assert log_interval(0.1, 0.1, 1.96).low > 0
+    assert np.isnan(logit_interval(0.5, 0.5, 0.1, float("nan")).low)

@@ -123,3 +123,46 @@ def test_interval_without_0_is_not_significant_if_the_exact_test_disagrees():
     without_note = paired_difference(right, right & (np.arange(140) >= 1))
     assert without_note.difference.low < 0 < without_note.difference.high
     assert len(result.verdict()) > len(without_note.verdict())
+
+
+def simulate_groups(random, groups, size, deviation, gain=0.0):
+    """Return groups and which images A and B predict correctly; each group suits A or B better by chance."""
+    group = np.repeat(np.arange(groups), size)
+    difficulty = random.normal(1.3, 1, groups * size)
+    effects = random.normal(0, deviation, (2, groups))[:, group]
+    chances = 1 / (1 + np.exp(-(difficulty + effects + np.array([[0], [gain]]))))
+    right_a, right_b = random.random((2, groups * size)) < chances
+    return right_a, right_b, group
+
+
+@pytest.mark.parametrize(("groups", "size"), [(5, 40), (20, 50)])
+@pytest.mark.parametrize("deviation", [0.0, 0.5, 1.0])
+def test_equal_classifiers_are_not_called_different_over_groups(groups, size, deviation):
+    random = np.random.default_rng(2)
+    results = [paired_difference(*simulate_groups(random, groups, size, deviation)) for _ in range(400)]
+    assert np.mean([result.better is not None for result in results]) <= 0.07
+    assert np.mean([result.difference.low <= 0 <= result.difference.high for result in results]) >= 0.93
+
+
+def test_a_true_difference_over_many_groups_is_found():
+    random = np.random.default_rng(4)
+    results = [paired_difference(*simulate_groups(random, 50, 40, 0.3, gain=0.45)) for _ in range(100)]
+    assert np.mean([result.better == "b" for result in results]) >= 0.8
+
+
+def test_sign_flip_test_of_few_groups_is_exact():
+    right_a, right_b = np.zeros(12, bool), np.ones(12, bool)
+    assert paired_difference(right_a, right_b, np.arange(12) // 2).p_value == pytest.approx(2 / 2**6)
+
+
+def test_groups_of_one_image_are_compared_as_images():
+    random = np.random.default_rng(0)
+    right_a, right_b = random.random((2, 60)) < 0.8
+    assert paired_difference(right_a, right_b, np.arange(60)) == paired_difference(right_a, right_b)
+
+
+def test_one_group_has_no_interval_and_no_verdict():
+    result = paired_difference(np.zeros(9, bool), np.ones(9, bool), np.zeros(9, int))
+    assert (result.better, result.p_value) == (None, 1)
+    assert np.isnan(result.difference.low)
+    assert result.verdict()

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tellapart.metric_text import headline_metrics
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -56,8 +58,6 @@ def print_warnings(warnings: "Iterable[str]") -> None:
 
 def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     """Return the headline metrics of one split as a table."""
-    from tellapart.notebook_html import headline_metrics
-
     table = Table(box=None, pad_edge=False)
     for column in (f"{title} ({metrics['images']} images)", "", "95% interval"):
         table.add_column(column)

@@ -10,6 +10,7 @@ import tellapart
 from tellapart.cli.console import SHOWN, print_json, print_list, print_warnings, terminal, without_markup
 from tellapart.cli.options import Json, SeedOption, SourceArgument, exit_if_unreadable
 from tellapart.errors import printable
+from tellapart.metric_text import format_interval
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def print_learning_curve(forecast: "DataForecast") -> None:
         table.add_row(f"{size:,}", f"{accuracy:.1%}", "", "measured")
     for point in (curve.twice, curve.four_times):
         expected = point.accuracy
-        span = f"{expected.low:.1%} to {expected.high:.1%}"
+        span = format_interval(expected)
         table.add_row(f"{point.images:,}", f"{expected.value:.1%}", span, "forecast")
     console.print(table)
     console.print(curve.verdict, markup=False)

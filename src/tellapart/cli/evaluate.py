@@ -10,6 +10,7 @@ import tellapart
 from tellapart.cli.console import SHOWN, metrics_table, print_excluded, print_json, print_list, terminal, without_markup
 from tellapart.cli.options import Json, ModelArgument, SourceArgument, exit_if_unreadable
 from tellapart.errors import printable
+from tellapart.metric_text import format_interval
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -94,12 +95,12 @@ def print_comparison(result: "Comparison") -> None:
         table.add_column(without_markup(column), overflow="fold")
     rows = (("A", result.model_a, result.accuracy_a), ("B", result.model_b, result.accuracy_b))
     for letter, name, share in rows:
-        table.add_row(without_markup(f"{letter}: {name}"), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")
+        table.add_row(without_markup(f"{letter}: {name}"), f"{share.value:.1%}", format_interval(share))
     console.print(table)
     console.print(result.verdict, markup=False)
     console.print(
         f"Images that only A classifies correctly: {result.paired.only_a}; only B: {result.paired.only_b} "
-        f"(McNemar's exact test: p = {result.paired.p_value:.2g}).",
+        f"({result.paired.test}: p = {result.paired.p_value:.2g}).",
         markup=False,
     )
     changed = [change for change in result.classes if change.changed]
@@ -116,5 +117,5 @@ def _change(change: "ClassChange") -> str:
     return (
         f"recall {change.recall_a.value:.1%} to {change.recall_b.value:.1%}, "
         f"{100 * difference.value:+.1f} percentage points "
-        f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f}), {change.paired.images} images"
+        f"({format_interval(difference.map(lambda share: 100 * share), '{:+.1f}')}), {change.paired.images} images"
     )

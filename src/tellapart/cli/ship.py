@@ -14,6 +14,7 @@ from tellapart.cli.console import SHOWN, print_json, terminal, without_markup
 from tellapart.cli.options import Json, ModelArgument, complete_from, exit_if_unreadable
 from tellapart.errors import printable
 from tellapart.exporters.targets import TARGETS
+from tellapart.metric_text import format_interval
 from tellapart.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -189,5 +190,5 @@ def print_export(result: "ExportResult") -> None:
         markup=False,
     )
     if parity.accuracy and parity.exported_accuracy:
-        shares = (f"{x.value:.1%} ({x.low:.1%} to {x.high:.1%})" for x in (parity.accuracy, parity.exported_accuracy))
+        shares = (f"{x.value:.1%} ({format_interval(x)})" for x in (parity.accuracy, parity.exported_accuracy))
         console.print("Accuracy: {} before, {} after the export.".format(*shares), markup=False)

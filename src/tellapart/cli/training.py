@@ -9,6 +9,7 @@ import typer
 import tellapart
 from tellapart.cli.console import ensemble_table, metrics_table, print_json, terminal
 from tellapart.cli.options import Json, ResumeOption, SeedOption, SourceArgument, complete_from
+from tellapart.metric_text import format_interval
 from tellapart.optional import require
 from tellapart.progress import TerminalProgress
 
@@ -249,8 +250,8 @@ def _cross_validate(
     mean = result.run.metrics["cross_validation"]["accuracy"]
     low, high = min(result.accuracies), max(result.accuracies)
     print(
-        f"Cross-validated accuracy over {folds} folds: {mean['value']:.1%} (95% interval {mean['low']:.1%} to "
-        f"{mean['high']:.1%}; folds from {low:.1%} to {high:.1%}). The average of all folds on the test split:",
+        f"Cross-validated accuracy over {folds} folds: {mean['value']:.1%} (95% interval "
+        f"{format_interval(mean)}; folds from {low:.1%} to {high:.1%}). The average of all folds on the test split:",
         file=sys.stderr,
     )
     return result.run

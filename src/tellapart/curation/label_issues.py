@@ -19,9 +19,10 @@ from tellapart.curation.kernel_classifier import Folds, KernelSettings, choose_s
 from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.batching import batch_slices
 from tellapart.data.dataset import SPLITS, FileImages, ImageDataset
+from tellapart.data.independence import independent_units
 from tellapart.data.manifest import LABEL_ISSUE_COLUMNS, write_manifest
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import independent_units, make_folds, path_in_manifest
+from tellapart.data.split import make_folds, path_in_manifest
 from tellapart.errors import LabelIssuesError, SaveError, printable
 from tellapart.io.atomic import check_writable, save_error
 from tellapart.progress import Event, Progress, progress_for_viewers

@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from tellapart.errors import InputShapeError
-from tellapart.metrics import Estimate, percentile_interval
+from tellapart.metrics import Estimate
+from tellapart.metrics.resampling import percentile_interval
 
 _SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)
 _ORDERS = 5

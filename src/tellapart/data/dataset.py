@@ -162,13 +162,6 @@ class ImageDataset:
         """Return the number of images per class (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
-    def groups_of(self, rows: NDArray[np.integer]) -> NDArray[np.int32] | None:
-        """Return the groups (n,) of rows (n,); None if no two of them are in the same group."""
-        if self.groups is None:
-            return None
-        groups: NDArray[np.int32] = self.groups[rows]
-        return groups if len(np.unique(groups)) < len(rows) else None
-
     def rename_classes(self, names: dict[str, str]) -> "ImageDataset":
         """Return the same rows with other class names, sorted again; names: new by old, for those that change."""
         new_names = [names.get(name, name) for name in self.classes]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit, check_unreadable_fraction
 from tellapart.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, FileImages, ImageDataset, SkippedFile
+from tellapart.data.independence import independent_units
 from tellapart.data.manifest import write_manifest
-from tellapart.data.near_duplicates import connected_components
 from tellapart.data.stratify import stratify
 from tellapart.errors import LeakageError, ManifestError, SplitError, TellapartError, printable
 from tellapart.recipe.sections import DataRecipe
@@ -131,11 +131,6 @@ def path_in_manifest(dataset: ImageDataset, row: int, folder: Path) -> str:
         return str(path)
 
 
-def independent_units(audit: Audit) -> NDArray[np.int64]:
-    """Return the unit (N,) of each row that must not be divided: rows of one group, and duplicates, share a unit."""
-    return _units(audit, [])
-
-
 def _cautious_units(audit: Audit) -> NDArray[np.int64]:
     """Return the units (N,) to split by: possible duplicates also share a unit, as long as they are few.
 
@@ -146,20 +141,11 @@ def _cautious_units(audit: Audit) -> NDArray[np.int64]:
     uniform = np.flatnonzero(audit.uniform)
     pairs = [(pair.first, pair.second) for pair in audit.possible_duplicates]
     pairs += [(int(uniform[0]), int(row)) for row in uniform[1:]]
-    certain, cautious = independent_units(audit), _units(audit, pairs)
+    certain, cautious = independent_units(audit), independent_units(audit, pairs)
     class_counts = np.bincount(labels, minlength=n_classes)
     unit_and_label, size = np.unique(cautious * n_classes + labels, return_counts=True)
     large = unit_and_label[size > _MAX_POSSIBLE * class_counts[unit_and_label % n_classes]] // n_classes
     return np.where(np.isin(cautious, large), certain, cautious)
-
-
-def _units(audit: Audit, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
-    clusters, groups = audit.duplicate_clusters(), audit.dataset.groups
-    pairs = [*pairs, *((row, int(first)) for row, first in enumerate(clusters))]
-    if groups is not None:
-        first_of_group: dict[int, int] = {}
-        pairs += [(row, first_of_group.setdefault(int(group), row)) for row, group in enumerate(groups)]
-    return connected_components(len(clusters), pairs)
 
 
 def _stratify(

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
+from tellapart.data.independence import units_of
 from tellapart.data.sources import Source
 from tellapart.evaluation.dataset import EvaluationSet, Model, OpenedModel, load_evaluation_set, open_model
 from tellapart.evaluation.train_test_overlap import check_same_test, test_split_source, training_overlap_warning
-from tellapart.metrics import Estimate, wilson_interval
+from tellapart.metrics import Estimate, Units, proportion
 from tellapart.metrics.paired import PairedDifference, paired_difference
 from tellapart.progress import Progress
 
@@ -22,7 +23,7 @@ _FALSE_DISCOVERY_RATE = 0.05  # among the classes reported as changed
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The recall of one class with both classifiers; adjusted_p: McNemar's p-value, adjusted for multiple testing."""
+    """The recall of one class with both classifiers; adjusted_p: the p-value, adjusted for multiple testing."""
 
     name: str
     recall_a: Estimate
@@ -101,6 +102,7 @@ class Comparison:
             "difference": self.paired.difference.to_json(),
             "only_a_correct": self.paired.only_a,
             "only_b_correct": self.paired.only_b,
+            "units": self.paired.units,
             "p_value": self.paired.p_value,
             "classes": [change.to_json() for change in self.classes],
             "disagreements": [vars(disagreement) for disagreement in self.disagreements],
@@ -127,16 +129,17 @@ def compare(model_a: Model, model_b: Model, on: Source | None = None, progress: 
     labels = np.array(data.label_names, dtype=object)
     names_a, names_b = _predicted_names(a, data, progress), _predicted_names(b, data, progress)
     correct_a, correct_b = names_a == labels, names_b == labels
+    groups = units_of(data.audit, data.rows)
     warnings = (training_overlap_warning(model, data) for model in (a, b))
     return Comparison(
         model_a=a.name,
         model_b=b.name,
         source=data.audit.dataset.title,
         split=data.split,
-        accuracy_a=_accuracy(correct_a),
-        accuracy_b=_accuracy(correct_b),
-        paired=paired_difference(correct_a, correct_b),
-        classes=class_changes(correct_a, correct_b, labels),
+        accuracy_a=_accuracy(correct_a, groups),
+        accuracy_b=_accuracy(correct_b, groups),
+        paired=paired_difference(correct_a, correct_b, groups),
+        classes=class_changes(correct_a, correct_b, labels, groups),
         disagreements=tuple(_disagreements(data.names, labels, names_a, names_b)),
         excluded=tuple(data.excluded()),
         unreadable=data.unreadable,
@@ -145,21 +148,28 @@ def compare(model_a: Model, model_b: Model, on: Source | None = None, progress: 
 
 
 def class_changes(
-    correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_], labels: NDArray[np.object_]
+    correct_a: NDArray[np.bool_],
+    correct_b: NDArray[np.bool_],
+    labels: NDArray[np.object_],
+    groups: NDArray[np.integer] | None = None,
 ) -> tuple[ClassChange, ...]:
     """Return the recall of each class with both classifiers, the most significant difference first.
 
-    correct_a, correct_b: (N,) whether each prediction is correct. labels: (N,) class names. The p-values are adjusted
-    by the procedure of Benjamini and Hochberg 1995 ("Controlling the false discovery rate", JRSS B 57): among 1,000
-    classes, some differ by chance.
+    correct_a, correct_b: (N,) whether each prediction is correct. labels: (N,) class names. groups: (N,) the
+    independent unit of each image; default: all are independent. The p-values are adjusted by the procedure of
+    Benjamini and Hochberg 1995 ("Controlling the false discovery rate", JRSS B 57): among 1,000 classes, some differ by
+    chance.
     """
     names = sorted(set(labels.tolist()))
     members = [labels == name for name in names]
-    paired = [paired_difference(correct_a[rows], correct_b[rows]) for rows in members]
+    units = [None if groups is None else groups[rows] for rows in members]
+    paired = [
+        paired_difference(correct_a[rows], correct_b[rows], unit) for rows, unit in zip(members, units, strict=True)
+    ]
     adjusted = false_discovery_control([difference.p_value for difference in paired])
     changes = [
-        ClassChange(name, _accuracy(correct_a[rows]), _accuracy(correct_b[rows]), difference, float(p))
-        for name, rows, difference, p in zip(names, members, paired, adjusted, strict=True)
+        ClassChange(name, _accuracy(correct_a[rows], unit), _accuracy(correct_b[rows], unit), difference, float(p))
+        for name, rows, unit, difference, p in zip(names, members, units, paired, adjusted, strict=True)
     ]
     return tuple(sorted(changes, key=lambda change: (change.adjusted_p, -abs(change.paired.difference.value))))
 
@@ -170,8 +180,8 @@ def _predicted_names(model: OpenedModel, data: EvaluationSet, progress: Progress
     return np.array([model.classifier.classes[k] for k in best], dtype=object)
 
 
-def _accuracy(correct: NDArray[np.bool_]) -> Estimate:
-    return wilson_interval(int(correct.sum()), len(correct))
+def _accuracy(correct: NDArray[np.bool_], groups: NDArray[np.integer] | None) -> Estimate:
+    return proportion(correct, Units.of(groups, correct))
 
 
 def _disagreements(

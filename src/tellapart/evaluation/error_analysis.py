@@ -86,7 +86,7 @@ def analyze_errors(
     """
     return ErrorAnalysis(
         before=uncalibrated_reliability(classifier, test),
-        after=reliability(test.probabilities, test.labels),
+        after=reliability(test.probabilities, test.labels, test.units),
         uncertainty=summarize_uncertainty(classifier, test),
         n_misclassified=len(test.misclassified),
         misclassified=tuple(explain_misclassified(classifier, dataset, test, training)),
@@ -99,14 +99,13 @@ def analyze_errors(
 
 def _slices(dataset: ImageDataset, test: TestPredictions) -> list[Slice]:
     """Return the accuracy by image properties and by columns, on a subset if there are many images."""
-    correct = test.predicted == test.labels
-    step = -(-len(correct) // _MAX_SLICED)
+    step = -(-len(test.labels) // _MAX_SLICED)
     rows = test.rows[::step].tolist()
     columns: dict[str, Column] = {}
     with suppress(UnreadableImageError):  # an image changed since the audit
         columns |= property_columns(map_in_order(dataset.images.read, rows))
     columns |= {name: [values[row] for row in rows] for name, values in dataset.columns.items()}
-    return accuracy_by_slice(correct[::step], columns)
+    return accuracy_by_slice(test.correct[::step], columns, None if test.groups is None else test.groups[::step])
 
 
 def _robustness(
@@ -119,4 +118,6 @@ def _robustness(
     seconds_per_image = (time.perf_counter() - started) / len(sample)
     n_severities = sum(len(corruption.amounts) for corruption in CORRUPTIONS.values())
     limit = int(np.clip(max_seconds / (seconds_per_image * n_severities), _MIN_CORRUPTED, _MAX_CORRUPTED))
-    return corruption_robustness(classifier, test.pixels, test.labels, limit=limit, progress=progress)
+    return corruption_robustness(
+        classifier, test.pixels, test.labels, limit=limit, progress=progress, groups=test.groups
+    )

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tellapart.data.independence import units_of
 from tellapart.data.sources import Source
 from tellapart.evaluation.dataset import EvaluationSet, Model, load_evaluation_set, open_model
 from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
-from tellapart.evaluation.scoring import baseline_warning, compute_metrics
+from tellapart.evaluation.scoring import baseline_warning, score_rows
 from tellapart.evaluation.train_test_overlap import training_overlap_warning
 from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable, write_atomic
+from tellapart.metric_text import format_interval
 from tellapart.progress import Progress
 
 _MAX_SECONDS = 10.0  # for the test of corruption robustness
@@ -40,8 +42,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         accuracy, images = self.metrics["accuracy"], self.metrics["images"]
-        interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
-        result = f"accuracy {accuracy['value']:.1%} ({interval}) on {images:,} images"
+        result = f"accuracy {accuracy['value']:.1%} ({format_interval(accuracy)}) on {images:,} images"
         return f"<Evaluation of {self.model} on {self.source}: {result}>"
 
     def to_json(self) -> dict[str, Any]:
@@ -73,9 +74,9 @@ def evaluate(
     classifier, dataset = opened.classifier, data.audit.dataset
     pixels, labels = data.pixels(classifier, progress), data.labels(classifier)
     predictions = classifier.infer(pixels)
-    metrics = compute_metrics(predictions.probabilities, labels, classifier.classes, dataset.groups_of(data.rows))
+    metrics = score_rows(predictions.probabilities, labels, classifier.classes, data.audit, data.rows)
     if report is not None:
-        test = TestPredictions(data.rows, pixels, labels, predictions)
+        test = TestPredictions(data.rows, pixels, labels, predictions, units_of(data.audit, data.rows))
         write_atomic(Path(report), _render_report(classifier, data, test, metrics, progress))
     warnings = (training_overlap_warning(opened, data), baseline_warning(metrics))
     return Evaluation(

@@ -7,16 +7,21 @@ from numpy.typing import NDArray
 
 from tellapart.data.batching import PixelArray
 from tellapart.inference.prediction import PredictionBatch
+from tellapart.metrics import Units
 
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """The test rows (N,) of a dataset, their pixels (N, S, S, 3), labels (N,), and the predictions of a classifier."""
+    """The test rows (N,) of a dataset, their pixels (N, S, S, 3), labels (N,), and the predictions of a classifier.
+
+    groups (N,): the independent unit of each row; None if all rows are independent.
+    """
 
     rows: NDArray[np.int64]
     pixels: PixelArray
     labels: NDArray[np.int64]
     predictions: PredictionBatch
+    groups: NDArray[np.int64] | None = None
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -28,6 +33,17 @@ class TestPredictions:
         """The most probable class of each row (N,)."""
         best: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return best
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each prediction is correct (N,)."""
+        correct: NDArray[np.bool_] = self.predicted == self.labels
+        return correct
+
+    @property
+    def units(self) -> Units:
+        """The independent units of the rows."""
+        return Units.of(self.groups, self.correct, self.labels)
 
     @property
     def misclassified(self) -> NDArray[np.int64]:

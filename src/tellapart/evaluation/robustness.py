@@ -25,8 +25,8 @@ from tellapart.data.batching import BATCH_SIZE, PixelArray, batch_slices, select
 from tellapart.data.threads import map_in_order
 from tellapart.errors import InvalidCorruptionError, did_you_mean
 from tellapart.inference.base_predictor import Predictor
-from tellapart.metrics import Estimate, wilson_interval
-from tellapart.metrics.paired import tango_interval
+from tellapart.metrics import Estimate, Units, proportion
+from tellapart.metrics.paired import paired_difference
 from tellapart.progress import Progress
 from tellapart.stateless_random import shuffle_rows, uniform
 
@@ -73,11 +73,13 @@ def corruption_robustness(
     seed: int = 0,
     limit: int = LIMIT,
     progress: Progress | None = None,
+    groups: NDArray[np.integer] | None = None,
 ) -> list[CorruptionResult]:
     """Return the accuracy and its drop for each corruption and each severity.
 
     pixels: resized images (N, S, S, 3). labels: (N,). limit: maximum number of images, sampled by the seed; each is
-    predicted once as it is, and 30 times corrupted. Raises `InvalidCorruptionError` without images, or if the numbers
+    predicted once as it is, and 30 times corrupted. groups: (N,) the independent unit of each image; default: all are
+    independent. Raises `InvalidCorruptionError` without images, or if the numbers
     of images and labels differ.
     """
     if len(labels) != len(pixels) or not len(labels):
@@ -86,15 +88,15 @@ def corruption_robustness(
         )
     numbers = np.sort(shuffle_rows(seed, 0, np.arange(len(labels)))[:limit])
     sample, sample_labels = np.asarray(select_rows(pixels, numbers)[:]), labels[numbers]
+    sample_groups = None if groups is None else groups[numbers]
     clean_correct = classifier.predict_proba(sample).argmax(axis=1) == sample_labels
     results = []
     with (progress or Progress()).bar("Testing corruption robustness", len(_SEVERITIES) * len(CORRUPTIONS)) as advance:
         for name, severity in product(CORRUPTIONS, _SEVERITIES):
             corrupted = corrupt(sample, name, severity, seed, numbers)
             correct = classifier.predict_proba(corrupted).argmax(axis=1) == sample_labels
-            lost, gained = int((clean_correct & ~correct).sum()), int((correct & ~clean_correct).sum())
-            accuracy = wilson_interval(int(correct.sum()), len(sample_labels))
-            drop = tango_interval(lost, gained, len(sample_labels))
+            accuracy = proportion(correct, Units.of(sample_groups, correct, sample_labels))
+            drop = paired_difference(correct, clean_correct, sample_groups).difference
             results.append(CorruptionResult(name, severity, len(sample_labels), accuracy, drop))
             advance(1, name)
     return results

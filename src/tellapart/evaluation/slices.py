@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control, fisher_exact
 from tellapart.data.image import ImageArray
 from tellapart.data.threads import map_in_order
 from tellapart.errors import SliceError, printable
-from tellapart.metrics import Estimate, wilson_interval
+from tellapart.metrics import Estimate, Units, proportion
 
 Column = Sequence[str] | Sequence[float] | NDArray[Any]
 FALSE_DISCOVERY_RATE = 0.05  # among the slices reported as different
@@ -30,8 +30,8 @@ class Slice:
     """The test rows of one value or range of a column.
 
     value: as text. low, high: of a numeric range low <= x < high, or of one number if they are equal; None if the range
-    is open or the column has text. accuracy, others: accuracy on these rows, and on all other rows. p_value: Fisher's
-    exact test of equal accuracy. differs: whether the difference is significant, given the number of slices.
+    is open or the column has text. accuracy, others: accuracy on these rows, and on all other rows. p_value: of the
+    test of equal accuracy. differs: whether the difference is significant, given the number of slices.
     """
 
     column: str
@@ -60,21 +60,25 @@ class _Bin:
     high: float | None = None
 
 
-def accuracy_by_slice(correct: NDArray[np.bool_], columns: Mapping[str, Column]) -> list[Slice]:
+def accuracy_by_slice(
+    correct: NDArray[np.bool_], columns: Mapping[str, Column], groups: NDArray[np.integer] | None = None
+) -> list[Slice]:
     """Return the accuracy on each slice of the test rows, in the order of the columns.
 
     correct: (N,) whether each prediction is correct. columns: name -> a value for each row. Numbers, and text that is
     all numbers, are divided into ranges of about equal counts; other text is divided by value. A constant column has no
-    slices, nor has a text column whose values hardly repeat, such as file names.
-    Fisher's exact test compares each slice with all other rows. Among the slices that are reported to differ, at most
-    5% are expected to differ by chance (Benjamini and Hochberg 1995, "Controlling the false discovery rate", section
-    3). The test assumes independent rows: duplicates and bursts of one scene lead to false findings.
+    slices, nor has a text column whose values hardly repeat, such as file names. groups: (N,) the independent unit of
+    each row; default: all rows are independent.
+    Fisher's exact test compares each slice with all other rows, or Student's t test over the units if there are any.
+    Among the slices that are reported to differ, at most 5% are expected to differ by chance (Benjamini and Hochberg
+    1995, "Controlling the false discovery rate", section 3).
     Raises `SliceError` for a column of another length, or with numbers that are not finite.
     """
     bins = [column_bin for name, values in columns.items() for column_bin in _bins(name, values, len(correct))]
     if not bins:
         return []
-    p_values = [_fisher_p_value(correct, column_bin.rows) for column_bin in bins]
+    units = Units.of(groups, correct)
+    p_values = [_p_value(correct, column_bin.rows, units) for column_bin in bins]
     adjusted = false_discovery_control(p_values, method="bh")
     return [
         Slice(
@@ -83,8 +87,8 @@ def accuracy_by_slice(correct: NDArray[np.bool_], columns: Mapping[str, Column])
             low=column_bin.low,
             high=column_bin.high,
             images=int(column_bin.rows.sum()),
-            accuracy=_accuracy(correct[column_bin.rows]),
-            others=_accuracy(correct[~column_bin.rows]),
+            accuracy=proportion(correct[column_bin.rows], units.subset(column_bin.rows)),
+            others=proportion(correct[~column_bin.rows], units.subset(~column_bin.rows)),
             p_value=p_value,
             differs=bool(adjusted_p <= FALSE_DISCOVERY_RATE),
         )
@@ -117,8 +121,14 @@ def property_columns(images: Iterable[ImageArray]) -> dict[str, NDArray[np.float
     return {name: np.array([values[name] for values in properties]) for name in names}
 
 
-def _accuracy(correct: NDArray[np.bool_]) -> Estimate:
-    return wilson_interval(int(correct.sum()), len(correct))
+def _p_value(correct: NDArray[np.bool_], rows: NDArray[np.bool_], units: Units) -> float:
+    """Return the p-value of equal accuracy on some rows and on all others."""
+    if units.are_rows:
+        return _fisher_p_value(correct, rows)
+    influence = np.where(rows, correct - correct[rows].mean(), correct[~rows].mean() - correct)
+    influence /= np.where(rows, rows.sum(), (~rows).sum())
+    difference = float(correct[rows].mean() - correct[~rows].mean())
+    return units.p_value(difference, influence, min(units.subset(each).effective_count for each in (rows, ~rows)))
 
 
 def _fisher_p_value(correct: NDArray[np.bool_], rows: NDArray[np.bool_]) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.inference.base_predictor import Predictor
-from tellapart.metrics import Estimate, reliability, wilson_interval
+from tellapart.metrics import Estimate, Units, proportion, reliability
 from tellapart.metrics.calibration import Reliability
 from tellapart.uncertainty.softmax import softmax
 
@@ -44,15 +44,15 @@ def summarize_uncertainty(classifier: Predictor, test: TestPredictions) -> Uncer
     sets, in_distribution = test.predictions.prediction_sets, test.predictions.in_distribution
     if sets is None or in_distribution is None or classifier.conformal is None:
         return None
-    sizes, count = sets.sum(axis=1), len(test.labels)
+    sizes = sets.sum(axis=1)
     distinct, counts = np.unique(sizes, return_counts=True)
     return UncertaintySummary(
         nominal_coverage=classifier.conformal.coverage,
-        coverage=wilson_interval(int(sets[np.arange(count), test.labels].sum()), count),
-        singletons=wilson_interval(int((sizes == 1).sum()), count),
+        coverage=_share(sets[np.arange(len(sizes)), test.labels], test),
+        singletons=_share(sizes == 1, test),
         mean_size=float(sizes.mean()),
         sizes=dict(zip(distinct.tolist(), counts.tolist(), strict=True)),
-        out_of_distribution=wilson_interval(int((~in_distribution).sum()), count),
+        out_of_distribution=_share(~in_distribution, test),
     )
 
 
@@ -61,7 +61,12 @@ def uncalibrated_reliability(classifier: Predictor, test: TestPredictions) -> Re
 
     An exported file has no logits; there they are recovered, up to a constant per row, as T log p.
     """
-    return reliability(softmax(_logits(classifier, test)), test.labels)
+    return reliability(softmax(_logits(classifier, test)), test.labels, test.units)
+
+
+def _share(holds: NDArray[np.bool_], test: TestPredictions) -> Estimate:
+    """Return the share of the test rows (N,) for which something holds; its own correlation within units counts."""
+    return proportion(holds, Units.of(test.groups, holds))
 
 
 def _logits(classifier: Predictor, test: TestPredictions) -> NDArray[np.floating]:

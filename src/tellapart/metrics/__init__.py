@@ -1,47 +1,39 @@
 """Metrics of probabilities (N, K) and labels (N,), with 95% confidence intervals. All functions are pure.
 
-classification: metrics of a confusion matrix and of single rows. averages: averages over the classes of a confusion
-matrix. ranking: ROC area and average precision. calibration: reliability and calibration error. intervals: confidence
-intervals and the bootstrap. paired: the comparison of two classifiers.
+units: which rows are independent. intervals: confidence intervals. classification: metrics of a confusion matrix and of
+single rows. averages: averages over the classes of a confusion matrix. losses: log loss and Brier score. ranking: ROC
+area and average precision. calibration: reliability and calibration error. paired: the comparison of two classifiers.
 """
 
-from tellapart.metrics.averages import average_intervals, averages, kappa
+from tellapart.metrics.averages import average_estimates, averages, kappa
 from tellapart.metrics.calibration import calibration_error, reliability
 from tellapart.metrics.classification import (
-    accuracy,
+    class_estimates,
     confusion_matrix,
-    f1_intervals,
     precision_recall_f1,
     row_brier,
     row_log_loss,
     top_k_hits,
 )
-from tellapart.metrics.intervals import (
-    Estimate,
-    bootstrap,
-    percentile_interval,
-    percentile_intervals,
-    resample_weights,
-    wilson_interval,
-)
-from tellapart.metrics.ranking import make_ranking_metrics
+from tellapart.metrics.intervals import Estimate, proportion, wilson_interval
+from tellapart.metrics.losses import loss_estimates
+from tellapart.metrics.ranking import ranking_estimates
+from tellapart.metrics.units import Units
 
 __all__ = [
     "Estimate",
-    "accuracy",
-    "average_intervals",
+    "Units",
+    "average_estimates",
     "averages",
-    "bootstrap",
     "calibration_error",
+    "class_estimates",
     "confusion_matrix",
-    "f1_intervals",
     "kappa",
-    "make_ranking_metrics",
-    "percentile_interval",
-    "percentile_intervals",
+    "loss_estimates",
     "precision_recall_f1",
+    "proportion",
+    "ranking_estimates",
     "reliability",
-    "resample_weights",
     "row_brier",
     "row_log_loss",
     "top_k_hits",

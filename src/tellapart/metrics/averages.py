@@ -1,10 +1,10 @@
 """Averages over the classes of a confusion matrix (K, K), rows true and columns predicted, with 95% intervals.
 
 The intervals use the delta method on the logit scale (Takahashi et al. 2022, "Confidence interval for micro-averaged F1
-and macro-averaged F1 scores", Applied Intelligence 52), with three changes. They cover any metric that is a function of
+and macro-averaged F1 scores", Applied Intelligence 52), with four changes. They cover any metric that is a function of
 the diagonal and the two margins. They stay within the metric's range. They are evaluated at a matrix with a few images
 added, as Agresti and Coull 1998 ("Approximate is better than exact") do for proportions, so that a perfect score on few
-images has a wide interval.
+images has a wide interval. They account for images that are not independent.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.metrics.classification import Matrix, precision_recall_f1
-from tellapart.metrics.intervals import Estimate, Z
+from tellapart.metrics.classification import Matrix, confusion_matrix, precision_recall_f1
+from tellapart.metrics.intervals import Estimate, logit_interval
 from tellapart.metrics.ratio import ratio
+from tellapart.metrics.units import Units
 
 Vector = NDArray[np.floating]
+_ALL_CLASSES = ("balanced_accuracy", "kappa", "macro_precision", "macro_recall", "macro_f1")  # need images of each
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class _Metric:
     predicted: Vector
     lowest: float = 0.0
 
-    def deviation(self, matrix: Matrix) -> float:
-        """Return the standard deviation over multinomial samples with the cell shares of a matrix (K, K)."""
-        change = self.true[:, None] + self.predicted
-        change[np.diag_indices(len(change))] += self.hit
-        mean = (matrix * change).sum() / matrix.sum()
-        return float(np.sqrt((matrix * np.square(change - mean)).sum()))
+    @property
+    def changes(self) -> Vector:
+        """The derivatives with respect to each cell (K, K)."""
+        changes: Vector = self.true[:, None] + self.predicted
+        changes[np.diag_indices(len(changes))] += self.hit
+        return changes
 
 
 def averages(matrix: Matrix, counts: Matrix | None = None) -> dict[str, float]:
@@ -50,11 +52,36 @@ def averages(matrix: Matrix, counts: Matrix | None = None) -> dict[str, float]:
     return {name: metric.value for name, metric in _metrics(matrix, matrix if counts is None else counts).items()}
 
 
-def average_intervals(matrix: NDArray[np.integer]) -> dict[str, Estimate]:
-    """Return the same averages with their intervals for independent images."""
-    smooth = matrix + _pseudo_counts(matrix)
-    values, metrics = averages(matrix), _metrics(smooth, matrix)
-    return {name: _interval(values[name], metric, smooth) for name, metric in metrics.items()}
+def average_estimates(
+    predicted: NDArray[np.integer], labels: NDArray[np.integer], count: int, units: Units
+) -> dict[str, Estimate]:
+    """Return the same averages with their intervals, for predicted classes (N,), labels (N,) and `count` classes.
+
+    A macro average over a class without images has no interval: other images would have that class.
+    """
+    matrix = confusion_matrix(predicted, labels, count)
+    effect = units.design_effect
+    added = _pseudo_counts(matrix) * effect
+    smooth, values = matrix + added, averages(matrix)
+    total = smooth.sum()
+    quantile, by_class_quantile = units.quantile, quantile_of_classes(labels, count, units)
+    estimates = {}
+    for name, metric in _metrics(smooth, matrix).items():
+        changes = metric.changes
+        changes -= (smooth * changes).sum() / total
+        variance = units.variance(changes[labels, predicted]) + effect * float((added * np.square(changes)).sum())
+        # The added images shift the estimate. They tell nothing, so the variance is that without them.
+        deviation = np.sqrt(variance * total / len(labels))
+        t = by_class_quantile if name in _ALL_CLASSES else quantile
+        estimates[name] = logit_interval(values[name], metric.value, deviation, t, metric.lowest)
+    return estimates
+
+
+def quantile_of_classes(labels: NDArray[np.integer], count: int, units: Units) -> float:
+    """Return the quantile for an average over all classes: NaN if a class has no image, or those of a single group."""
+    n_units = [len(np.unique(units.of_row[labels == k])) for k in range(count)]
+    enough = min(n_units) >= (1 if units.are_rows else 2)
+    return units.quantile if enough else float("nan")
 
 
 def kappa(matrix: Matrix) -> float:
@@ -116,16 +143,6 @@ def _pseudo_counts(matrix: NDArray[np.integer]) -> Vector:
     np.fill_diagonal(added, 1 - error_rate)
     added[~present] = 0
     return added
-
-
-def _interval(value: float, metric: _Metric, matrix: Matrix) -> Estimate:
-    """Return the interval of a metric of the smoothed matrix, extended to contain the value without smoothing."""
-    span = 1 - metric.lowest
-    share = np.clip((metric.value - metric.lowest) / span, 1e-9, 1 - 1e-9)
-    half = Z * metric.deviation(matrix) / span / (share * (1 - share))
-    odds = share / (1 - share) * np.exp([-half, half])
-    low, high = metric.lowest + span * odds / (1 + odds)
-    return Estimate(value, float(min(low, value)), float(max(high, value)))
 
 
 def _inverse(values: Matrix) -> Vector:

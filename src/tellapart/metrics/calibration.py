@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.metrics.intervals import Estimate, Z
+from tellapart.metrics.units import Units
 
 _MIN_BINS, _MAX_BINS = 5, 15
 _BISECTIONS = 40
@@ -20,7 +21,9 @@ class Reliability:
     """Rows in bins of equal size by the probability of the predicted class, (B,) each.
 
     share: share of all rows. confidence: mean probability. accuracy: share of correct predictions. chance: mean
-    variance p (1 - p) of a calibrated prediction. rows: effective number of independent rows.
+    variance p (1 - p) of a calibrated prediction. rows: effective number of independent rows. quantile: Student's, for
+    the number of units. spread: how many times larger the standard deviation of the calibration error is than if the
+    bins were independent: a unit has rows in several bins.
     """
 
     share: NDArray[np.float64]
@@ -28,6 +31,13 @@ class Reliability:
     accuracy: NDArray[np.float64]
     chance: NDArray[np.float64]
     rows: NDArray[np.float64]
+    quantile: float = Z
+    spread: float = 1.0
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Return the arrays as lists."""
+        names = ("share", "confidence", "accuracy", "chance", "rows")
+        return {name: getattr(self, name).tolist() for name in names}
 
     @property
     def gap(self) -> NDArray[np.float64]:
@@ -52,24 +62,25 @@ class Reliability:
 
 
 def reliability(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], groups: NDArray[np.integer] | None = None
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], units: Units | None = None
 ) -> Reliability:
     """Return accuracy against confidence for probabilities (N, K) and labels (N,), in bins of rising confidence.
 
-    groups (N,): rows of the same group are not independent.
+    units: default independent rows.
     """
+    units = units or Units.independent(len(labels))
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     count = int(np.clip(round(len(labels) ** (1 / 3)), min(_MIN_BINS, len(labels)), _MAX_BINS))
     bins = np.array_split(np.argsort(confidence, kind="stable"), count)
-    effective_share = _effective_share(correct - confidence, bins, groups)
-    return Reliability(
+    diagram = Reliability(
         share=np.array([len(rows) / len(labels) for rows in bins]),
         confidence=np.array([confidence[rows].mean() for rows in bins]),
         accuracy=np.array([correct[rows].mean() for rows in bins]),
         chance=np.array([(confidence[rows] * (1 - confidence[rows])).mean() for rows in bins]),
-        rows=np.array([len(rows) * effective_share for rows in bins]),
+        rows=np.array([float(len(rows)) for rows in bins]),
     )
+    return diagram if units.are_rows else _account_for_units(diagram, correct - confidence, bins, units)
 
 
 def calibration_error(diagram: Reliability) -> Estimate:
@@ -92,7 +103,8 @@ def calibration_error(diagram: Reliability) -> Estimate:
         squared = single / diagram.rows
         mean = np.minimum(_folded_normal_mean(gap, np.sqrt(squared)), np.abs(gap) + 2 * diagram.chance)
         variance = (gap**2 + squared - mean**2).clip(0)
-        return float((diagram.share * mean).sum()), float(np.sqrt((diagram.share**2 * variance).sum()))
+        deviation = diagram.spread * np.sqrt((diagram.share**2 * variance).sum())
+        return float((diagram.share * mean).sum()), float(deviation)
 
     def solve(z: float) -> float:
         """Return the true error whose expected gap plus z standard deviations is the observed gap."""
@@ -104,7 +116,9 @@ def calibration_error(diagram: Reliability) -> Estimate:
 
         return _bisect(excess)
 
-    return Estimate(solve(0), solve(Z), solve(-Z))
+    if not math.isfinite(diagram.quantile):
+        return Estimate(solve(0))
+    return Estimate(solve(0), solve(diagram.quantile), solve(-diagram.quantile))
 
 
 def _bisect(function: Callable[[float], float]) -> float:
@@ -135,20 +149,26 @@ def _folded_normal_mean(mean: NDArray[np.float64], deviation: NDArray[np.float64
     return folded
 
 
-def _effective_share(
-    differences: NDArray[np.float64], bins: list[NDArray[np.int64]], groups: NDArray[np.integer] | None
-) -> float:
-    """Return the effective sample size over the number of rows, at most 1.
+def _account_for_units(
+    diagram: Reliability, differences: NDArray[np.float64], bins: list[NDArray[np.int64]], units: Units
+) -> Reliability:
+    """Return the diagram of rows that depend on each other; differences (N,): correct minus confidence."""
+    centered, signs = np.empty_like(differences), np.sign(_gap_shape(diagram))
+    signed, clustered = np.empty_like(differences), 0.0
+    for rows, sign in zip(bins, signs, strict=True):
+        centered[rows] = differences[rows] - differences[rows].mean()
+        signed[rows] = sign * centered[rows]
+        clustered += _clustered_variance(centered[rows], units.subset(rows))
+    independent = float(np.square(centered).sum())
+    in_bins = min(1.0, independent / clustered) if clustered > 0 else 1.0
+    overall = _clustered_variance(signed, units)
+    return replace(
+        diagram,
+        rows=diagram.rows * in_bins,
+        quantile=units.quantile,
+        spread=float(np.sqrt(max(1.0, overall / clustered))) if clustered > 0 else 1.0,
+    )
 
-    differences (N,): correct minus confidence. It is the ratio of their variances without and with clusters by group.
-    """
-    if groups is None:
-        return 1.0
-    independent = clustered = 0.0
-    for rows in bins:
-        centered = differences[rows] - differences[rows].mean()
-        _, numbers = np.unique(groups[rows], return_inverse=True)
-        sums = np.bincount(numbers, centered)
-        independent += float(np.square(centered).sum())
-        clustered += float(np.square(sums).sum()) * len(sums) / max(1, len(sums) - 1)
-    return min(1.0, independent / clustered) if clustered > 0 else 1.0
+
+def _clustered_variance(values: NDArray[np.float64], units: Units) -> float:
+    return float(np.square(units.sums(values)).sum()) * len(units) / max(1, len(units) - 1)

@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.metrics.intervals import Estimate, wilson_interval
+from tellapart.metrics.intervals import Estimate, proportion
 from tellapart.metrics.ratio import ratio
+from tellapart.metrics.units import Units
 
 Probabilities = NDArray[np.floating]
 Labels = NDArray[np.integer]
 Matrix = NDArray[np.integer] | NDArray[np.floating]
 
-_MIN_PROBABILITY = 1e-7  # lower probabilities are clipped in the log loss
+MIN_PROBABILITY = 1e-7  # lower probabilities are clipped in the log loss
 
 
 def confusion_matrix(
@@ -33,21 +34,21 @@ def precision_recall_f1(matrix: Matrix) -> tuple[NDArray[np.floating], NDArray[n
     return ratio(hits, predicted), ratio(hits, true), ratio(2 * hits, predicted + true)
 
 
-def f1_intervals(matrix: NDArray[np.integer]) -> list[Estimate]:
-    """Return F1 of each class (K) with its interval for independent rows.
+def class_estimates(predicted: Labels, labels: Labels, count: int, units: Units) -> dict[str, list[Estimate]]:
+    """Return precision, recall and F1 of each class with their intervals, `count` estimates each.
 
-    Let J be the share of hits among the rows that have the class as their label or as their prediction. F1 is
-    2 J / (1 + J), so the interval of the proportion J gives the interval of F1.
+    predicted, labels: (N,). Let J be the share of correct predictions among the rows that have the class as their label
+    or as their prediction. F1 is 2 J / (1 + J), so the interval of the proportion J gives the interval of F1. A metric
+    without rows is 0, as in scikit-learn, and has no interval.
     """
-    hits = np.diag(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    shares = [wilson_interval(int(hit), int(rows)) for hit, rows in zip(hits, union, strict=True)]
-    return [Estimate(*(2 * share / (1 + share) for share in (j.value, j.low, j.high))) for j in shares]
-
-
-def accuracy(probabilities: Probabilities, labels: Labels) -> Estimate:
-    """Return the share of rows whose most probable class is the label."""
-    return wilson_interval(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
+    estimates: dict[str, list[Estimate]] = {"precision": [], "recall": [], "f1": []}
+    for k in range(count):
+        is_predicted, is_true = predicted == k, labels == k
+        hit = is_predicted & is_true
+        for name, rows in (("precision", is_predicted), ("recall", is_true), ("f1", is_predicted | is_true)):
+            share = proportion(hit[rows], units.subset(rows)) if rows.any() else Estimate(0.0)
+            estimates[name].append(share.map(lambda j: 2 * j / (1 + j)) if name == "f1" else share)
+    return estimates
 
 
 def top_k_hits(probabilities: Probabilities, labels: Labels, k: int) -> NDArray[np.bool_]:
@@ -60,7 +61,7 @@ def top_k_hits(probabilities: Probabilities, labels: Labels, k: int) -> NDArray[
 def row_log_loss(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
     """Return the negative log-probability of each row's label (N,); probabilities are clipped at 1e-7."""
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses: NDArray[np.float64] = -np.log(of_label.clip(_MIN_PROBABILITY, 1.0))
+    losses: NDArray[np.float64] = -np.log(of_label.clip(MIN_PROBABILITY, 1.0))
     return losses
 
 

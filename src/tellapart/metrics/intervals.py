@@ -1,119 +1,97 @@
 """95% confidence intervals: the range of a metric on other images of the same kind.
 
-A proportion of independent rows has the interval of Wilson 1927 ("Probable inference", JASA 22). An average over
-classes has the interval that `tellapart.metrics.averages` describes. All other metrics have a percentile bootstrap
-interval, stratified by class (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13). Images of one
-group, such as a patient, are not independent, so the bootstrap then resamples whole groups.
-
-Letters: N rows, D draws of the bootstrap, M metrics.
+A proportion has the interval of Wilson 1927 ("Probable inference", JASA 22), for the effective number of rows if rows
+depend on each other (Dean and Pagano 2015, "Evaluating confidence interval methods for binomial proportions in
+clustered surveys"). Other metrics have an interval from the influence of each row, on a scale that keeps it within the
+metric's range: the logit for shares, the logarithm for losses. No interval has a width of 0 because nothing has been
+seen to go wrong: each metric is smoothed by a few images that have not been seen. With a single unit there is no
+interval: its ends are NaN, and null in JSON.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
+
+from tellapart.metrics.units import Units
 
 Z = 1.959963984540054  # the normal quantile of 97.5%
-_QUANTILES = (0.025, 0.975)
-_MAX_DRAWS, _MIN_DRAWS = 1000, 100
-_MAX_WORK = 4e8  # numbers that all draws of one bootstrap process
-_BLOCK_WEIGHTS = 2e7  # weights in memory at a time
+_FEW = 5  # rows: with fewer, Wilson's interval may be too narrow
+_MAX_EXPONENT = 50.0  # so that exp is finite
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The value of a metric and its 95% confidence interval."""
+    """The value of a metric and its 95% confidence interval, whose ends are NaN if there is none."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
-    def to_json(self) -> dict[str, float]:
-        """Return {"value", "low", "high"}."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def to_json(self) -> dict[str, float | None]:
+        """Return {"value", "low", "high"}; null for NaN."""
+        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
+
+    def map(self, increasing: Callable[[float], float]) -> "Estimate":
+        """Return the estimate of an increasing function of the metric."""
+        return Estimate(*(increasing(value) for value in (self.value, self.low, self.high)))
 
 
-def wilson_interval(successes: int, trials: int) -> Estimate:
-    """Return a proportion with Wilson's score interval; without trials, 0 with the interval 0 to 1."""
+def wilson_interval(successes: float, trials: float, quantile: float = Z) -> Estimate:
+    """Return a proportion with Wilson's score interval; without trials, 0 with the interval 0 to 1.
+
+    trials: may be an effective number. quantile: Student's for few units.
+    """
     if trials == 0:
         return Estimate(0.0, 0.0, 1.0)
-    share, z2 = successes / trials, Z**2
-    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z / (1 + z2 / trials) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    share, squared = successes / trials, quantile**2
+    center = (share + squared / (2 * trials)) / (1 + squared / trials)
+    half = quantile / (1 + squared / trials) * np.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
     return Estimate(share, float(np.clip(center - half, 0, share)), float(np.clip(center + half, share, 1)))
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.float32]], NDArray[np.float64]],
-    labels: NDArray[np.integer],
-    groups: NDArray[np.integer] | None = None,
-    width: int = 1,
-) -> list[Estimate]:
-    """Return the M metrics of all rows, each with its bootstrap interval.
+def exact_interval(successes: int, trials: int) -> Estimate:
+    """Return a proportion with its exact interval (Clopper and Pearson 1934, "The use of confidence limits")."""
+    low = float(beta.ppf(0.025, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(0.975, successes + 1, trials - successes)) if successes < trials else 1.0
+    return Estimate(successes / trials, low, high)
 
-    statistic: maps row weights (D, N) to metrics (D, M). labels (N,): the strata. groups (N,): resample whole groups
-    instead of rows. width: numbers that `statistic` processes per row; a larger width reduces the number of draws.
-    The draws are always the same.
+
+def proportion(is_success: NDArray[np.bool_], units: Units) -> Estimate:
+    """Return the share of rows (N,) with its interval; NaN without rows."""
+    count, successes = len(is_success), int(is_success.sum())
+    if not count:
+        return Estimate(math.nan)
+    if units.are_rows:
+        return exact_interval(successes, count) if count < _FEW else wilson_interval(successes, count)
+    share, effect = successes / count, units.design_effect
+    if 0 < share < 1:  # else the variance is 0 however strongly the rows depend on each other
+        effect = max(effect, units.variance((is_success - share) / count) / (share * (1 - share) / count))
+    interval = wilson_interval(successes / effect, count / effect, units.quantile)
+    return Estimate(share, min(interval.low, share), max(interval.high, share))
+
+
+def logit_interval(value: float, center: float, deviation: float, quantile: float, lowest: float = 0.0) -> Estimate:
+    """Return a metric from `lowest` to 1 with its interval on the logit scale, extended to contain the value.
+
+    center, deviation: of the smoothed metric.
     """
-    count = int(np.clip(_MAX_WORK / (len(labels) * width), _MIN_DRAWS, _MAX_DRAWS))
-    strata = labels if groups is None else None
-    weights = resample_weights(len(labels), count, strata=strata, groups=groups)
-    block = max(1, int(_BLOCK_WEIGHTS / len(labels)))
-    draws = [statistic(np.stack(list(islice(weights, min(block, count - n))))) for n in range(0, count, block)]
-    values = statistic(np.ones((1, len(labels)), np.float32))[0]
-    return percentile_intervals(np.concatenate(draws), values)
+    if not math.isfinite(quantile):
+        return Estimate(value)
+    span = 1 - lowest
+    share = float(np.clip((center - lowest) / span, 1e-9, 1 - 1e-9))
+    half = min(quantile * deviation / span / (share * (1 - share)), _MAX_EXPONENT)
+    odds = share / (1 - share) * np.exp([-half, half])
+    low, high = lowest + span * odds / (1 + odds)
+    return Estimate(value, float(min(low, value)), float(max(high, value)))
 
 
-def resample_weights(
-    n_rows: int,
-    n_draws: int,
-    *,
-    strata: NDArray[np.integer] | None = None,
-    groups: NDArray[np.integer] | None = None,
-    seed: int = 0,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the weights (N,) of each bootstrap draw: how often each row is drawn with replacement.
-
-    strata (N,): every draw has as many rows of each stratum as the data. groups (N,): draw whole groups; not with
-    strata. The draws depend on the arguments only.
-    """
-    random = np.random.default_rng(seed)
-    if strata is not None:
-        yield from _stratified_weights(strata, n_draws, random)
-        return
-    unit = np.arange(n_rows) if groups is None else np.unique(groups, return_inverse=True)[1]
-    n_units = int(unit.max()) + 1
-    for _ in range(n_draws):
-        counts = np.bincount(random.integers(0, n_units, n_units), minlength=n_units)
-        yield counts[unit].astype(np.float32)
-
-
-def percentile_intervals(draws: NDArray[np.float64], values: NDArray[np.float64]) -> list[Estimate]:
-    """Return the values (M,) with the percentile intervals of their draws (D, M).
-
-    An interval is extended if it does not contain its value. Draws that are NaN do not count.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an undefined metric is NaN in all draws
-        low, high = np.nanquantile(draws, _QUANTILES, axis=0)
-    bounds = zip(values, np.minimum(low, values), np.maximum(high, values), strict=True)
-    return [Estimate(*map(float, row)) for row in bounds]
-
-
-def percentile_interval(draws: NDArray[np.float64], value: float) -> Estimate:
-    """Return a single value with the percentile interval of its draws (D,), as `percentile_intervals` does."""
-    return percentile_intervals(draws[:, None], np.array([value]))[0]
-
-
-def _stratified_weights(
-    strata: NDArray[np.integer], n_draws: int, random: np.random.Generator
-) -> Iterator[NDArray[np.float32]]:
-    order = np.argsort(strata, kind="stable")
-    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
-    start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
-    for _ in range(n_draws):
-        positions = start + (random.random(len(strata)) * size).astype(np.int64)
-        yield np.bincount(order[positions], minlength=len(strata)).astype(np.float32)
+def log_interval(value: float, deviation: float, quantile: float) -> Estimate:
+    """Return a metric above 0 with its interval on the logarithmic scale."""
+    if not math.isfinite(quantile) or value <= 0:
+        return Estimate(value)
+    half = min(quantile * deviation / value, _MAX_EXPONENT)
+    return Estimate(value, value * math.exp(-half), value * math.exp(half))

@@ -1,5 +1,11 @@
-"""Comparison of two classifiers on the same images, from which images each of them predicts correctly."""
+"""Comparison of two classifiers on the same images, from which images each of them predicts correctly.
 
+Independent images have Tango's interval and McNemar's exact test. Images in units, such as the images of a patient,
+have Student's t interval over the units, and the test that flips the sign of each unit's difference: under the
+hypothesis of equal classifiers, either sign is as likely (Fisher 1935, "The design of experiments", section 21).
+"""
+
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,18 +14,24 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from tellapart.metrics.intervals import Estimate, Z
+from tellapart.metrics.units import Units
 
 _SIGNIFICANCE = 0.05
+_EXACT_UNITS = 14  # with a difference; all signs of up to these are tried,
+_DRAWS = 9_999  # and of more, as many at random
+_DRAWS_AT_ONCE = 2e7  # signs in memory
 
 
 @dataclass(frozen=True)
 class PairedDifference:
     """The accuracy of B minus the accuracy of A on the same images, with its interval and test.
 
-    only_a, only_b: number of images that only A, or only B, predicts correctly. p_value: McNemar's exact test.
+    units: number of independent units among the images. only_a, only_b: number of images that only A, or only B,
+    predicts correctly. p_value: of McNemar's exact test, or of the sign-flip test of the units.
     """
 
     images: int
+    units: int
     only_a: int
     only_b: int
     difference: Estimate
@@ -34,27 +46,78 @@ class PairedDifference:
 
     def verdict(self) -> str:
         """Return the result in one sentence."""
-        value, low, high = (100 * share for share in self.difference.to_json().values())
-        images = f"on {self.images:,} images"
+        value, low, high = (100 * share for share in vars(self.difference).values())
+        in_units = "" if self.units == self.images else f" ({self.units:,} independent units)"
+        images = f"on {self.images:,} images{in_units}"
+        if not math.isfinite(low):
+            return f"The difference in accuracy {images} is {value:+.1f} percentage points; one unit shows no more."
         if self.better is None:
-            note = " (by McNemar's exact test, although the interval excludes 0)" if low > 0 or high < 0 else ""
+            note = f" (by {self.test}, although the interval excludes 0)" if low > 0 or high < 0 else ""
             difference = f"B minus A is {value:+.1f} percentage points (95% interval: {low:+.1f} to {high:+.1f})"
             return f"The difference in accuracy is not statistically significant {images}: {difference}{note}."
         if self.better == "a":
             value, low, high = -value, -high, -low
         return f"{self.better.upper()} is better by {value:.1f} percentage points ({low:.1f} to {high:.1f}) {images}."
 
+    @property
+    def test(self) -> str:
+        """The name of the test of `p_value`."""
+        return "McNemar's exact test" if self.units == self.images else "the sign-flip test over units"
 
-def paired_difference(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> PairedDifference:
+
+def paired_difference(
+    right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], groups: NDArray[np.integer] | None = None
+) -> PairedDifference:
     """Compare two classifiers on the same N >= 1 images; right_a, right_b (N,): whether each prediction is correct.
 
-    The 95% interval is Tango's. The test is McNemar's exact test, a binomial test on the images that exactly one of
-    the two predicts correctly (McNemar 1947, "Note on the sampling error of the difference between correlated
-    proportions or percentages").
+    groups (N,): the independent unit of each image; default: all are independent. Then the 95% interval is Tango's, and
+    the test is McNemar's exact test, a binomial test on the images that exactly one of the two predicts correctly
+    (McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages").
     """
+    units = Units.of(groups, right_a == right_b)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    p_value = float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return PairedDifference(len(right_a), only_a, only_b, tango_interval(only_b, only_a, len(right_a)), p_value)
+    if units.are_rows:
+        p_value = float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
+        interval = tango_interval(only_b, only_a, len(right_a))
+    else:
+        difference = right_b.astype(np.float64) - right_a
+        p_value = _sign_flip_p_value(units.sums(difference))
+        interval = _clustered_interval(difference, units)
+    return PairedDifference(len(right_a), len(units), only_a, only_b, interval, p_value)
+
+
+def _clustered_interval(differences: NDArray[np.float64], units: Units) -> Estimate:
+    """Return the mean of differences (N,) of -1, 0 or 1 with Student's t interval over the units.
+
+    One unit is added that gains, and one that loses, as Agresti and Min 2005 ("Simple improved confidence intervals for
+    comparing matched proportions") add half a pair to each cell: equal predictions are no certainty.
+    """
+    count, value = len(differences), float(differences.mean())
+    effect, quantile = units.design_effect, units.quantile
+    if not math.isfinite(quantile):
+        return Estimate(value)
+    total = count + effect
+    center = value * count / total
+    variance = (units.variance((differences - value) / count) * count + effect * effect / count) / total
+    half = quantile * math.sqrt(variance)
+    return Estimate(value, max(-1.0, min(value, center - half)), min(1.0, max(value, center + half)))
+
+
+def _sign_flip_p_value(sums: NDArray[np.float64]) -> float:
+    """Return the share of the signs of the unit sums (G,) whose total is at least as far from 0 as the observed one."""
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    observed = abs(float(sums.sum())) - 1e-9
+    if len(sums) <= _EXACT_UNITS:
+        signs = 1 - 2 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)
+        return float((np.abs(signs @ sums) >= observed).mean())
+    random, extreme = np.random.default_rng(0), 1  # the observed signs count as a draw
+    block = max(1, int(_DRAWS_AT_ONCE / len(sums)))
+    for start in range(0, _DRAWS, block):
+        signs = 1 - 2 * random.integers(0, 2, (min(block, _DRAWS - start), len(sums)), np.int8)
+        extreme += int((np.abs(signs @ sums) >= observed).sum())
+    return extreme / (_DRAWS + 1)
 
 
 def tango_interval(gained: int, lost: int, pairs: int) -> Estimate:

@@ -17,7 +17,7 @@ from tellapart.classifier.load import copy_classifier
 from tellapart.data.sources import Source
 from tellapart.data.split import make_folds
 from tellapart.errors import RecipeError
-from tellapart.evaluation.scoring import compute_metrics
+from tellapart.evaluation.scoring import score_rows
 from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.combine_classifiers import average_probabilities
 from tellapart.pipeline.finish import finish_run
@@ -137,5 +137,5 @@ def _fold_metrics(
     dataset, rows = prepared.audit.dataset, prepared.splits.train
     labels = dataset.labels[rows].astype(np.int64)
     correct = probabilities.argmax(axis=1) == labels
-    metrics = compute_metrics(probabilities, labels, dataset.classes, dataset.groups_of(rows))
+    metrics = score_rows(probabilities, labels, dataset.classes, prepared.audit, rows)
     return metrics | {"folds": [float(correct[fold_of == fold].mean()) for fold in range(count)]}

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.data.batching import PixelDataset
+from tellapart.data.independence import units_of
 from tellapart.data.pixel_cache import open_pixels
 from tellapart.data.split import read_splits
 from tellapart.errors import EnsembleError, printable
 from tellapart.evaluation.dataset import OpenedModel, open_model
 from tellapart.evaluation.train_test_overlap import test_split_source
 from tellapart.io.run_directory import RunDirectory
+from tellapart.metric_text import format_interval
 from tellapart.metrics import row_log_loss
 from tellapart.metrics.paired import PairedDifference, paired_difference
 from tellapart.pipeline.combine_classifiers import average_probabilities, average_weights
@@ -65,11 +67,12 @@ class EnsembleResult:
 
     def describe(self) -> str:
         """Return the result in words."""
-        best, gain = self.members[0], self.gain.difference
+        best, gain = self.members[0], self.gain.difference.map(lambda share: 100 * share)
         return (
             f"On {self.gain.images:,} validation images: accuracy {self.ensemble.accuracy:.1%}, best member "
-            f"{best.accuracy:.1%}, gain {100 * gain.value:+.1f} percentage points ({100 * gain.low:+.1f} to "
-            f"{100 * gain.high:+.1f}); log loss {self.ensemble.log_loss:.3f}, best member {best.log_loss:.3f}; "
+            f"{best.accuracy:.1%}, gain {gain.value:+.1f} percentage points "
+            f"({format_interval(gain, '{:+.1f}')}); log loss {self.ensemble.log_loss:.3f}, best member "
+            f"{best.log_loss:.3f}; "
             f"{self.ensemble.seconds / best.seconds:.1f} times the time per image. {_VERDICTS[self.gain.better]}"
         )
 
@@ -128,7 +131,7 @@ def ensemble(
         run = finish_run(prepared, fit_result, progress)
     progress.report(Event.ENSEMBLE_SCORING, "Measuring the gain on the validation images.")
     named_members = [(model.name, member) for model, member in zip(models, members, strict=True)]
-    return _compare(run, named_members, fit_result.validation)
+    return _compare(run, named_members, fit_result.validation, units_of(prepared.audit, prepared.splits.validation))
 
 
 def _average(members: Sequence[Classifier], average: str, tta: Sequence[str]) -> Classifier:
@@ -186,12 +189,17 @@ def _read_split(run: Path) -> dict[str, set[str]]:
     return {key: {str((run / name).resolve()) if are_files else name for name in names} for key, names in split.items()}
 
 
-def _compare(run: Run, members: Sequence[tuple[str, Classifier]], validation: PixelDataset) -> EnsembleResult:
-    """Compare an ensemble with its members on the validation images."""
+def _compare(
+    run: Run,
+    members: Sequence[tuple[str, Classifier]],
+    validation: PixelDataset,
+    groups: NDArray[np.int64] | None,
+) -> EnsembleResult:
+    """Compare an ensemble with its members on the validation images; groups (V,): their independent units, if any."""
     ensemble_score, ensemble_correct = _score("ensemble", run.classifier, validation)
     scored = [_score(name, member, validation) for name, member in members]
     scored.sort(key=lambda pair: (-pair[0].accuracy, pair[0].log_loss))
-    gain = paired_difference(scored[0][1], ensemble_correct)
+    gain = paired_difference(scored[0][1], ensemble_correct, groups)
     return EnsembleResult(run, tuple(score for score, _ in scored), ensemble_score, gain)
 
 

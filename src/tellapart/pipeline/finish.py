@@ -9,10 +9,11 @@ from tellapart.classifier.calibrate import CalibrationResult, calibrate
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import package_versions
 from tellapart.classifier.load import copy_classifier
+from tellapart.data.independence import units_of
 from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
-from tellapart.evaluation.scoring import baseline_warning, compute_metrics
+from tellapart.evaluation.scoring import baseline_warning, score_rows
 from tellapart.io.atomic import write_atomic
 from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.prepare import PreparedRun
@@ -41,9 +42,9 @@ def finish_run(
     )
     calibration = calibrate(fit_result.classifier, fit_result.train, validation, prepared.recipe)
     predictions = calibration.classifier.infer(test.pixels)
-    classes, dataset = calibration.classifier.classes, prepared.audit.dataset
+    classes = calibration.classifier.classes
     metrics = {
-        name: compute_metrics(probabilities, split.labels, classes, dataset.groups_of(split.rows))
+        name: score_rows(probabilities, split.labels, classes, prepared.audit, split.rows)
         for name, split, probabilities in (
             ("validation", validation, calibration.validation_probabilities),
             ("test", test, predictions.probabilities),
@@ -57,7 +58,7 @@ def finish_run(
         prepared,
         fit_result,
         replace(calibration, classifier=classifier),
-        TestPredictions(test.rows, test.pixels, test.labels, predictions),
+        TestPredictions(test.rows, test.pixels, test.labels, predictions, units_of(prepared.audit, test.rows)),
         metrics,
         progress,
     )

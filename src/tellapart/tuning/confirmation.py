@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit
+from tellapart.data.independence import units_of
 from tellapart.data.split import Rows, Splits, make_folds
 from tellapart.metrics import Estimate
 from tellapart.progress import Event
@@ -33,7 +34,7 @@ def confirm(runner: TrialRunner, study: Study, default: Recipe, best: Recipe) ->
     divisions = make_divisions(runner.audit, runner.splits, default.seed)
     rows = np.concatenate([splits.validation for splits in divisions]) if divisions else np.zeros(0, np.int64)
     is_new = ~np.isin(rows, runner.splits.validation)
-    groups = dataset.groups_of(rows[is_new])
+    groups = units_of(runner.audit, rows[is_new])
     if not is_new.any() or (groups is not None and len(np.unique(groups)) == 1):
         return None
     runner.progress.report(

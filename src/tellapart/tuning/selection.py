@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.metrics import Estimate, confusion_matrix, precision_recall_f1
-from tellapart.metrics.intervals import resample_weights
+from tellapart.metrics.resampling import resample_weights
 
 N_DRAWS = 1000
 METRICS = ("log_loss", "accuracy", "macro_f1")

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tellapart.data.audit import Audit
+from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import Splits
 from tellapart.errors import TuningError, printable
@@ -114,7 +115,7 @@ def _report_storage_errors() -> Iterator[None]:
 
 def _check_searchable(runner: TrialRunner) -> None:
     """Raise `TuningError` if there is nothing to search, or candidates cannot be compared."""
-    groups = runner.audit.dataset.groups_of(runner.splits.validation)
+    groups = units_of(runner.audit, runner.splits.validation)
     if groups is not None and len(np.unique(groups)) == 1:
         raise TuningError(
             "All validation images are in one group, so the variance of scores cannot be estimated: add groups."
@@ -176,7 +177,7 @@ def _select_recipe(study: Study, runner: TrialRunner, complete: list[FrozenTrial
     dataset, space, rows = runner.audit.dataset, runner.space, runner.splits.validation
     results = [decode_validation_result(trial.user_attrs[RESULT]) for trial in complete]
     labels = dataset.labels[rows].astype(np.int64)
-    selection = select(results, labels, runner.metric, dataset.groups_of(rows))
+    selection = select(results, labels, runner.metric, units_of(runner.audit, rows))
     recipes = [space.default_recipe, *(space.recipe_for(trial.params) for trial in complete[1:])]
     best = selection.best
     if best and (confirmation := confirm(runner, study, recipes[0], recipes[best])):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jinja2
 
+from tellapart.metric_text import format_interval
 from tellapart.webui.icons import draw_icon
 
 _SHARED_ASSETS = ("camera.js", "page.js", "style.css", "table.js")
@@ -63,5 +64,6 @@ def page_templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["ends"] = format_interval
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}".removesuffix(".0") + "%"
     return environment

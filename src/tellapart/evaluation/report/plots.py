@@ -83,8 +83,10 @@ def reliability_diagrams(before: Reliability, after: Reliability) -> str:
     titles = ("Before calibration", "After calibration")
     for axes, diagram, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
+        # Without an interval, as for a single unit, there is no error bar.
+        quantile = diagram.quantile if np.isfinite(diagram.quantile) else 0.0
         bins = zip(diagram.accuracy, diagram.rows, strict=True)
-        intervals = [wilson_interval(round(accuracy * rows), round(rows)) for accuracy, rows in bins]
+        intervals = [wilson_interval(accuracy * rows, rows, quantile) for accuracy, rows in bins]
         error_bars = [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
         axes.errorbar(diagram.confidence, diagram.accuracy, error_bars, fmt="o", color=_BLUE, markersize=4, capsize=2)
         lowest = min(0.9, float(diagram.confidence.min()), float(diagram.accuracy.min()))

@@ -3,6 +3,7 @@
 import jinja2
 
 from tellapart.data.image import ImageArray
+from tellapart.metric_text import NO_INTERVAL, format_interval
 from tellapart.notebook_html import data_url
 
 _THUMBNAIL = 112  # pixels, the longer side
@@ -22,6 +23,7 @@ def templates() -> jinja2.Environment:
         "percent": _format_percent,
         "points": _format_points,
         "interval": _format_interval,
+        "ends": format_interval,
         "thumbnail": thumbnail_url,
     }
     return environment
@@ -46,6 +48,6 @@ def _format_points(value: float) -> str:
 
 def _format_interval(estimate: dict[str, float | None]) -> str:
     if estimate["value"] is None:
-        return "\N{EN DASH}"
-    low, high = _format_points(estimate["low"] or 0), _format_points(estimate["high"] or 0)
-    return f"{_format_percent(estimate['value'])} ({low}\N{EN DASH}{high})"
+        return NO_INTERVAL
+    points = {name: None if value is None else 100 * value for name, value in estimate.items()}
+    return f"{_format_percent(estimate['value'])} ({format_interval(points, '{:.1f}', NO_INTERVAL)})"
