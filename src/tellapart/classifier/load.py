@@ -14,6 +14,7 @@ from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import OOD_PREFIX, Classifier
 from tellapart.classifier.file import decode_file
 from tellapart.classifier.forward import default_device
+from tellapart.data.seen_images import TRAINED, TUNED, SeenImages
 from tellapart.errors import ClassifierFileError, TellapartError, UnknownModelError, did_you_mean, printable
 from tellapart.inference.prediction import parse_classes, parse_temperature
 from tellapart.io.run_directory import CLASSIFIER, RunDirectory
@@ -70,10 +71,24 @@ def load_classifier_bytes(content: bytes, name: str) -> Classifier:
     try:
         architecture = Architecture(**document["architecture"])
         shapes = header.shapes()
-        architecture.check_shapes({key: shape for key, shape in shapes.items() if not key.startswith(OOD_PREFIX)})
+        architecture.check_shapes({key: shape for key, shape in shapes.items() if not _is_no_weight(key)})
         return _build(document, architecture, safetensors.torch.load(content))
     except (*_DEFECTS, safetensors.SafetensorError, TellapartError) as error:
         raise ClassifierFileError(f"{name} is not a classifier that this release can build: {error}.") from error
+
+
+def read_seen_images(path: Path) -> SeenImages:
+    """Return the images that the classifier in a file has seen, without its network; raises as `load_classifier_file`.
+
+    The file is not verified.
+    """
+    name = printable(str(path))
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = set(file.keys()) & {TRAINED, TUNED}
+            return SeenImages.from_arrays({key: file.get_tensor(key) for key in names})
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ClassifierFileError(f"Cannot read {name}: {error}.") from error
 
 
 def copy_classifier(classifier: Classifier) -> Classifier:
@@ -121,6 +136,7 @@ def _suggestion(path: Path) -> str:
 def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[str, Tensor]) -> Classifier:
     ood_names = [name for name in tensors if name.startswith(OOD_PREFIX)]
     ood_arrays = {name.removeprefix(OOD_PREFIX): tensors.pop(name).numpy() for name in ood_names}
+    seen = {name: tensors.pop(name).numpy() for name in (TRAINED, TUNED) if name in tensors}
     network = architecture.build()
     network.load_state_dict(tensors)
     classes = parse_classes(document["classes"])
@@ -137,8 +153,14 @@ def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[s
         temperature=parse_temperature(document["temperature"]),
         conformal=conformal,
         ood_detector=OODDetector.from_file(ood_arrays, document["ood"]) if document["ood"] else None,
+        seen=SeenImages.from_arrays(seen),
         metadata={key: value for key, value in document.items() if key not in _KEYS},
     )
+
+
+def _is_no_weight(name: str) -> bool:
+    """Return whether a tensor of a classifier file does not belong to its network."""
+    return name.startswith(OOD_PREFIX) or name in (TRAINED, TUNED)
 
 
 def _prepare_network(network: Network) -> Network:

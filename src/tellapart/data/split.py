@@ -2,8 +2,8 @@
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tellapart.data.audit import Audit, check_unreadable_fraction
 from tellapart.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, FileImages, ImageDataset, SkippedFile
 from tellapart.data.independence import independent_units
 from tellapart.data.manifest import write_manifest
+from tellapart.data.seen_images import SeenImages
 from tellapart.data.stratify import stratify
 from tellapart.errors import LeakageError, ManifestError, SplitError, TellapartError, printable
 from tellapart.recipe.sections import DataRecipe
@@ -53,6 +54,32 @@ def make_splits(audit: Audit, settings: DataRecipe, seed: int) -> Splits:
     splits = _stratify(dataset, rows, units, fractions, seed)
     rule = f"stratified {fractions[0]:.0%} / {fractions[1]:.0%} / {fractions[2]:.0%}, seed {seed}"
     return Splits(*_rows_by_split(rows, splits), rule)
+
+
+def set_aside_seen(audit: Audit, splits: Splits, seen: Mapping[str, SeenImages], settings: DataRecipe) -> Splits:
+    """Return the splits without test images that a classifier has seen, or validation images that it was trained on.
+
+    seen: by the names of the classifiers that training starts from or learns from. Raises `LeakageError` instead if the
+    recipe says so, or if no image remains.
+    """
+    for name, images in seen.items():
+        digests = audit.digests
+        in_test = splits.test[images.contains(digests[splits.test])]
+        in_validation = splits.validation[images.trained_on(digests[splits.validation])]
+        rows = np.concatenate([in_test, in_validation])
+        if not len(rows):
+            continue
+        remains = len(in_test) < len(splits.test) and len(in_validation) < len(splits.validation)
+        if settings.on_leak == "refuse" or not remains:
+            raise _seen_error(audit, name, in_test, in_validation, remains)
+        reason = f"the classifier {printable(name)} has seen it"
+        splits = replace(
+            splits,
+            validation=np.setdiff1d(splits.validation, rows),
+            test=np.setdiff1d(splits.test, rows),
+            dropped=(*splits.dropped, *(SkippedFile(audit.dataset.images.name(row), reason) for row in rows.tolist())),
+        )
+    return splits
 
 
 def training_obstacle(audit: Audit) -> TellapartError | None:
@@ -228,6 +255,16 @@ def _leakage_error(audit: Audit, row: int, other: int, count: int) -> LeakageErr
         f"Leakage: {name(other)} in the {SPLITS[splits[other]]} split and {name(row)} in the {SPLITS[splits[row]]} "
         f"split {_describe_relation(audit, row, other)} ({count} such images), so the test would be too optimistic: "
         "remove one of each, or drop those outside the test split with --set data.on_leak=drop."
+    )
+
+
+def _seen_error(audit: Audit, name: str, in_test: Rows, in_validation: Rows, remains: bool) -> LeakageError:
+    split, rows = ("test", in_test) if len(in_test) else ("validation", in_validation)
+    drop = ", or drop these images with --set data.on_leak=drop" if remains else ""
+    return LeakageError(
+        f"Leakage: the classifier {printable(name)} has seen {len(rows)} images of the {split} split, such as "
+        f"{audit.dataset.images.name(int(rows[0]))}, so the results would be too optimistic: train with the split of "
+        f"its run, as in `tellapart train RUN/split.csv`{drop}."
     )
 
 

@@ -13,7 +13,7 @@ from scipy.stats import false_discovery_control
 from tellapart.data.independence import units_of
 from tellapart.data.sources import Source
 from tellapart.evaluation.dataset import EvaluationSet, Model, OpenedModel, load_evaluation_set, open_model
-from tellapart.evaluation.train_test_overlap import check_same_test, test_split_source, training_overlap_warning
+from tellapart.evaluation.train_test_overlap import check_same_test, set_aside_seen, test_split_source
 from tellapart.metrics import Estimate, Units, proportion
 from tellapart.metrics.paired import PairedDifference, paired_difference
 from tellapart.progress import Progress
@@ -126,11 +126,11 @@ def compare(model_a: Model, model_b: Model, on: Source | None = None, progress: 
     data = load_evaluation_set(on if on is not None else test_split_source(a, progress), [a, b], progress)
     if on is None:
         check_same_test(a, b, data, progress)
+    data, warnings = set_aside_seen([a, b], data)
     labels = np.array(data.label_names, dtype=object)
     names_a, names_b = _predicted_names(a, data, progress), _predicted_names(b, data, progress)
     correct_a, correct_b = names_a == labels, names_b == labels
     groups = units_of(data.audit, data.rows)
-    warnings = (training_overlap_warning(model, data) for model in (a, b))
     return Comparison(
         model_a=a.name,
         model_b=b.name,
@@ -143,7 +143,7 @@ def compare(model_a: Model, model_b: Model, on: Source | None = None, progress: 
         disagreements=tuple(_disagreements(data.names, labels, names_a, names_b)),
         excluded=tuple(data.excluded()),
         unreadable=data.unreadable,
-        warnings=tuple(warning for warning in warnings if warning),
+        warnings=tuple(warnings),
     )
 
 

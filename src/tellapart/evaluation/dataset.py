@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit, audit_dataset
-from tellapart.data.dataset import TEST, ImageDataset
+from tellapart.data.dataset import TEST, ImageDataset, SkippedFile
 from tellapart.data.pixel_cache import LazyPixels, open_pixels
 from tellapart.data.sources import Source, load_dataset
 from tellapart.errors import SourceError, UnknownClassError, did_you_mean, listed, printable
@@ -53,12 +53,14 @@ def _is_run_of(folder: Path, classifier: Predictor) -> bool:
 class EvaluationSet:
     """Audited images with labels, and the rows (N,) to evaluate classifiers on.
 
-    split: "test" if the source has a given split, and then only its test rows are evaluated; else "all".
+    split: "test" if the source has a given split, and then only its test rows are evaluated; else "all". set_aside:
+    images that are not evaluated, because a classifier has seen them.
     """
 
     audit: Audit
     rows: NDArray[np.int64]
     split: str
+    set_aside: tuple[SkippedFile, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +96,9 @@ class EvaluationSet:
 
     def excluded(self) -> list[dict[str, str]]:
         """Return every excluded file with its reason, as rows of excluded.csv."""
-        return [{"path": skipped.name, "reason": skipped.reason} for skipped in self.audit.exclusions()]
+        return [
+            {"path": skipped.name, "reason": skipped.reason} for skipped in (*self.audit.exclusions(), *self.set_aside)
+        ]
 
 
 def load_evaluation_set(source: Source, models: Sequence[OpenedModel], progress: Progress) -> EvaluationSet:

@@ -12,7 +12,7 @@ from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
 from tellapart.evaluation.scoring import baseline_warning, score_rows
-from tellapart.evaluation.train_test_overlap import training_overlap_warning
+from tellapart.evaluation.train_test_overlap import set_aside_seen
 from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable, write_atomic
 from tellapart.metric_text import format_interval
@@ -70,7 +70,7 @@ def evaluate(
     if report is not None:
         check_writable(Path(report), "it is not overwritten")
     opened = open_model(model, progress)
-    data = load_evaluation_set(source, [opened], progress)
+    data, warnings = set_aside_seen([opened], load_evaluation_set(source, [opened], progress))
     classifier, dataset = opened.classifier, data.audit.dataset
     pixels, labels = data.pixels(classifier, progress), data.labels(classifier)
     predictions = classifier.infer(pixels)
@@ -78,7 +78,7 @@ def evaluate(
     if report is not None:
         test = TestPredictions(data.rows, pixels, labels, predictions, units_of(data.audit, data.rows))
         write_atomic(Path(report), _render_report(classifier, data, test, metrics, progress))
-    warnings = (training_overlap_warning(opened, data), baseline_warning(metrics))
+    warnings.append(baseline_warning(metrics))
     return Evaluation(
         model=opened.name,
         source=dataset.title,

@@ -1,79 +1,67 @@
-"""Which images a classifier was trained and tested on, from its run directory, or from its file alone.
+"""Which images a classifier was trained and tested on, from its file and its run directory."""
 
-Nothing is guessed: without evidence there is no warning.
-"""
-
-import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.dataset import SPLITS, TEST, TRAIN, FileImages, ImageDataset
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.load import read_seen_images
+from tellapart.data.dataset import SPLITS, TEST, TRAIN, FileImages, ImageDataset, SkippedFile
 from tellapart.data.image_summary import pixel_digest
+from tellapart.data.seen_images import SeenImages
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import read_splits
 from tellapart.data.threads import map_in_order
-from tellapart.errors import ComparisonError, SourceError
+from tellapart.errors import ComparisonError, LeakageError, SourceError
 from tellapart.evaluation.dataset import EvaluationSet, OpenedModel
 from tellapart.io.run_directory import RunDirectory
 from tellapart.progress import Progress
 
 
-def training_overlap_warning(model: OpenedModel, data: EvaluationSet) -> str | None:
-    """Return a warning if images of the evaluation set were in the classifier's training or validation split, or None.
+def set_aside_seen(models: Sequence[OpenedModel], data: EvaluationSet) -> tuple[EvaluationSet, list[str]]:
+    """Return the evaluation set without the images that a classifier has seen, and a warning for each such classifier.
 
-    With the run directory, image files are compared byte by byte, and rows of arrays by their position in the same
-    arrays; so an image saved again is not found. A classifier file alone only has the fingerprint of its whole dataset.
-    Also None if neither is evidence of an overlap.
+    A classifier has seen its training and validation images, those of its members, of the classifier it was fine-tuned
+    from and of its teacher. Images are compared by their decoded pixels, so another file name or another lossless
+    format makes no difference. An exported file does not list its images: outside its run directory, it is only known
+    whether it was trained on exactly this dataset. Raises `LeakageError` if no image remains.
     """
-    is_same_dataset = model.classifier.metadata.get("fingerprint") == data.audit.fingerprint
-    if model.run is None:
-        return (
-            f"{model.name} was trained on a dataset with exactly these images, but its file does not record the "
-            "splits: evaluate the run directory, or new images."
-            if is_same_dataset
-            else None
+    seen, warnings = np.zeros(len(data.rows), bool), list[str]()
+    reasons: dict[int, str] = {}
+    for model in models:
+        images = seen_images(model)
+        by_model = images.contains(data.audit.digests[data.rows])
+        if by_model.any():
+            warnings.append(
+                f"{int(by_model.sum())} of the {len(data.rows)} images were in the training or validation split of "
+                f"{model.name}: they are not evaluated."
+            )
+        elif not images and model.classifier.metadata.get("fingerprint") == data.audit.fingerprint:
+            warnings.append(
+                f"{model.name} was trained on a dataset with exactly these images, but its file does not record the "
+                "splits: evaluate the run directory, or new images."
+            )
+        seen |= by_model
+        reasons |= {int(row): f"{model.name} was trained or calibrated on it" for row in data.rows[by_model]}
+    if seen.all() and len(seen):
+        raise LeakageError(
+            f"All {len(seen)} images of {data.audit.dataset.title} were in the training or validation split of "
+            f"{' or '.join(model.name for model in models)}: evaluate on other images."
         )
-    splits, images = read_splits(RunDirectory(model.run).split), data.audit.dataset.images
-    fitted_names = splits["train"] + splits["validation"]
-    if isinstance(images, FileImages):
-        paths = [images.path(row) for row in data.rows.tolist()]
-        overlap = _count_same_content(paths, [model.run / name for name in fitted_names])
-    else:
-        overlap = len(set(data.names) & set(fitted_names)) if is_same_dataset else 0
-    if not overlap:
-        return None
-    return (
-        f"{overlap} of the {len(data.rows)} images were in the training or validation split of {model.name}: these "
-        "metrics are too optimistic."
-    )
+    name = data.audit.dataset.images.name
+    set_aside = tuple(SkippedFile(name(row), reasons[row]) for row in sorted(reasons))
+    return replace(data, rows=data.rows[~seen], set_aside=set_aside), warnings
 
 
-def _count_same_content(paths: list[Path], fitted_paths: list[Path]) -> int:
-    """Return how many files have the same content as one of `fitted_paths`; only files of equal size are read."""
-    sizes, fitted_sizes = [_file_size(path) for path in paths], [_file_size(path) for path in fitted_paths]
-    common = (set(sizes) & set(fitted_sizes)) - {None}
-    digests = {_digest(path) for path, size in zip(fitted_paths, fitted_sizes, strict=True) if size in common}
-    return sum(size in common and _digest(path) in digests for path, size in zip(paths, sizes, strict=True))
-
-
-def _file_size(path: Path) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # deleted since, or a row of an array
-        return None
-
-
-def _digest(path: Path) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return None
+def seen_images(model: OpenedModel) -> SeenImages:
+    """Return the images that a classifier has seen, from its file or from its run directory; none if unknown."""
+    if isinstance(model.classifier, Classifier):
+        return model.classifier.seen
+    file = RunDirectory(model.run).classifier if model.run else None
+    return read_seen_images(file) if file and file.is_file() else SeenImages()
 
 
 def test_split_source(model: OpenedModel, progress: Progress) -> Source:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 
 import torch
 
 from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import Classifier
+from tellapart.data.seen_images import SeenImages
 from tellapart.errors import EnsembleError, printable
 from tellapart.models.ensemble import HFLIP, IDENTITY, SHIFTS
 from tellapart.models.registry import ENSEMBLE
@@ -41,7 +44,13 @@ def average_probabilities(classifiers: Sequence[Classifier], tta: Sequence[str] 
     network.load_state_dict(_member_weights(classifiers))
     channels = first.preprocess.channels
     preprocess = replace(first.preprocess, mean=(0.0,) * channels, std=(1.0,) * channels)  # each member normalizes
-    return Classifier(architecture=architecture, network=network.eval(), preprocess=preprocess, classes=first.classes)
+    return Classifier(
+        architecture=architecture,
+        network=network.eval(),
+        preprocess=preprocess,
+        classes=first.classes,
+        seen=_seen_by_any(classifiers),
+    )
 
 
 def average_weights(classifiers: Sequence[Classifier]) -> Classifier:
@@ -63,8 +72,16 @@ def average_weights(classifiers: Sequence[Classifier]) -> Classifier:
     network = first.architecture.build()
     network.load_state_dict(mean)
     return Classifier(
-        architecture=first.architecture, network=network.eval(), preprocess=first.preprocess, classes=first.classes
+        architecture=first.architecture,
+        network=network.eval(),
+        preprocess=first.preprocess,
+        classes=first.classes,
+        seen=_seen_by_any(classifiers),
     )
+
+
+def _seen_by_any(classifiers: Sequence[Classifier]) -> SeenImages:
+    return reduce(or_, (classifier.seen for classifier in classifiers))
 
 
 def _member_weights(classifiers: Sequence[Classifier]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.data.batching import PixelDataset
 from tellapart.data.independence import units_of
 from tellapart.data.pixel_cache import open_pixels
-from tellapart.data.split import read_splits
+from tellapart.data.split import read_splits, set_aside_seen
 from tellapart.errors import EnsembleError, printable
 from tellapart.evaluation.dataset import OpenedModel, open_model
 from tellapart.evaluation.train_test_overlap import test_split_source
@@ -31,6 +31,7 @@ from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, prepare_run
 from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe.recipe import load_recipe
+from tellapart.recipe.sections import DataRecipe
 from tellapart.runs.run import Run, create_run, read_history, read_run, write_history
 from tellapart.training.fit import FitResult, pixel_subset
 
@@ -121,6 +122,8 @@ def ensemble(
         progress,
         purpose="-".join(["", average, *tta, *(str(member.metadata.get("identity")) for member in members)]),
     )
+    seen = {model.name: member.seen for model, member in zip(models, members, strict=True)}
+    set_aside_seen(prepared.audit, prepared.splits, seen, DataRecipe(on_leak="refuse"))
     fit_result = _as_fit_result(classifier, first, prepared, progress)
     if prepared.finished:
         run = read_run(prepared.directory)

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from tellapart.classifier.calibrate import CalibrationResult, calibrate
@@ -10,6 +12,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import package_versions
 from tellapart.classifier.load import copy_classifier
 from tellapart.data.independence import units_of
+from tellapart.data.seen_images import SeenImages
 from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
@@ -20,6 +23,7 @@ from tellapart.pipeline.prepare import PreparedRun
 from tellapart.progress import Event, Progress
 from tellapart.runs.run import Run
 from tellapart.training.fit import FitResult
+from tellapart.training.initialization import seen_before
 
 _ROBUSTNESS_SHARE = 0.05  # of the duration of training that the robustness test may take
 _REPORT_ONLY = ("classes", "confusion_matrix", "reliability")  # test metrics that the classifier file omits
@@ -52,7 +56,7 @@ def finish_run(
     }
     _warn(prepared, calibration.classifier, metrics["test"], progress)
     metadata = calibration.classifier.metadata | _metadata(prepared, metrics["test"])
-    classifier = replace(calibration.classifier, metadata=metadata)
+    classifier = replace(calibration.classifier, metadata=metadata, seen=_seen_images(prepared, calibration.classifier))
     progress.report(Event.REPORT_START, "Writing the report.")
     report = _make_report(
         prepared,
@@ -65,6 +69,13 @@ def finish_run(
     metrics |= extra_metrics or {}
     _write(prepared, report, metrics, classifier)
     return Run(copy_classifier(classifier), metrics, fit_result.history, prepared.directory)
+
+
+def _seen_images(prepared: PreparedRun, classifier: Classifier) -> SeenImages:
+    """Return the images of the training and validation splits, and those that its members and bases have seen."""
+    digests, splits = prepared.audit.digests, prepared.splits
+    own = SeenImages(digests[splits.train], digests[splits.validation])
+    return reduce(or_, seen_before(prepared.recipe).values(), classifier.seen | own)
 
 
 def _warn(prepared: PreparedRun, classifier: Classifier, test_metrics: dict[str, Any], progress: Progress) -> None:

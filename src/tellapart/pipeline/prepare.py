@@ -7,7 +7,7 @@ from pathlib import Path
 from tellapart.data.audit import Audit, audit_dataset, check_unreadable_fraction
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import Splits, make_splits
+from tellapart.data.split import Splits, make_splits, set_aside_seen
 from tellapart.errors import RecipeError, printable
 from tellapart.models import get_entry
 from tellapart.models.registry import SEQUENTIAL
@@ -18,7 +18,7 @@ from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import folder_name, is_finished, refuse_existing, refuse_inside, run_identity
 from tellapart.training.execution.distributed import was_restarted
-from tellapart.training.initialization import apply_base_classifier
+from tellapart.training.initialization import apply_base_classifier, seen_before
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}  # by unit
 
@@ -57,6 +57,7 @@ def prepare_run(
     if not (resume or was_restarted()):
         refuse_existing(directory)
     audit, splits = audit_and_split(dataset, recipe, progress)
+    splits = set_aside_seen(audit, splits, seen_before(recipe), recipe.data)
     recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
     identity = run_identity(recipe, audit, splits) + purpose
     finished = is_finished(directory, recipe, identity, progress)

@@ -12,7 +12,8 @@ from torch import nn
 from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import is_classifier_file
-from tellapart.classifier.load import load_classifier_file
+from tellapart.classifier.load import load_classifier_file, read_seen_images
+from tellapart.data.seen_images import SeenImages
 from tellapart.errors import DownloadError, RecipeError, WeightsError, printable
 from tellapart.io.run_directory import RunDirectory
 from tellapart.models import get_entry
@@ -131,6 +132,21 @@ def load_teacher(recipe: Recipe, classes: Sequence[str]) -> Teacher | None:
             f"{printable(recipe.distillation.teacher)} predicts probabilities for {frequencies}: {advice}."
         )
     return Teacher(teacher.network, teacher.preprocess, columns, recipe)
+
+
+def seen_before(recipe: Recipe) -> dict[str, SeenImages]:
+    """Return the images that the classifiers which a recipe starts from or learns from have seen, by their names.
+
+    These are `model.weights`, if that is a classifier file, and `distillation.teacher`. Raises `WeightsError` or
+    `ClassifierFileError`.
+    """
+    seen = {}
+    if recipe.model.weights and is_classifier_file(file := _classifier_file(recipe.model.weights)):
+        seen[recipe.model.weights] = read_seen_images(file)
+    teacher = recipe.distillation.teacher
+    if teacher and is_classifier_file(file := _classifier_file(teacher)):
+        seen[teacher] = read_seen_images(file)
+    return seen
 
 
 def weights_digest(recipe: Recipe) -> str:
