@@ -33,6 +33,7 @@ from tellapart.data.dataset import (
     normalize_class_name,
 )
 from tellapart.data.image import ImageArray
+from tellapart.data.independence import units_of
 from tellapart.data.split import Splits, make_holdout
 from tellapart.errors import ImageInputError, InterruptedTrainingError, UnreadableImageError
 from tellapart.inference.base_predictor import to_image
@@ -137,7 +138,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
                 result = session.run(*session.start())
             except InterruptedTrainingError as error:  # a grid search would treat it as a failed fit, and continue
                 raise KeyboardInterrupt from error
-        calibration = calibrate(result.classifier, result.train, result.validation, recipe)
+        calibration = calibrate(result.classifier, result.train, result.validation, recipe, units_of(audit, validation))
         self.classifier_ = calibration.classifier
         self._n_features_out = calibration.training_features.features.shape[1]
 

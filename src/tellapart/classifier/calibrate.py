@@ -37,19 +37,26 @@ class CalibrationResult:
 
 
 def calibrate(
-    classifier: Classifier, train: PixelDataset, validation: PixelDataset, recipe: Recipe
+    classifier: Classifier,
+    train: PixelDataset,
+    validation: PixelDataset,
+    recipe: Recipe,
+    groups: NDArray[np.integer] | None = None,
 ) -> CalibrationResult:
-    """Fit the temperature, the conformal predictor and the OOD detector, with one pass over the validation images."""
+    """Fit the temperature, the conformal predictor and the OOD detector, with one pass over the validation images.
+
+    groups (M,): the independent unit of each validation image; default: all images are independent.
+    """
     network, settings = classifier.network, recipe.evaluation
     preprocess = Preprocess(classifier.preprocess).to(next(network.parameters()).device)
     validation_features, logits = features_and_logits(network, preprocess, validation.pixels)
-    temperature = fit_temperature(logits, validation.labels)
+    temperature = fit_temperature(logits, validation.labels, None if groups is None else len(np.unique(groups)))
     probabilities = softmax(logits, temperature)
-    conformal = fit_conformal(probabilities, validation.labels, settings.coverage, settings.class_conditional)
+    conformal = fit_conformal(probabilities, validation.labels, settings.coverage, settings.class_conditional, groups)
     sample = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:_MAX_IMAGES])
     features, _ = features_and_logits(network, preprocess, select_rows(train.pixels, sample))
     ood_detector = fit_ood_detector(
-        features, train.labels[sample], validation_features, settings.ood_false_positive_rate
+        features, train.labels[sample], validation_features, settings.ood_false_positive_rate, groups
     )
     reference = _reference_statistics(probabilities, ood_detector.distances(validation_features))
     calibrated = replace(

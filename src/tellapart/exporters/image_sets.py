@@ -13,6 +13,7 @@ from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.batching import BATCH_SIZE, batch_slices
 from tellapart.data.dataset import TRAIN, VALIDATION, ImageDataset
 from tellapart.data.image import ImageArray
+from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
 from tellapart.errors import ComparisonError, ExportError, SourceError
@@ -30,12 +31,14 @@ _NO_LIMIT = 2**31
 class ImageSet:
     """Labelled images: rows (N,) of a dataset, and the labels (N,) as class indices of the original classifier.
 
-    labels: -1 for an image of a class that the classifier does not have.
+    labels: -1 for an image of a class that the classifier does not have. groups (N,): the independent unit of each
+    image; None if all are independent.
     """
 
     dataset: ImageDataset
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
 
     def pixels(self, classifier: Predictor) -> NDArray[np.uint8]:
         """Return the images resized for a classifier, (N, S, S, 3)."""
@@ -50,7 +53,8 @@ class ImageSet:
     def sample(self, limit: int) -> "ImageSet":
         """Return at most `limit` of the images, evenly spaced."""
         positions = np.linspace(0, len(self.rows) - 1, min(limit, len(self.rows))).round().astype(int)
-        return ImageSet(self.dataset, self.rows[positions], self.labels[positions])
+        groups = None if self.groups is None else self.groups[positions]
+        return ImageSet(self.dataset, self.rows[positions], self.labels[positions], groups)
 
     def read(self, position: int) -> ImageArray:
         """Return the image (H, W, 3) at a position."""
@@ -124,4 +128,4 @@ def _draw(model: OpenedModel, audit: Audit, rows: NDArray[np.int64], limit: int)
     sample = np.sort(shuffle_rows(0, 0, rows)[:limit])
     index = {name: k for k, name in enumerate(model.classifier.classes)}
     labels = [index.get(audit.dataset.label_name(int(row)), -1) for row in sample]
-    return ImageSet(audit.dataset, sample, np.array(labels, np.int64))
+    return ImageSet(audit.dataset, sample, np.array(labels, np.int64), units_of(audit, sample))

@@ -45,9 +45,12 @@ def refit_thresholds(
     if exported.conformal:
         class_conditional = bool(document.get("recipe", {}).get("evaluation", {}).get("class_conditional", False))
         coverage = exported.conformal.coverage
-        refitted["conformal"] = fit_conformal(outputs[0], validation.labels, coverage, class_conditional).to_json()
+        conformal = fit_conformal(outputs[0], validation.labels, coverage, class_conditional, validation.groups)
+        refitted["conformal"] = conformal.to_json()
     if ood := document["ood"]:
-        refitted["ood"] = ood | {"threshold": distance_quantile(outputs[1], ood["false_positive_rate"])}
+        refitted["ood"] = ood | {
+            "threshold": distance_quantile(outputs[1], ood["false_positive_rate"], validation.groups)
+        }
     return document | refitted
 
 

@@ -17,7 +17,7 @@ from tellapart.data.image import ImageArray
 from tellapart.data.threads import map_in_order
 from tellapart.errors import ExportError, printable
 from tellapart.exporters.image_sets import ImageSet
-from tellapart.metrics import Estimate, wilson_interval
+from tellapart.metrics import Estimate, Units, proportion
 from tellapart.progress import Progress
 
 TOLERANCE = 1e-3  # of a probability, in float32
@@ -110,8 +110,8 @@ def compare_probabilities(
         same=float(same.mean()),
         largest=float(largest.max()),
         mean=float(differences.mean()),
-        accuracy=_accuracy(labels[labelled], images.labels[labelled]),
-        exported_accuracy=_accuracy(their_labels[labelled, 0], images.labels[labelled]),
+        accuracy=_accuracy(labels == images.labels, images, labelled),
+        exported_accuracy=_accuracy(their_labels[:, 0] == images.labels, images, labelled),
         differing=tuple(
             Difference(images.name(n), classes[labels[n]], classes[their_labels[n, worst_input[n]]], float(largest[n]))
             for n in worst_first
@@ -134,5 +134,9 @@ def check_parity(parity: ParityResult, out: Path) -> None:
     )
 
 
-def _accuracy(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Estimate | None:
-    return wilson_interval(int((predicted == labels).sum()), len(labels)) if len(labels) else None
+def _accuracy(correct: NDArray[np.bool_], images: ImageSet, labelled: NDArray[np.bool_]) -> Estimate | None:
+    """Return the accuracy on the images of a class that the classifier has; None without such images."""
+    if not labelled.any():
+        return None
+    groups = None if images.groups is None else images.groups[labelled]
+    return proportion(correct[labelled], Units.of(groups, correct[labelled]))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tellapart.classifier.calibrate import calibrate
 from tellapart.classifier.load import copy_classifier
+from tellapart.data.independence import units_of
 from tellapart.data.sources import Source
 from tellapart.data.split import make_folds
 from tellapart.errors import RecipeError
@@ -122,7 +123,9 @@ def _fit_fold(prepared: PreparedRun, train: NDArray[np.int64], directory: Path, 
     architecture, network = session.start()
     create_run(directory, recipe, identity, prepared.audit, splits)
     result = session.run(architecture, network, checkpoint)
-    classifier = calibrate(result.classifier, result.train, result.validation, recipe).classifier
+    classifier = calibrate(
+        result.classifier, result.train, result.validation, recipe, units_of(prepared.audit, result.validation.rows)
+    ).classifier
     classifier.save(RunDirectory(directory).classifier)
     return replace(result, classifier=copy_classifier(classifier))
 

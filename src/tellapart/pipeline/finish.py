@@ -44,7 +44,9 @@ def finish_run(
         Event.TEST_START,
         f"Calibrating on {len(validation.rows):,} validation images and testing on {len(test.rows):,} test images.",
     )
-    calibration = calibrate(fit_result.classifier, fit_result.train, validation, prepared.recipe)
+    calibration = calibrate(
+        fit_result.classifier, fit_result.train, validation, prepared.recipe, units_of(prepared.audit, validation.rows)
+    )
     predictions = calibration.classifier.infer(test.pixels)
     classes = calibration.classifier.classes
     metrics = {

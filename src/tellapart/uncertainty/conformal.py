@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.uncertainty.grouped_quantile import upper_quantile
+
 _PENALTY, _FREE_RANKS = 0.01, 5  # each rank after the fifth adds 0.01 to the score
 _MARGIN = 1e-4  # added to a threshold, because other runtimes round differently
 
@@ -48,7 +50,8 @@ class ConformalPredictor:
         required = math.ceil(1 / (1 - self.coverage) - 1e-9) - 1
         return (
             f"{unbounded} of {len(self.thresholds)} classes are in every prediction set, because a coverage of "
-            f"{self.coverage:.0%} requires at least {required} validation images{' per class' * class_conditional}: "
+            f"{self.coverage:.0%} requires at least {required} independent validation images"
+            f"{' per class' * class_conditional}: "
             "add images, or lower the coverage with --set evaluation.coverage=0.8."
         )
 
@@ -73,19 +76,27 @@ class ConformalPredictor:
 
 
 def fit_conformal(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], coverage: float, class_conditional: bool = False
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    coverage: float,
+    class_conditional: bool = False,
+    groups: NDArray[np.integer] | None = None,
 ) -> ConformalPredictor:
     """Fit the thresholds on validation probabilities (N, K) with labels (N,).
 
     class_conditional: the coverage holds for the images of each class separately (Vovk 2012, "Conditional validity of
-    inductive conformal predictors"). A class with n images is in every set unless n + 1 >= 1 / (1 - coverage).
+    inductive conformal predictors"). groups (N,): the independent unit of each image; the coverage then holds for
+    images of new units. A class with n independent units is in every set unless n + 1 >= 1 / (1 - coverage).
     """
     num_classes = probabilities.shape[1]
     scores = conformal_scores(probabilities)[np.arange(len(labels)), labels]
     if class_conditional:
-        thresholds = tuple(_threshold(scores[labels == k], coverage) for k in range(num_classes))
+        by_class = (labels == k for k in range(num_classes))
+        thresholds = tuple(
+            _threshold(scores[rows], coverage, None if groups is None else groups[rows]) for rows in by_class
+        )
         return ConformalPredictor(coverage, thresholds)
-    return ConformalPredictor(coverage, (_threshold(scores, coverage),) * num_classes)
+    return ConformalPredictor(coverage, (_threshold(scores, coverage, groups),) * num_classes)
 
 
 def conformal_scores(
@@ -101,7 +112,6 @@ def conformal_scores(
     return scores
 
 
-def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
+def _threshold(scores: NDArray[np.float64], coverage: float, groups: NDArray[np.integer] | None) -> float:
     """Return the quantile of scores (n,) that the score of a new image is below with probability `coverage`."""
-    rank = math.ceil((len(scores) + 1) * coverage)
-    return float(np.sort(scores)[rank - 1]) + _MARGIN if rank <= len(scores) else math.inf
+    return upper_quantile(scores, coverage, groups) + _MARGIN

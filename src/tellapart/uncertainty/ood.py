@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.uncertainty.grouped_quantile import upper_quantile
+
 _MAX_AXES = 64
 _MIN_VARIANCE = 1e-6  # share of the mean variance
 _BLOCK_COORDINATES = 4_000_000  # coordinates along the axes in memory at a time
@@ -84,11 +86,13 @@ def fit_ood_detector(
     labels: NDArray[np.integer],
     validation: NDArray[np.float32],
     false_positive_rate: float,
+    groups: NDArray[np.integer] | None = None,
 ) -> OODDetector:
     """Fit the detector on training features (N, F) with labels (N,).
 
     validation (M, F): features of images that are not in the training split; the threshold is set so that this share of
-    such images lies beyond it, but at least 1 / (M + 1), the smallest rate that M images can estimate.
+    such images lies beyond it, but at least 1 / (M + 1), the smallest rate that M images can estimate. groups (M,): the
+    independent unit of each validation image; then units count instead of images.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     means = np.stack([features[numbers == k].mean(axis=0, dtype=np.float64) for k in range(len(classes))])
@@ -97,15 +101,25 @@ def fit_ood_detector(
     distances = detector.distances(validation)
     return replace(
         detector,
-        threshold=distance_quantile(distances, false_positive_rate),
-        false_positive_rate=max(false_positive_rate, 1 / (len(distances) + 1)),
+        threshold=distance_quantile(distances, false_positive_rate, groups),
+        false_positive_rate=max(false_positive_rate, 1 / (_count(distances, groups) + 1)),
     )
 
 
-def distance_quantile(distances: NDArray[np.floating], false_positive_rate: float) -> float:
-    """Return the threshold that this share of in-distribution images exceeds, from validation distances (M,)."""
-    rank = min(len(distances), int(np.ceil((len(distances) + 1) * (1 - false_positive_rate))))
-    return float(np.sort(distances)[rank - 1]) * (1 + _MARGIN)
+def distance_quantile(
+    distances: NDArray[np.floating], false_positive_rate: float, groups: NDArray[np.integer] | None = None
+) -> float:
+    """Return the threshold that this share of in-distribution images exceeds, from validation distances (M,).
+
+    groups (M,): the independent unit of each image; default: each is a unit of its own. The rate is at least
+    1 / (G + 1) for G units.
+    """
+    rate = max(false_positive_rate, 1 / (_count(distances, groups) + 1))
+    return upper_quantile(distances, 1 - rate, groups) * (1 + _MARGIN)
+
+
+def _count(distances: NDArray[np.floating], groups: NDArray[np.integer] | None) -> int:
+    return len(distances) if groups is None else len(np.unique(groups))
 
 
 def _principal_axes(centered: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:

@@ -3,27 +3,31 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-
-from tellapart.uncertainty.softmax import softmax
+from scipy.special import log_softmax
 
 _LOWEST, _HIGHEST = 0.05, 20.0
 
 
-def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], n_independent: int | None = None) -> float:
     """Return the temperature that maximizes the likelihood of labels (N,) under logits (N, K) divided by it.
 
-    Guo et al. 2017, "On calibration of modern neural networks", section 4.2. The labels are smoothed by one error in
-    N + 2 images (Laplace's rule of succession), because a validation split without errors would otherwise lead to
-    probabilities of 1.
+    Guo et al. 2017, "On calibration of modern neural networks", section 4.2. A validation split without errors would
+    lead to probabilities of 1, so half an error in N + 1 images is added, as by the prior of Jeffreys 1946 ("An
+    invariant form for the prior probability in estimation problems"): each image counts a little as if its label were
+    the class that the network finds most probable besides the label. n_independent: number of independent units among
+    the images, default N.
     """
-    count, classes = logits.shape
-    smoothing = 1 / (count + 2)
+    count = len(logits)
+    rows = np.arange(count)
+    smoothing = 0.5 / ((n_independent or count) + 1)
+    scores = logits.astype(np.float64)
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    second = others.argmax(axis=1)
 
     def loss(log_temperature: float) -> float:
-        log_p = np.log(softmax(logits, float(np.exp(log_temperature))).astype(np.float64).clip(1e-12))
-        of_label = log_p[np.arange(count), labels]
-        of_others = (log_p.sum(axis=1) - of_label) / (classes - 1)
-        return -float(((1 - smoothing) * of_label + smoothing * of_others).mean())
+        log_p = log_softmax(scores / np.exp(log_temperature), axis=1)
+        return -float(((1 - smoothing) * log_p[rows, labels] + smoothing * log_p[rows, second]).mean())
 
     result = minimize_scalar(loss, bounds=(np.log(_LOWEST), np.log(_HIGHEST)), method="bounded")
     return float(np.exp(result.x))
