@@ -16,6 +16,7 @@ from tellapart.data.image import read_image
 from tellapart.data.near_duplicates import Pair
 from tellapart.data.sources import load_dataset
 from tellapart.data.split import make_folds, make_holdout, make_splits, training_obstacle, write_splits
+from tellapart.data.stratify import stratify
 from tellapart.errors import LeakageError, SplitError, TooManyUnreadableError
 from tellapart.recipe.sections import DataRecipe
 
@@ -390,3 +391,18 @@ def test_possible_duplicates_in_a_given_split_are_not_leakage():
     splits = ["train"] * 30 + ["test"] * 10
     audit = make_audit([0, 1] * 20, splits=splits, possible=[(0, 38)], uniform=[2, 39])
     assert len(make_splits(audit, DataRecipe(), 0).test) == 10
+
+
+def test_large_units_are_in_every_subset_by_chance():
+    means = []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        sizes = np.maximum(1, random.lognormal(2, 1, 60).astype(int))
+        units, labels = np.repeat(np.arange(60), sizes), np.repeat(random.integers(0, 3, 60), sizes)
+        subsets = stratify(labels, 3, units, (0.7, 0.15, 0.15), seed)
+        subset_of_unit = subsets[np.searchsorted(units, np.arange(60))]
+        means.append([sizes[subset_of_unit == subset].mean() for subset in range(3)])
+        assert np.bincount(subsets) / len(subsets) == pytest.approx([0.7, 0.15, 0.15], abs=0.08)
+    train, validation, test = np.mean(means, axis=0)
+    assert validation == pytest.approx(train, rel=0.25)
+    assert test == pytest.approx(train, rel=0.25)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+_MIN_FITTING = 0.5  # of a unit's rows; the others exceed what its subset lacks
 
 
 def stratify(
@@ -16,8 +17,9 @@ def stratify(
 ) -> NDArray[np.int8]:
     """Return the subset (N,) of each row; its index is that of its fraction.
 
-    labels: (N,) class index. units: (N,) rows with the same number stay together. Large units are assigned first, each
-    to the subset that lacks its classes most; then the single rows of each class fill the subsets up.
+    labels: (N,) class index. units: (N,) rows with the same number stay together. Large units are assigned first, by
+    chance: the more rows of its classes a subset lacks, the more probably it gets the unit. So units of any size that
+    fits are in every subset. Then the single rows of each class fill the subsets up.
     """
     random = np.random.default_rng(seed)
     missing = _targets(np.bincount(labels, minlength=n_classes), fractions)  # K P, rows still to be assigned
@@ -35,7 +37,7 @@ def stratify(
         scarce = classes[units_left[classes] <= is_empty[classes].sum(axis=1)]
         # A class with no more units than subsets without it has none to spare for a subset that has one.
         is_allowed = is_empty[scarce].any(axis=0) if len(scarce) else np.array(fractions) > 0
-        subset = int(np.argmax(np.where(is_allowed, (missing * counts[:, None]).sum(axis=0), -np.inf)))
+        subset = _draw_subset(missing, counts, is_allowed, random)
         subsets[members] = subset
         missing[:, subset] -= counts
         is_empty[classes, subset] = False
@@ -45,6 +47,19 @@ def stratify(
         counts = _distribute(len(members), missing[label], is_empty[label])
         subsets[members] = np.repeat(np.arange(len(fractions)), counts)
     return subsets
+
+
+def _draw_subset(
+    missing: NDArray[np.float64], counts: Integers, is_allowed: NDArray[np.bool_], random: np.random.Generator
+) -> int:
+    """Return the subset of a unit with `counts` (K,) rows; one that is too large for all goes where most are missing."""
+    lacking = (missing * counts[:, None]).sum(axis=0)
+    fitting = np.minimum(missing, counts[:, None]).clip(0).sum(axis=0)
+    is_possible = is_allowed & (lacking > 0) & (fitting >= _MIN_FITTING * counts.sum())
+    if not is_possible.any():
+        return int(np.argmax(np.where(is_allowed, lacking, -np.inf)))
+    chances = np.where(is_possible, lacking, 0.0)
+    return int(random.choice(len(chances), p=chances / chances.sum()))
 
 
 def _distribute(count: int, missing: NDArray[np.float64], is_empty: NDArray[np.bool_]) -> Integers:
