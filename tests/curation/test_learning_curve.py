@@ -147,3 +147,16 @@ def test_too_few_images_for_a_curve_are_an_error(tmp_path, capsys):
     code, out, _ = run_cli(capsys, "learning-curve", digit_folder(tmp_path / "digits", 2, 12), "--json")
     assert code == 1
     assert json.loads(out)["error"]["code"] == SplitError.code
+
+
+def test_few_validation_images_never_show_that_more_images_would_not_help(digits):
+    features, labels = digits
+    rows = np.flatnonzero(labels < 2)  # two digits that are easy to tell apart: no error on so few images
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(rows)
+        now, validation = order[:60], order[60:85]
+        curve = fit_learning_curve(features[now], labels[now], features[validation], labels[validation], seed)
+        assert curve.more_data_helps
+        groups = np.arange(25) // 5
+        wider = fit_learning_curve(features[now], labels[now], features[validation], labels[validation], seed, groups)
+        assert wider.twice.gain.high > curve.twice.gain.high

@@ -75,3 +75,15 @@ def test_a_later_epoch_within_one_standard_error_of_the_best_is_selected(tmp_pat
     progress, source = RecordingProgress(), digit_folder(tmp_path / "digits", 3, 12)
     train(source, out=tmp_path / "run", progress=progress, **(QUICK | {"epochs": 3}))
     assert progress.values(Event.TRAINING_END) == [{"epoch": 2}]
+
+
+def test_the_error_of_macro_f1_is_that_of_simulated_splits():
+    random = np.random.default_rng(0)
+
+    def draw(count):
+        labels = random.choice(3, count, p=[0.6, 0.3, 0.1])
+        probabilities = random.dirichlet([1, 1, 1], count) + np.eye(3)[labels] * 0.8
+        return (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32), labels
+
+    scores = [score_predictions(*draw(200), 3, "macro_f1")[0] for _ in range(400)]
+    assert np.mean([error for _, error in scores]) == pytest.approx(np.std([value for value, _ in scores]), rel=0.2)

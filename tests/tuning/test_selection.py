@@ -1,9 +1,12 @@
 """Selection: the bias of the best score is corrected, and the default is replaced only by a better candidate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tellapart.tuning.selection import ValidationResult, measure_improvement, select
+from tellapart.metrics import Estimate
+from tellapart.tuning.selection import Improvement, ValidationResult, measure_improvement, select
 
 
 def simulate(random, accuracies, count):
@@ -71,5 +74,39 @@ def test_a_selection_as_json():
     document = selection.to_json()
     assert document["selected"] == document["best"] == 1
     assert document["optimism"] == pytest.approx(document["selection_score"] - document["unbiased_score"]["value"])
-    assert set(document["improvement"]) == {"gain", "win_rate"}
+    assert set(document["improvement"]) == {"gain", "win_rate", "division_gains", "significant"}
     assert document["confirmation"] is None
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.02])
+def test_equal_recipes_are_rarely_called_better(luck):
+    """luck: standard deviation of the accuracy over trainings of one recipe."""
+    random, better, probably = np.random.default_rng(7), [], []
+    for seed in range(150):
+        gains, parts = [], []
+        for _ in range(3):
+            (default, candidate), labels = simulate(random, np.clip(random.normal(0.9, luck, 2), 0.5, 0.99), 120)
+            gains.append((candidate.predicted == labels).mean() - (default.predicted == labels).mean())
+            parts.append((default, candidate, labels))
+        default, candidate = (
+            ValidationResult(
+                np.concatenate([part[k].predicted for part in parts]),
+                np.concatenate([part[k].losses for part in parts]),
+            )
+            for k in (0, 1)
+        )
+        labels = np.concatenate([part[2] for part in parts])
+        improvement = measure_improvement(candidate, default, labels, "accuracy", seed=seed)
+        improvement = replace(improvement, division_gains=tuple(gains), validation_share=0.2)
+        better.append(improvement.is_significant)
+        probably.append(improvement.is_sufficient)
+    assert np.mean(better) <= 0.05
+    assert np.mean(probably) > 0.1
+
+
+def test_a_clearly_better_recipe_is_called_better():
+    improvement = Improvement(Estimate(0.06, 0.03, 0.09), 1.0, (0.055, 0.06, 0.065), 0.2)
+    assert improvement.is_significant
+    assert not replace(improvement, division_gains=(0.18, 0.0, 0.0)).is_significant
+    assert not replace(improvement, division_gains=()).is_significant
+    assert not replace(improvement, win_rate=0.9).is_significant

@@ -6,6 +6,7 @@ from typing import Any
 from tellapart.curation.feature_extractors import candidate_features
 from tellapart.curation.learning_curve import LearningCurve, fit_learning_curve
 from tellapart.data.audit import audit_dataset
+from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import make_splits
 from tellapart.errors import SplitError
@@ -42,7 +43,12 @@ def learning_curve(source: Source, seed: int = 0, progress: Progress | None = No
     best: DataForecast | None = None
     for extractor in candidate_features(audit, progress):
         curve = fit_learning_curve(
-            extractor.extract(train), labels[train], extractor.extract(validation), labels[validation], seed
+            extractor.extract(train),
+            labels[train],
+            extractor.extract(validation),
+            labels[validation],
+            seed,
+            units_of(audit, validation),
         )
         if curve is not None and (best is None or curve.accuracies[-1] > best.curve.accuracies[-1]):
             best = DataForecast(audit.dataset.title, extractor.name, curve)

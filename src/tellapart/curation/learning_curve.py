@@ -26,6 +26,7 @@ _MAX_ITERATIONS = 100  # of the solver: further ones do not change the predictio
 _DRAWS = 1000
 _EXPONENTS = np.linspace(0.1, 2.0, 39)
 _NEGLIGIBLE_GAIN = 0.005
+_UNSEEN_EXPONENTS = (0.2, 1.0)  # of the power law of an error that no validation image has shown
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def fit_learning_curve(
     validation_features: NDArray[np.floating],
     validation_labels: NDArray[np.integer],
     seed: int = 0,
+    groups: NDArray[np.integer] | None = None,
 ) -> LearningCurve | None:
     """Fit a linear classifier on growing subsets of the training images, and extrapolate its error.
 
@@ -99,7 +101,9 @@ def fit_learning_curve(
     section 4). A forecast is the median, with the middle 95%, of bootstrap draws of the validation images and of the
     orders of the training images, with noise for the choice of training images. Each draw also omits none, one or two
     of the smallest subsets, and half of the draws fix the floor at 0: the sizes are too few to show where the power law
-    begins, and whether the error has a floor.
+    begins, and whether the error has a floor. Half an error is added to the validation images (Jeffreys' prior), which
+    more training images would also reduce: few images without an error do not show that more would not help.
+    groups (V,): the independent unit of each validation image; then whole units are drawn.
 
     Returns None with fewer than 20 validation images, or with so few training images that the subsets have fewer than
     4 different sizes. Raises `InputShapeError` for arrays of the wrong shape.
@@ -120,7 +124,7 @@ def fit_learning_curve(
             for size, share in enumerate(shares[:-1]):
                 model = _fit(inputs[order <= share], train_labels[order <= share])
                 wrong[number, size] = model.predict(validation_inputs) != validation_labels
-    return _extrapolate(sizes, wrong, np.random.default_rng([seed, _ORDERS]))
+    return _extrapolate(sizes, wrong, groups, np.random.default_rng([seed, _ORDERS]))
 
 
 def _check(
@@ -165,13 +169,21 @@ def _fit(inputs: NDArray[np.float32], labels: NDArray[np.integer]) -> LogisticRe
         return LogisticRegression(C=10.0, max_iter=_MAX_ITERATIONS).fit(inputs, labels)
 
 
-def _extrapolate(sizes: NDArray[np.int64], wrong: NDArray[np.float32], random: np.random.Generator) -> LearningCurve:
+def _extrapolate(
+    sizes: NDArray[np.int64],
+    wrong: NDArray[np.float32],
+    groups: NDArray[np.integer] | None,
+    random: np.random.Generator,
+) -> LearningCurve:
     """Fit the power law to wrong predictions (S, J, V) and to bootstrap draws of them, and forecast."""
     n_sizes, images = wrong.shape[1:]
     relative = sizes / sizes[-1]  # J
     errors = wrong.mean(axis=(0, 2))  # J
     weights = images / (errors * (1 - errors) + 1 / images)  # J, inverse variance of a proportion
-    draws = _bootstrap_errors(wrong, random)  # R J
+    draws = _bootstrap_errors(wrong, groups, random)  # R J
+    n_units = images if groups is None else len(np.unique(groups))
+    unseen = random.gamma(0.5, size=(_DRAWS, 1)) / (n_units + 1)  # R 1
+    draws = (draws + unseen * relative ** -random.uniform(*_UNSEEN_EXPONENTS, (_DRAWS, 1))).clip(0, 1)
     noise = random.normal(1, _sampling_deviation(relative, wrong.mean(axis=2)), draws.shape)
     starts = random.integers(0, n_sizes - 2, _DRAWS)  # at least three subsets remain
     draw_weights = weights * (np.arange(n_sizes) >= starts[:, None])  # R J
@@ -190,10 +202,15 @@ def _extrapolate(sizes: NDArray[np.int64], wrong: NDArray[np.float32], random: n
     )
 
 
-def _bootstrap_errors(wrong: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float64]:
-    """Return errors (R, J) of wrong predictions (S, J, V), with orders and validation images resampled."""
+def _bootstrap_errors(
+    wrong: NDArray[np.float32], groups: NDArray[np.integer] | None, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return errors (R, J) of wrong predictions (S, J, V), with orders and units of validation images resampled."""
     orders, _, images = wrong.shape
-    image_weights = random.multinomial(images, np.full(images, 1 / images), _DRAWS) / images  # R V
+    unit = np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
+    n_units = int(unit.max()) + 1
+    image_weights = random.multinomial(n_units, np.full(n_units, 1 / n_units), _DRAWS)[:, unit].astype(np.float64)
+    image_weights /= image_weights.sum(axis=1, keepdims=True)  # R V
     order_weights = random.multinomial(orders, np.full(orders, 1 / orders), _DRAWS) / orders  # R S
     by_order = np.einsum("rv,sjv->rsj", image_weights, wrong, optimize=True)
     errors: NDArray[np.float64] = np.einsum("rs,rsj->rj", order_weights, by_order)

@@ -52,7 +52,7 @@ def stratify(
 def _draw_subset(
     missing: NDArray[np.float64], counts: Integers, is_allowed: NDArray[np.bool_], random: np.random.Generator
 ) -> int:
-    """Return the subset of a unit with `counts` (K,) rows; one that is too large for all goes where most are missing."""
+    """Return the subset of a unit with `counts` (K,) rows; if it is too large for all, that which lacks most rows."""
     lacking = (missing * counts[:, None]).sum(axis=0)
     fitting = np.minimum(missing, counts[:, None]).clip(0).sum(axis=0)
     is_possible = is_allowed & (lacking > 0) & (fitting >= _MIN_FITTING * counts.sum())

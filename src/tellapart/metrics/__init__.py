@@ -5,7 +5,7 @@ single rows. averages: averages over the classes of a confusion matrix. losses: 
 area and average precision. calibration: reliability and calibration error. paired: the comparison of two classifiers.
 """
 
-from tellapart.metrics.averages import average_estimates, averages, kappa
+from tellapart.metrics.averages import average_estimates, averages, kappa, macro_f1, macro_f1_error
 from tellapart.metrics.calibration import calibration_error, reliability
 from tellapart.metrics.classification import (
     class_estimates,
@@ -30,6 +30,8 @@ __all__ = [
     "confusion_matrix",
     "kappa",
     "loss_estimates",
+    "macro_f1",
+    "macro_f1_error",
     "precision_recall_f1",
     "proportion",
     "ranking_estimates",

@@ -60,21 +60,29 @@ def average_estimates(
     A macro average over a class without images has no interval: other images would have that class.
     """
     matrix = confusion_matrix(predicted, labels, count)
-    effect = units.design_effect
-    added = _pseudo_counts(matrix) * effect
+    added = _pseudo_counts(matrix) * units.design_effect
     smooth, values = matrix + added, averages(matrix)
-    total = smooth.sum()
     quantile, by_class_quantile = units.quantile, quantile_of_classes(labels, count, units)
     estimates = {}
     for name, metric in _metrics(smooth, matrix).items():
-        changes = metric.changes
-        changes -= (smooth * changes).sum() / total
-        variance = units.variance(changes[labels, predicted]) + effect * float((added * np.square(changes)).sum())
-        # The added images shift the estimate. They tell nothing, so the variance is that without them.
-        deviation = np.sqrt(variance * total / len(labels))
+        deviation = _deviation(metric, smooth, added, predicted, labels, units)
         t = by_class_quantile if name in _ALL_CLASSES else quantile
         estimates[name] = logit_interval(values[name], metric.value, deviation, t, metric.lowest)
     return estimates
+
+
+def macro_f1(matrix: Matrix) -> float:
+    """Return the mean F1 of the classes with a label or a prediction."""
+    present = (matrix.sum(axis=1) + matrix.sum(axis=0)) > 0
+    return float(precision_recall_f1(matrix)[2][present].mean())
+
+
+def macro_f1_error(predicted: NDArray[np.integer], labels: NDArray[np.integer], count: int) -> float:
+    """Return the standard error of the macro F1 of predicted classes (N,) for labels (N,), with `count` classes."""
+    matrix = confusion_matrix(predicted, labels, count)
+    added = _pseudo_counts(matrix)
+    metric = _metrics(matrix + added, matrix)["macro_f1"]
+    return _deviation(metric, matrix + added, added, predicted, labels, Units.independent(len(labels)))
 
 
 def quantile_of_classes(labels: NDArray[np.integer], count: int, units: Units) -> float:
@@ -133,6 +141,23 @@ def _kappa(matrix: Matrix) -> _Metric:
     scale = 1 / (total * (1 - chance))
     by_chance = scale * (value - 1) / total  # derivative by the sum over classes of true times predicted
     return _Metric(value, np.full(len(matrix), scale), by_chance * predicted, by_chance * true, lowest=-1.0)
+
+
+def _deviation(
+    metric: _Metric,
+    smooth: Vector,
+    added: Vector,
+    predicted: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    units: Units,
+) -> float:
+    """Return the standard error of a metric of the smoothed matrix, of which `added` (K, K) are no real images."""
+    changes, total = metric.changes, smooth.sum()
+    changes -= (smooth * changes).sum() / total
+    unseen = units.design_effect * float((added * np.square(changes)).sum())
+    variance = units.variance(changes[labels, predicted]) + unseen
+    # The added images shift the estimate. They tell nothing, so the variance is that without them.
+    return float(np.sqrt(variance * total / len(labels)))
 
 
 def _pseudo_counts(matrix: NDArray[np.integer]) -> Vector:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tellapart.classifier.forward import logits
 from tellapart.data.batching import PixelDataset, select_rows
-from tellapart.metrics import confusion_matrix, precision_recall_f1, row_log_loss
+from tellapart.metrics import confusion_matrix, macro_f1, macro_f1_error, row_log_loss
 from tellapart.models.base import Network
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
@@ -93,16 +93,19 @@ def score_predictions(
 ) -> tuple[Score, Metrics]:
     """Return the score of the monitored metric with its standard error, and all metrics, of probabilities (N, K)."""
     predicted = probabilities.argmax(axis=1)
-    f1 = precision_recall_f1(confusion_matrix(predicted, labels, num_classes))[2]
     correct, losses = predicted == labels, row_log_loss(probabilities, labels)
     metrics = {
         "accuracy": float(correct.mean()),
-        "macro_f1": float(f1[np.unique(labels)].mean()),
+        "macro_f1": macro_f1(confusion_matrix(predicted, labels, num_classes)),
         "log_loss": float(losses.mean()),
     }
     value = -metrics["log_loss"] if monitor == "log_loss" else metrics[monitor]
-    # Two correct and two wrong predictions are added (Agresti and Coull 1998): the error of a perfect score is not 0.
-    share = (correct.sum() + 2) / (len(labels) + 4)
-    deviation = float(losses.std()) if monitor == "log_loss" else math.sqrt(share * (1 - share))
-    score = (value, deviation / math.sqrt(len(labels)))
+    if monitor == "macro_f1":
+        error = macro_f1_error(predicted, labels, num_classes)
+    else:
+        # Two correct and two wrong predictions are added (Agresti and Coull 1998): a perfect score has an error, too.
+        share = (correct.sum() + 2) / (len(labels) + 4)
+        deviation = float(losses.std()) if monitor == "log_loss" else math.sqrt(share * (1 - share))
+        error = deviation / math.sqrt(len(labels))
+    score = (value, error)
     return score, {f"validation_{name}": metric for name, metric in metrics.items()}

@@ -5,6 +5,7 @@ of the search, and are in a validation split now, are scored.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from tellapart.metrics import Estimate
 from tellapart.progress import Event
 from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import run_identity
-from tellapart.tuning.selection import Improvement, ValidationResult, measure_improvement
+from tellapart.tuning.selection import Improvement, ValidationResult, measure_improvement, validation_score
 from tellapart.tuning.study import Study
 from tellapart.tuning.trial import CANDIDATE_ERRORS, TrialRunner, decode_validation_result, encode_result
 
@@ -51,13 +52,33 @@ def confirm(runner: TrialRunner, study: Study, default: Recipe, best: Recipe) ->
             best_results.append(_load_or_train(runner, study, best, splits, label))
         except CANDIDATE_ERRORS:
             return Improvement(Estimate(0.0, 0.0, 0.0), 0.0)
-    return measure_improvement(
+    improvement = measure_improvement(
         _concatenate(best_results, is_new),
         _concatenate(default_results, is_new),
         dataset.labels[rows[is_new]].astype(np.int64),
         runner.metric,
         groups,
     )
+    gains = _division_gains(runner, divisions, default_results, best_results)
+    share = float(np.mean([len(splits.validation) / len(splits.train) for splits in divisions]))
+    return replace(improvement, division_gains=gains, validation_share=share)
+
+
+def _division_gains(
+    runner: TrialRunner,
+    divisions: Sequence[Splits],
+    default_results: Sequence[ValidationResult],
+    best_results: Sequence[ValidationResult],
+) -> tuple[float, ...]:
+    """Return the gain of the candidate on the new images of each division that has any."""
+    gains = []
+    for splits, default, best in zip(divisions, default_results, best_results, strict=True):
+        is_new = ~np.isin(splits.validation, runner.splits.validation)
+        labels = runner.audit.dataset.labels[splits.validation[is_new]].astype(np.int64)
+        if len(labels):
+            scores = (validation_score(_concatenate([each], is_new), labels, runner.metric) for each in (best, default))
+            gains.append(next(scores) - next(scores))
+    return tuple(gains)
 
 
 def make_divisions(audit: Audit, splits: Splits, seed: int) -> list[Splits]:

@@ -50,5 +50,8 @@ def describe_selection(selection: Selection, metric: str) -> str:
     improvement, data = selection.improvement, "of the resamples"
     if selection.confirmation:
         improvement, data = selection.confirmation, "of the resamples of other divisions of the images"
-    decision = "its recipe is used" if selection.selected else "not enough, so the default recipe is used"
-    return f"{scores} It is better than the default in {improvement.win_rate:.0%} {data}: {decision}."
+    verdict = "better" if improvement.is_significant else "probably better"
+    decision = f"it is {verdict}, and its recipe is used"
+    if not selection.selected:
+        decision = "not enough, so the default recipe is used"
+    return f"{scores} It is ahead of the default in {improvement.win_rate:.0%} {data}: {decision}."

@@ -7,19 +7,22 @@ candidate that is best on the resample is scored on the images outside it (Tsama
 Letters: T candidates, V validation images, D draws.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
-from tellapart.metrics import Estimate, confusion_matrix, precision_recall_f1
+from tellapart.metrics import Estimate, confusion_matrix, macro_f1
 from tellapart.metrics.resampling import resample_weights
 
 N_DRAWS = 1000
 METRICS = ("log_loss", "accuracy", "macro_f1")
 _MIN_WIN_RATE = 0.8
+_SIGNIFICANT_WIN_RATE = 0.975
 _QUANTILES = (0.025, 0.975)
 Groups = NDArray[np.integer] | None
 ScoreFunction = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -35,19 +38,44 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class Improvement:
-    """The gain of a candidate over the default; win_rate: share of resamples in which it is better, ties as 1/2."""
+    """The gain of a candidate over the default; win_rate: share of resamples in which it is better, ties as 1/2.
+
+    division_gains: the gain on each division of the images, for which both were trained again; validation_share: images
+    that are scored in a division, over those that both are trained on.
+    """
 
     gain: Estimate
     win_rate: float
+    division_gains: tuple[float, ...] = ()
+    validation_share: float = 0.0
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether to replace the default."""
+        """Whether to replace the default: it is probably better."""
         return self.win_rate >= _MIN_WIN_RATE and self.gain.value > 0
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the gain is more than the luck of images and of training explain, at 2.5%.
+
+        The images are resampled. The luck of training shows only between divisions: a t test over them, whose variance
+        accounts for training images that divisions share (Nadeau and Bengio 2003, "Inference for the generalization
+        error", section 3).
+        """
+        gains, count = np.array(self.division_gains), len(self.division_gains)
+        if count < 2 or self.win_rate < _SIGNIFICANT_WIN_RATE:
+            return False
+        deviation = math.sqrt((1 / count + self.validation_share) * float(gains.var(ddof=1)))
+        return float(gains.mean()) > float(student.ppf(_SIGNIFICANT_WIN_RATE, count - 1)) * deviation
 
     def to_json(self) -> dict[str, Any]:
         """Return the improvement as a JSON object."""
-        return {"gain": self.gain.to_json(), "win_rate": self.win_rate}
+        return {
+            "gain": self.gain.to_json(),
+            "win_rate": self.win_rate,
+            "division_gains": list(self.division_gains),
+            "significant": self.is_significant,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,24 +169,18 @@ def _improvement(gains: NDArray[np.float64]) -> Improvement:
 def _score_function(candidates: Sequence[ValidationResult], labels: NDArray[np.int64], metric: str) -> ScoreFunction:
     """Return a function from the weights of images (D, V) to the scores of the candidates (T, D)."""
     if metric == "macro_f1":
-        count = int(labels.max()) + 1
+        count = 1 + int(max(labels.max(), *(candidate.predicted.max() for candidate in candidates)))
         return lambda weights: np.array(
-            [[_macro_f1(candidate.predicted, labels, row, count) for row in weights] for candidate in candidates]
+            [
+                [macro_f1(confusion_matrix(candidate.predicted, labels, count, row)) for row in weights]
+                for candidate in candidates
+            ]
         )
     if metric == "accuracy":
         values = np.stack([(candidate.predicted == labels).astype(np.float64) for candidate in candidates])
     else:
         values = -np.stack([candidate.losses for candidate in candidates])
     return lambda weights: values @ weights.T / weights.sum(axis=1)
-
-
-def _macro_f1(
-    predicted: NDArray[np.int64], labels: NDArray[np.int64], weights: NDArray[np.float32], count: int
-) -> float:
-    size = max(count, int(predicted.max()) + 1)
-    f1 = precision_recall_f1(confusion_matrix(predicted, labels, size, weights))[2]
-    present = np.bincount(labels, weights, size) > 0
-    return float(f1[present].mean())
 
 
 def _draw(count: int, groups: Groups, seed: int) -> NDArray[np.float32]:
