@@ -150,7 +150,7 @@ def test_commands_that_a_page_shows_run(page, folder, postgres, hub):
         if line.startswith("curl"):
             server = Server(folder, folder / "runs/photos/model.onnx")
             answer = run_line(folder, line.replace(":8000/", f":{server.port}/"))
-            assert server.end() == 0
+            assert server.stop() == 0
             assert '"class"' in answer or '"label"' in answer, answer
         else:
             run_line(folder, shortened(line, number, postgres), HF_ENDPOINT=hub)

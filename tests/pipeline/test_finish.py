@@ -61,7 +61,8 @@ def test_validation_metrics_are_those_of_the_calibrated_classifier(folder, tmp_p
     rows = make_splits(audit_dataset(dataset, Progress()), Recipe().data, 0).validation
     pixels = np.stack([run.classifier.resize(dataset.images.read(int(row))) for row in rows])
     labels = dataset.labels[rows].astype(np.int64)
-    expected = compute_metrics(run.classifier.predict_proba(pixels), labels, dataset.classes) | {"unit": "image"}
+    expected = compute_metrics(run.classifier.predict_proba(pixels), labels, dataset.classes)
+    expected |= {"unit": "image", "used_for": ["epoch selection", "calibration"]}
     assert expected == run.metrics["validation"]
 
 

@@ -122,7 +122,7 @@ def test_the_temperature_is_recovered_and_never_gives_certainty():
     assert fit_temperature((logits * 3).astype(np.float32), labels) == pytest.approx(3, rel=0.03)
     perfect = np.eye(5, dtype=np.float32)[np.arange(100) % 5] * 20
     temperature = fit_temperature(perfect, np.arange(100) % 5)
-    assert 0.95 < softmax(perfect[:1] / temperature).max() < 0.995
+    assert 0.95 < softmax(perfect[:1] / temperature).max() < 0.998
 
 
 @pytest.mark.slow

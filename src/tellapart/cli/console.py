@@ -63,6 +63,9 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
         table.add_column(column)
     for row in headline_metrics(metrics):
         table.add_row(*row)
+    if metrics.get("unit", "image") != "image":
+        table.caption = f"The intervals count {metrics['units']:,} independent units, not images."
+        table.caption_justify = "left"
     return table
 
 

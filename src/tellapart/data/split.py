@@ -20,6 +20,7 @@ from tellapart.recipe.sections import DataRecipe
 
 Rows = NDArray[np.int64]
 _MAX_POSSIBLE = 0.1  # fraction of a class that possible duplicates may keep together
+_FEW_TEST_UNITS = 5
 _MAX_HELD_OUT = 0.99  # fraction of the validation and test splits together
 
 
@@ -80,6 +81,21 @@ def set_aside_seen(audit: Audit, splits: Splits, seen: Mapping[str, SeenImages],
             dropped=(*splits.dropped, *(SkippedFile(audit.dataset.images.name(row), reason) for row in rows.tolist())),
         )
     return splits
+
+
+def small_test_warning(audit: Audit, splits: Splits) -> str:
+    """Return a warning if a class has so few independent test images that its metrics are a guess, else ""."""
+    units, labels = independent_units(audit), audit.dataset.labels
+    counts = [len(np.unique(units[splits.test[labels[splits.test] == k]])) for k in range(len(audit.dataset.classes))]
+    smallest = int(np.argmin(counts))
+    if counts[smallest] >= _FEW_TEST_UNITS:
+        return ""
+    n_few = sum(count < _FEW_TEST_UNITS for count in counts)
+    return (
+        f"{n_few} of {len(counts)} classes have fewer than {_FEW_TEST_UNITS} independent test images "
+        f"('{audit.dataset.classes[smallest]}' has {counts[smallest]}), so their intervals will be wide: "
+        f"cross-validation, with --folds 5, would test on all {len(splits.train)} training images."
+    )
 
 
 def training_obstacle(audit: Audit) -> TellapartError | None:

@@ -78,7 +78,7 @@ def evaluate(
     if report is not None:
         test = TestPredictions(data.rows, pixels, labels, predictions, units_of(data.audit, data.rows))
         write_atomic(Path(report), _render_report(classifier, data, test, metrics, progress))
-    warnings.append(baseline_warning(metrics))
+    warnings += [*metrics["interval_notes"], baseline_warning(metrics)]
     return Evaluation(
         model=opened.name,
         source=dataset.title,

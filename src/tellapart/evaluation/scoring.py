@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tellapart.data.audit import Audit
 from tellapart.data.independence import unit_kind, units_of
-from tellapart.errors import InputShapeError, printable
+from tellapart.errors import InputShapeError, listed, printable
 from tellapart.metrics import (
     Units,
     average_estimates,
@@ -35,8 +35,8 @@ def compute_metrics(
 
     probabilities: (N, K). labels: (N,). groups: (N,) the independent unit of each row, such as a patient or the copies
     of an image; default: all rows are independent. A class without images has 0 "images" and metrics of 0, and null
-    where a ranking metric is undefined. The ends of an interval are null where it cannot be known. Raises
-    `InputShapeError` for a probability that is not finite.
+    where a ranking metric is undefined. The ends of an interval are null where it cannot be known, for the reasons in
+    "interval_notes". Raises `InputShapeError` for a probability that is not finite.
     """
     if not np.isfinite(probabilities).all():
         count = int((~np.isfinite(probabilities).all(axis=1)).sum())
@@ -58,6 +58,7 @@ def compute_metrics(
     return {
         "images": len(labels),
         "units": len(units),
+        "interval_notes": _interval_notes(labels, classes, units),
         **{name: estimate.to_json() for name, estimate in headline.items()},
         "calibration_error": calibration_error(bins).to_json() | {"binned": bins.binned_error},
         "reliability": bins.to_json(),
@@ -68,6 +69,25 @@ def compute_metrics(
         },
         "confusion_matrix": matrix.tolist(),
     }
+
+
+def _interval_notes(labels: NDArray[np.int64], classes: tuple[str, ...], units: Units) -> list[str]:
+    """Return the reasons why metrics have no interval, one sentence each."""
+    if not np.isfinite(units.quantile):
+        return [
+            "There are no confidence intervals: the images are too few independent units to show how much they vary."
+        ]
+    n_units = [len(np.unique(units.of_row[labels == k])) for k in range(len(classes))]
+    notes = []
+    for kind, minimum in (("image", 1),) if units.are_rows else (("image", 1), ("second group", 2)):
+        lacking = [name for name, count in zip(classes, n_units, strict=True) if count < minimum]
+        if lacking:
+            notes.append(
+                f"Averages over all classes have no confidence interval: {listed(lacking)} "
+                f"{'has' if len(lacking) == 1 else 'have'} no {kind} here."
+            )
+            break
+    return notes
 
 
 def score_rows(

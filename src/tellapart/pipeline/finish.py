@@ -56,6 +56,7 @@ def finish_run(
             ("test", test, predictions.probabilities),
         )
     }
+    metrics["validation"]["used_for"] = ["epoch selection", "calibration"]
     _warn(prepared, calibration.classifier, metrics["test"], progress)
     metadata = calibration.classifier.metadata | _metadata(prepared, metrics["test"])
     classifier = replace(calibration.classifier, metadata=metadata, seen=_seen_images(prepared, calibration.classifier))
@@ -84,6 +85,8 @@ def _warn(prepared: PreparedRun, classifier: Classifier, test_metrics: dict[str,
     by_class = prepared.recipe.evaluation.class_conditional
     if classifier.conformal and (advice := classifier.conformal.advice(by_class)):
         progress.warn(Event.CONFORMAL_WARNING, advice)
+    for note in test_metrics["interval_notes"]:
+        progress.warn(Event.INTERVAL_WARNING, note)
     if warning := baseline_warning(test_metrics):
         progress.warn(Event.BASELINE_WARNING, warning)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tellapart.data.audit import Audit, audit_dataset, check_unreadable_fraction
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import Splits, make_splits, set_aside_seen
+from tellapart.data.split import Splits, make_splits, set_aside_seen, small_test_warning
 from tellapart.errors import RecipeError, printable
 from tellapart.models import get_entry
 from tellapart.models.registry import SEQUENTIAL
@@ -58,6 +58,8 @@ def prepare_run(
         refuse_existing(directory)
     audit, splits = audit_and_split(dataset, recipe, progress)
     splits = set_aside_seen(audit, splits, seen_before(recipe), recipe.data)
+    if not purpose and (warning := small_test_warning(audit, splits)):
+        progress.warn(Event.SMALL_TEST_WARNING, warning)
     recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
     identity = run_identity(recipe, audit, splits) + purpose
     finished = is_finished(directory, recipe, identity, progress)

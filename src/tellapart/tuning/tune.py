@@ -21,13 +21,14 @@ from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import Splits
 from tellapart.errors import TuningError, printable
 from tellapart.io.atomic import make_folder, write_atomic
+from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.pipeline.prepare import audit_and_split, override_recipe, parse_duration
 from tellapart.pipeline.train import train
 from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.recipe import Recipe
-from tellapart.runs.run import folder_name, refuse_existing, refuse_inside, run_identity
+from tellapart.runs.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
 from tellapart.training.initialization import apply_base_classifier
 from tellapart.tuning.confirmation import confirm
 from tellapart.tuning.report import render
@@ -166,10 +167,18 @@ def _conclude(study: Study, runner: TrialRunner, source: Source, directory: Path
     selected = complete[selection.selected]
     run_directory = directory / f"run-{trial_position(selected) + 1}"
     run = train(source, recipe, out=run_directory, resume=True, progress=runner.progress)
+    if len(complete) > 1:
+        _mark_validation(run)
     trials = tuple(trial_to_json(trial, selected=trial is selected) for trial in finished)
     result = TuningResult(recipe, runner.metric, selection, trials, directory, run)
     _write(result, study, runner)
     return result
+
+
+def _mark_validation(run: Run) -> None:
+    """Record in the metrics of a run that its recipe was selected on the validation images."""
+    run.metrics["validation"]["used_for"] = ["hyperparameter search", "epoch selection", "calibration"]
+    write_atomic(RunDirectory(run.directory).metrics, json.dumps(run.metrics, indent=2, ensure_ascii=False))
 
 
 def _select_recipe(study: Study, runner: TrialRunner, complete: list[FrozenTrial]) -> tuple[Selection, Recipe]:

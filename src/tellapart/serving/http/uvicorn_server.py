@@ -69,6 +69,8 @@ class UvicornServer(uvicorn.Server):
         """Stop listening, and complete requests, those of connections that are not accepted yet included."""
         self.settings.policy.shutting_down = True
         waiting = []
+        # From here on at most one connection is queued: closing the listener resets what comes after the last `accept`.
+        self.settings.listener.listen(0)
         with contextlib.suppress(OSError):  # BlockingIOError: no more connections
             while True:
                 waiting.append(self.settings.listener.accept()[0])
