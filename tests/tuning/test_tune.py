@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,12 +89,14 @@ def test_no_trial_reads_a_test_image(folder, tmp_path, monkeypatch):
         "__getitem__",
         lambda self, indices: (rows.update(self._rows[indices].tolist()), getitem(self, indices))[1],
     )
-    monkeypatch.setattr("tellapart.tuning.tune.train", lambda *_, **__: None)
+    run = SimpleNamespace(metrics={"validation": {}}, directory=tmp_path)
+    monkeypatch.setattr("tellapart.tuning.tune.train", lambda *_, **__: run)
     monkeypatch.setattr("tellapart.tuning.tune.render", lambda *_: "")
     tellapart.tune(folder, out=tmp_path / "search", trials=3, **SMALL)
     audit = audit_dataset(load_dataset(folder), Progress())
     splits = make_splits(audit, Recipe().data, 0)
     assert rows == {*splits.train.tolist(), *splits.validation.tolist()}
+    assert "hyperparameter search" in run.metrics["validation"]["used_for"]
 
 
 def test_a_candidate_that_needs_too_much_memory_is_pruned(folder, tmp_path, monkeypatch):

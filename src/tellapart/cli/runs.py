@@ -19,14 +19,14 @@ def runs(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CONDITION", help="Only runs that match, as in 'test.accuracy>0.9' or model.name=resnet18."
+            metavar="CONDITION", help="Only runs that match, as in 'validation.accuracy>0.9' or model.name=resnet18."
         ),
     ] = None,
     sort: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Sort by a value such as test.accuracy, highest first; a leading - sorts lowest "
+                "Sort by a value such as validation.accuracy, highest first; a leading - sorts lowest "
                 "first, as in -test.log_loss."
             )
         ),
