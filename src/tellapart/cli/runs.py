@@ -27,7 +27,7 @@ def runs(
         typer.Option(
             help=(
                 "Sort by a value such as validation.accuracy, highest first; a leading - sorts lowest "
-                "first, as in -test.log_loss."
+                "first, as in -validation.log_loss."
             )
         ),
     ] = None,
