@@ -1,6 +1,8 @@
 """Events: their names and values reach the logger, and warnings have a level of their own."""
 
 import logging
+import subprocess
+import sys
 
 from recording import RecordingProgress
 from tellapart.progress import Event, Progress, TerminalProgress
@@ -47,3 +49,9 @@ def test_recorded_events_have_values():
     progress = RecordingProgress()
     progress.report(Event.EPOCH_END, "Epoch 1.", epoch=1)
     assert progress.values(Event.EPOCH_END) == [{"epoch": 1}]
+
+
+def test_a_terminal_shows_a_warning_once():
+    program = "from tellapart.progress import *; TerminalProgress().warn(Event.SPLIT, 'look out')"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert shown.count("look out") == 1

@@ -105,7 +105,8 @@ class TerminalProgress(Progress):
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
     def _emit(self, level: int, event: Event, message: str, values: dict[str, Any]) -> None:
-        super()._emit(level, event, message, values)
+        if logger.hasHandlers():  # without one, Python itself would print warnings, a second time
+            super()._emit(level, event, message, values)
         self.console.print(f"Warning: {message}" if level == logging.WARNING else message, markup=False)
 
     @contextmanager

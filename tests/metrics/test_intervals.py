@@ -86,4 +86,5 @@ def test_intervals_on_a_scale_stay_within_their_range_and_contain_the_value():
     assert logit_interval(1.0, 0.97, 0.02, 1.96) == Estimate(1.0, pytest.approx(0.894, abs=1e-3), 1.0)
     assert logit_interval(-0.4, -0.4, 0.3, 1.96, lowest=-1.0).low > -1
     assert log_interval(0.1, 0.1, 1.96).low > 0
+    assert log_interval(0.1, 0.5, 1.96, highest=2.0).high == 2
     assert np.isnan(logit_interval(0.5, 0.5, 0.1, float("nan")).low)

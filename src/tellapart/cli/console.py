@@ -64,7 +64,8 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     for row in headline_metrics(metrics):
         table.add_row(*row)
     if metrics.get("unit", "image") != "image":
-        table.caption = f"The intervals count {metrics['units']:,} independent units, not images."
+        noun = "groups" if metrics["unit"] == "group" else "independent images"
+        table.caption = f"The intervals count {metrics['units']:,} {noun}, not images."
         table.caption_justify = "left"
     return table
 

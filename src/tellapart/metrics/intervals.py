@@ -89,9 +89,9 @@ def logit_interval(value: float, center: float, deviation: float, quantile: floa
     return Estimate(value, float(min(low, value)), float(max(high, value)))
 
 
-def log_interval(value: float, deviation: float, quantile: float) -> Estimate:
-    """Return a metric above 0 with its interval on the logarithmic scale."""
+def log_interval(value: float, deviation: float, quantile: float, highest: float = math.inf) -> Estimate:
+    """Return a metric from 0 to `highest` with its interval on the logarithmic scale."""
     if not math.isfinite(quantile) or value <= 0:
         return Estimate(value)
     half = min(quantile * deviation / value, _MAX_EXPONENT)
-    return Estimate(value, value * math.exp(-half), value * math.exp(half))
+    return Estimate(value, value * math.exp(-half), max(value, min(highest, value * math.exp(half))))

@@ -6,6 +6,8 @@ the one that the probabilities promise: that of the losses if each label were dr
 Letters: N rows, K classes.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from tellapart.metrics.intervals import Estimate, log_interval
 from tellapart.metrics.units import Units
 
 Floats = NDArray[np.float64]
+_HIGHEST_LOG_LOSS, _HIGHEST_BRIER = -math.log(MIN_PROBABILITY), 2.0  # of a row
 
 
 def loss_estimates(
@@ -24,15 +27,15 @@ def loss_estimates(
     table /= table.sum(axis=1, keepdims=True)
     brier = np.square(table).sum(axis=1, keepdims=True) - 2 * table + 1
     return {
-        "log_loss": _estimate(row_log_loss(probabilities, labels), table, -np.log(table), units),
-        "brier": _estimate(row_brier(probabilities, labels), table, brier, units),
+        "log_loss": _estimate(row_log_loss(probabilities, labels), table, -np.log(table), units, _HIGHEST_LOG_LOSS),
+        "brier": _estimate(row_brier(probabilities, labels), table, brier, units, _HIGHEST_BRIER),
     }
 
 
-def _estimate(losses: Floats, probabilities: Floats, loss_of_label: Floats, units: Units) -> Estimate:
+def _estimate(losses: Floats, probabilities: Floats, loss_of_label: Floats, units: Units, highest: float) -> Estimate:
     """Return the mean of losses (N,); loss_of_label (N, K): the loss of a row if its label were each class."""
     count, value = len(losses), float(losses.mean())
     expected = (probabilities * loss_of_label).sum(axis=1)
     promised = (probabilities * np.square(loss_of_label)).sum(axis=1).mean() - expected.mean() ** 2
     variance = max(units.variance((losses - value) / count), units.design_effect * float(promised) / count)
-    return log_interval(value, float(np.sqrt(variance)), units.quantile)
+    return log_interval(value, float(np.sqrt(variance)), units.quantile, highest)
