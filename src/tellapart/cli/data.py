@@ -46,7 +46,9 @@ def label_issues(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="List all images in this manifest (.csv), likely errors first; correct it, then train on it."
+            help=(
+                "Write a manifest (.csv) of all images to this file, likely errors first; correct it, then train on it."
+            )
         ),
     ] = None,
     seed: SeedOption = None,

@@ -33,7 +33,7 @@ def serve(
     check: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="Images for the parity check of classifier files, which are exported first."
+            metavar="SOURCE", help="Images for the parity check when a classifier file is exported before serving."
         ),
     ] = None,
     capture: Annotated[

@@ -84,7 +84,7 @@ def export(
 ) -> None:
     """Export a classifier to ONNX, ExecuTorch or a web app.
 
-    The file is written only if a parity check passes: its predictions must match the original's.
+    The file is written only if a parity check passes: the exported model's predictions must match the original's.
     """
     result = tellapart.export(
         model,

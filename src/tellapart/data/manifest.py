@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tellapart.data.dataset import FileImages, ImageDataset, dataset_from_labels, parse_split
-from tellapart.errors import ManifestError, SourceError, did_you_mean, printable
+from tellapart.errors import ManifestError, SourceError, listed, printable
 from tellapart.optional import require
 
 COLUMNS = ("path", "label", "group", "split")
@@ -84,9 +84,9 @@ def _check_columns(title: str, table: Table) -> None:
     """Check the columns that have a meaning, strip their values, and remove an empty column of groups."""
     for column in ("path", "label"):
         if column not in table:
-            hint = did_you_mean(column, table)
             raise ManifestError(
-                f"{title} has no column '{column}': expected path and label, and optionally group and split.{hint}"
+                f"{title} has no column '{column}': expected path and label, and optionally group and split, found "
+                f"{listed(list(table)) or 'none'}; rename the column."
             )
     if not table["path"]:
         raise ManifestError(f"{title} has no rows: expected one per image.")
