@@ -4,10 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from folders import QUICK, digit_folder
 from recording import RecordingProgress
+from tellapart.data.arrays import from_arrays
 from tellapart.data.audit import audit_dataset
+from tellapart.data.builtin import load_digits
 from tellapart.data.pixel_cache import LazyPixels
 from tellapart.data.sources import load_dataset
 from tellapart.data.split import make_splits
@@ -75,3 +78,25 @@ def test_a_new_run_is_not_read_back(folder, tmp_path, monkeypatch):
         patched.setattr("tellapart.classifier.load.load_classifier_bytes", read)
         run = train(folder, out=tmp_path / "run", **FAST)
     assert read_run(run.directory).metrics == run.metrics
+
+
+def test_test_images_decide_nothing(tmp_path):
+    """With noise instead of every test image, all that is learned, fitted and chosen has the same bytes."""
+    digits, random = load_digits(), np.random.default_rng(0)
+    pixels = np.stack([digits.images.read(row) for row in range(300)])
+    labels = [str(label) for label in digits.labels[:300]]
+    split = random.choice(["train", "val", "test"], 300, p=[0.6, 0.2, 0.2])
+    noise = pixels.copy()
+    noise[split == "test"] = random.integers(0, 256, noise[split == "test"].shape)
+    runs = [
+        train(from_arrays(images, labels, "digits", split), out=tmp_path / name, epochs=2, autotune=False)
+        for name, images in (("digits", pixels), ("noise", noise))
+    ]
+    first, second = (run.classifier for run in runs)
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+    documents = [run.classifier.document() for run in runs]
+    for key in ("architecture", "classes", "preprocess", "temperature", "conformal", "ood", "recipe", "expected"):
+        assert documents[0][key] == documents[1][key], key
+    assert runs[0].metrics["validation"] == runs[1].metrics["validation"]
+    assert runs[0].metrics["test"] != runs[1].metrics["test"]
