@@ -53,6 +53,11 @@ def copies(image: Image.Image, random: np.random.Generator) -> Iterator[tuple[st
     yield "brighter 1.2", ImageEnhance.Brightness(image).enhance(1.2)
     yield "darker 0.8", ImageEnhance.Brightness(image).enhance(0.8)
     yield "contrast 1.2", ImageEnhance.Contrast(image).enhance(1.2)
+    for kind, turn in (("mirrored", 0), ("turned 90", 2), ("turned 180", 3)):
+        turned = image.transpose(Image.Transpose(turn))
+        yield kind, turned
+        yield f"{kind}, JPEG 60", recompress(turned, 60)
+        yield f"{kind}, lightly modified", light_modification(turned, random)
     mixed = crop(image, 0.05, random)
     mixed = mixed.resize((max(4, int(0.7 * mixed.width)), max(4, int(0.7 * mixed.height))))
     yield "all together", recompress(ImageEnhance.Brightness(mixed).enhance(1.1), 75)

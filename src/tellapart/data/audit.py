@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -79,9 +79,10 @@ class Audit:
 
     @property
     def near_label_conflicts(self) -> tuple[Pair, ...]:
-        """Near duplicates with different labels."""
+        """Near duplicates with different labels. Turned ones do not count: a left arrow is no right arrow."""
         labels = self.dataset.labels
-        return tuple(pair for pair in self.near_duplicates if labels[pair.first] != labels[pair.second])
+        pairs = (pair for pair in self.near_duplicates if not pair.turned)
+        return tuple(pair for pair in pairs if labels[pair.first] != labels[pair.second])
 
     def duplicate_clusters(self) -> NDArray[np.int64]:
         """Return for each row (N,) the smallest row that shows the same image, by exact and near duplicates."""
@@ -253,7 +254,7 @@ def _near_and_possible(
     rows = np.array(sorted(rows[0] for rows in rows_by_digest.values()), np.int64)
     duplicates = find_near_duplicates(thumbnails[rows])
     near, possible = (
-        tuple(Pair(int(rows[pair.first]), int(rows[pair.second]), pair.residual) for pair in pairs)
+        tuple(replace(pair, first=int(rows[pair.first]), second=int(rows[pair.second])) for pair in pairs)
         for pairs in (duplicates.near, duplicates.possible)
     )
     return near, possible

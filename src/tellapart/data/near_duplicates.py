@@ -1,4 +1,4 @@
-"""Near duplicates: resized, recompressed, slightly cropped or brightened copies of the same image.
+"""Near duplicates: resized, recompressed, slightly cropped, brightened, mirrored or turned copies of the same image.
 
 Images are compared by the residuals of their thumbnails. Which residual means "a copy" depends on the data: two
 photographs are never similar by chance, two handwritten ones are. So a pair is a near duplicate only if its residual is
@@ -7,13 +7,13 @@ many there are: where the sorted residuals rise steeply.
 """
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data import thumbnail_similarity
+from tellapart.data import thumbnail_similarity, turned_copies
 from tellapart.data.thumbnail_similarity import Floats, Pairs, Thumbnails, coarse_vectors, residuals
 from tellapart.io.json_cache import cache_path, load_cached_json, save_cached_json
 
@@ -26,6 +26,7 @@ _POSSIBLE = 0.1  # but below this it is a possible one
 _RATIO = 0.08  # in between, the residual must be below this share of that of the next similar images
 _NEXT = 5  # rank of the similar image that is the reference, not counting those below _ALWAYS,
 _STEP = 8.0  # unless the residuals rise by this factor further on: then all before the step are copies
+_NEVER_TURNED, _TURNED_RATIO = 0.01, 0.04  # as _NEVER and _RATIO, for mirrored and turned copies: 7 times the pairs
 _CROWD, _MEMBERS = 0.06, 4  # images with this many residuals below _CROWD are searched for such a step
 _MAX_REFERENCE = 0.2  # residual after the step, at most
 _BLOCK = 2000  # images compared with all others at once
@@ -34,11 +35,15 @@ _MIN_CACHED = 500  # images: fewer are compared in less than a second
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows, first < second, that show the same image; residual: how much they differ, 0 if not at all."""
+    """Two rows, first < second, that show the same image.
+
+    residual: how much they differ, 0 if not at all. turned: whether one is a mirrored or turned copy of the other.
+    """
 
     first: int
     second: int
     residual: float
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def find_near_duplicates(thumbnails: Thumbnails) -> DuplicatePairs:
     """
     if len(thumbnails) < _MIN_CACHED:
         return _find_pairs(thumbnails)
-    code = Path(__file__).read_bytes() + Path(thumbnail_similarity.__file__).read_bytes()
+    modules = (__file__, thumbnail_similarity.__file__, turned_copies.__file__)
+    code = b"".join(Path(module).read_bytes() for module in modules)
     path = cache_path("near", code + thumbnails.tobytes())
     cached = _parse(load_cached_json(path), len(thumbnails))
     if cached is not None:
@@ -88,7 +94,7 @@ def connected_components(count: int, pairs: list[tuple[int, int]]) -> NDArray[np
 def _parse(value: object, count: int) -> DuplicatePairs | None:
     """Return cached pairs; None if there are none, or if they are damaged."""
     try:
-        near, possible = (tuple(Pair(int(a), int(b), float(r)) for a, b, r in pairs) for pairs in value)  # type: ignore[attr-defined]
+        near, possible = (tuple(Pair(int(a), int(b), float(r), bool(t)) for a, b, r, t in pairs) for pairs in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         return None
     is_valid = all(0 <= pair.first < pair.second < count for pair in near + possible)
@@ -117,8 +123,25 @@ def _find_pairs(thumbnails: Thumbnails) -> DuplicatePairs:
     limit = np.minimum(_RATIO * reference[pairs].min(axis=1), _NEVER)
     is_near = residual < np.maximum(limit, _ALWAYS)
     is_possible = ~is_near & (residual < _POSSIBLE)
+    near = _to_pairs(pairs[is_near], residual[is_near])
+    turned = _find_turned(thumbnails, reference, {(pair.first, pair.second) for pair in near})
+    possible = _to_pairs(pairs[is_possible], residual[is_possible])
+    found = {(pair.first, pair.second) for pair in turned}
     return DuplicatePairs(
-        _to_pairs(pairs[is_near], residual[is_near]), _to_pairs(pairs[is_possible], residual[is_possible])
+        tuple(sorted((*near, *turned), key=lambda pair: (pair.first, pair.second))),
+        tuple(pair for pair in possible if (pair.first, pair.second) not in found),
+    )
+
+
+def _find_turned(thumbnails: Thumbnails, reference: Floats, known: set[tuple[int, int]]) -> tuple[Pair, ...]:
+    """Return the pairs of mirrored or turned copies that are not `known`; reference: (N,)."""
+    pairs, residual = turned_copies.turned_pairs(thumbnails)
+    limit = np.minimum(_TURNED_RATIO * reference[pairs].min(axis=1), _NEVER_TURNED)
+    is_copy = residual < np.maximum(limit, _ALWAYS)
+    return tuple(
+        replace(pair, turned=True)
+        for pair in _to_pairs(pairs[is_copy], residual[is_copy])
+        if (pair.first, pair.second) not in known
     )
 
 

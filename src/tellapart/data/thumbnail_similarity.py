@@ -48,12 +48,12 @@ def residuals(thumbnails: Thumbnails, pairs: Pairs) -> Floats:
     for start in range(0, len(pairs), _BLOCK):
         block = slice(start, start + _BLOCK)
         first, second = (thumbnails[pairs[block, side]].astype(np.float32) for side in (0, 1))
-        residual[block] = _align(first, second)
+        residual[block] = align(first, second)
     return residual
 
 
-def _align(first: Floats, second: Floats) -> Floats:
-    """Return the residual (n,) of each pair of thumbnails (n, 32, 32)."""
+def align(first: Floats, second: Floats) -> Floats:
+    """Return the residual (n,) of each pair of thumbnails (n, 32, 32), after the best alignment by a small crop."""
     warp, residual = _best_crop(first, second)
     close = np.flatnonzero(residual < _REFINE_BELOW)
     if len(close):
