@@ -42,10 +42,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if status == 200 and start:
             status = 206 if start < len(content) else 416
         body = content[start:] if status in (200, 206) else b"error"
+        # Before the head is sent: the client may then send its next request.
+        cut = self.server.cuts.pop(0) if self.server.cuts else len(body)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        cut = self.server.cuts.pop(0) if self.server.cuts else len(body)
         self.wfile.write(body[:cut])
 
 
