@@ -128,3 +128,10 @@ def test_an_ensemble_has_seen_what_its_members_have_seen(root, tmp_path):
     second = train(root / "run" / "split.csv", out=tmp_path / "second", **SETTINGS | {"seed": 3})
     result = ensemble([root / "run", second.directory], out=tmp_path / "ensemble")
     assert tellapart.evaluate(result.run.directory, root / "images").metrics["images"] == count_tested(root / "run")
+
+
+def test_a_search_from_weights_that_have_seen_the_test_images_is_refused_before_any_trial(root, tmp_path):
+    weights = str(root / "other split" / "model.safetensors")
+    with pytest.raises(LeakageError):
+        tellapart.tune(root / "images", out=tmp_path / "search", trials=2, weights=weights, test_fraction=0.4, epochs=1)
+    assert not (tmp_path / "search").exists()

@@ -79,7 +79,7 @@ def _interval_notes(labels: NDArray[np.int64], classes: tuple[str, ...], units: 
         ]
     n_units = [len(np.unique(units.of_row[labels == k])) for k in range(len(classes))]
     notes = []
-    for kind, minimum in (("image", 1),) if units.are_rows else (("image", 1), ("second group", 2)):
+    for kind, minimum in (("image", 1),) if units.are_rows else (("image", 1), ("second independent unit", 2)):
         lacking = [name for name, count in zip(classes, n_units, strict=True) if count < minimum]
         if lacking:
             notes.append(

@@ -57,7 +57,6 @@ def prepare_run(
     if not (resume or was_restarted()):
         refuse_existing(directory)
     audit, splits = audit_and_split(dataset, recipe, progress)
-    splits = set_aside_seen(audit, splits, seen_before(recipe), recipe.data)
     if not purpose and (warning := small_test_warning(audit, splits)):
         progress.warn(Event.SMALL_TEST_WARNING, warning)
     recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
@@ -67,7 +66,10 @@ def prepare_run(
 
 
 def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -> tuple[Audit, Splits]:
-    """Audit and split a dataset, and report the results; raises what `audit_dataset` and `make_splits` raise."""
+    """Audit and split a dataset, and report the results; raises what `audit_dataset` and `make_splits` raise.
+
+    Images that the weights or the teacher of the recipe have seen are not in the test split; see `set_aside_seen`.
+    """
     audit = audit_dataset(dataset, progress)
     progress.report(
         Event.DATASET_LOADED,
@@ -78,7 +80,7 @@ def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -
     for warning in audit.warnings():
         progress.warn(Event.AUDIT_WARNING, warning)
     check_unreadable_fraction(audit, recipe.data.max_unreadable_fraction)
-    splits = make_splits(audit, recipe.data, recipe.seed)
+    splits = set_aside_seen(audit, make_splits(audit, recipe.data, recipe.seed), seen_before(recipe), recipe.data)
     progress.report(
         Event.SPLIT,
         f"Split: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test images "
