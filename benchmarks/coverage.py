@@ -253,6 +253,8 @@ def print_tables(coverage: list[dict[str, Any]], comparison: list[dict[str, Any]
             cell = "-" if values["coverage"] is None else f"{100 * values['coverage']:.0f}"
             cells.append(cell + (f"/{100 * values['missing']:.0f}" if values["missing"] >= 0.005 else ""))
         print(f"| {row['world']} | {row['images']} | " + " | ".join(cells) + " |")
+    if not comparison:
+        return
     print("\n| groups x images | deviation | true difference | called different | coverage | oracle |")
     print("|---|---:|---:|---:|---:|---:|")
     for row in comparison:

@@ -68,3 +68,9 @@ def test_a_class_of_a_single_group_leaves_macro_averages_without_an_interval():
     assert np.isnan(average_estimates(labels, labels, 2, units)["macro_f1"].low)
     shared = Units.of(np.arange(40) % 4, np.arange(40) % 7 > 0, labels)
     assert average_estimates(labels, labels, 2, shared)["macro_f1"].low < 1
+
+
+def test_a_pair_of_copies_elsewhere_does_not_take_the_interval_from_classes_of_one_image():
+    labels = np.array([0, 0, 0, 1, 2])
+    units = Units.of(np.array([0, 0, 1, 2, 3]), np.array([True, True, True, True, False]), labels)
+    assert average_estimates(labels, labels, 3, units)["macro_f1"].low < 1

@@ -23,6 +23,7 @@ from tellapart.metrics import (
     reliability,
     top_k_hits,
 )
+from tellapart.metrics.averages import undetermined_classes
 
 
 def compute_metrics(
@@ -77,17 +78,13 @@ def _interval_notes(labels: NDArray[np.int64], classes: tuple[str, ...], units: 
         return [
             "There are no confidence intervals: the images are too few independent units to show how much they vary."
         ]
-    n_units = [len(np.unique(units.of_row[labels == k])) for k in range(len(classes))]
-    notes = []
-    for kind, minimum in (("image", 1),) if units.are_rows else (("image", 1), ("second independent unit", 2)):
-        lacking = [name for name, count in zip(classes, n_units, strict=True) if count < minimum]
-        if lacking:
-            notes.append(
-                f"Averages over all classes have no confidence interval: {listed(lacking)} "
-                f"{'has' if len(lacking) == 1 else 'have'} no {kind} here."
-            )
-            break
-    return notes
+    absent, single = undetermined_classes(labels, len(classes), units)
+    return [
+        f"Averages over all classes have no confidence interval: {listed([classes[k] for k in lacking])} "
+        f"{'has' if len(lacking) == 1 else 'have'} {reason}."
+        for lacking, reason in ((absent, "no image here"), (single, "images of a single independent unit"))
+        if lacking
+    ]
 
 
 def score_rows(

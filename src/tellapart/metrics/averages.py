@@ -85,11 +85,17 @@ def macro_f1_error(predicted: NDArray[np.integer], labels: NDArray[np.integer], 
     return _deviation(metric, matrix + added, added, predicted, labels, Units.independent(len(labels)))
 
 
+def undetermined_classes(labels: NDArray[np.integer], count: int, units: Units) -> tuple[list[int], list[int]]:
+    """Return the classes without an image, and those with several images that are all of one unit."""
+    rows = [labels == k for k in range(count)]
+    absent = [k for k in range(count) if not rows[k].any()]
+    single = [k for k in range(count) if rows[k].sum() > 1 and len(np.unique(units.of_row[rows[k]])) == 1]
+    return absent, single
+
+
 def quantile_of_classes(labels: NDArray[np.integer], count: int, units: Units) -> float:
-    """Return the quantile for an average over all classes: NaN if a class has no image, or those of a single group."""
-    n_units = [len(np.unique(units.of_row[labels == k])) for k in range(count)]
-    enough = min(n_units) >= (1 if units.are_rows else 2)
-    return units.quantile if enough else float("nan")
+    """Return the quantile for an average over all classes: NaN if a class has no image, or those of a single unit."""
+    return float("nan") if any(undetermined_classes(labels, count, units)) else units.quantile
 
 
 def kappa(matrix: Matrix) -> float:
