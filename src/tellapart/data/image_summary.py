@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.image import ImageArray
-from tellapart.data.thumbnail_similarity import make_thumbnail
+from tellapart.data.thumbnails import make_thumbnail
 
 DIGEST_BYTES = 16
 _DIM = 32  # an image whose maximum is below this uses an eighth of the brightness range
@@ -15,7 +15,7 @@ _DIM = 32  # an image whose maximum is below this uses an eighth of the brightne
 
 @dataclass(frozen=True)
 class ImageSummary:
-    """Height and width in pixels; thumbnail (32, 32); is_grey: all channels are equal; is_dim: all pixels are dark."""
+    """Height and width in pixels; thumbnail (64, 64); is_grey: all channels are equal; is_dim: all pixels are dark."""
 
     height: int
     width: int

@@ -6,31 +6,29 @@ far smaller than those of the next similar images. The next similar images are s
 many there are: where the sorted residuals rise steeply.
 """
 
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data import thumbnail_similarity, turned_copies
-from tellapart.data.thumbnail_similarity import Floats, Pairs, Thumbnails, coarse_vectors, residuals
+from tellapart.data.copy_candidates import CandidateSearch
+from tellapart.data.copy_residuals import copy_residuals
+from tellapart.data.thumbnails import Thumbnails, equalize, is_uniform
 from tellapart.io.json_cache import cache_path, load_cached_json, save_cached_json
 
 Rows = NDArray[np.int64]
-_CANDIDATES = 8  # similar images compared with each image
-_MIN_CORRELATION = 0.55  # of a candidate, at 8 x 8
-_ALWAYS = 0.0012  # a smaller residual is a copy in any data
-_NEVER = 0.03  # a larger residual is not a near duplicate,
-_POSSIBLE = 0.1  # but below this it is a possible one
-_RATIO = 0.08  # in between, the residual must be below this share of that of the next similar images
+Floats = NDArray[np.float32]
+_CODE = ("near_duplicates", "copy_candidates", "copy_residuals", "image_alignment", "thumbnails")  # of cached results
+_ALWAYS = 0.001  # a smaller residual is a copy in any data
+MAX_RESIDUAL = 0.025  # a larger residual is not a near duplicate,
+_POSSIBLE = 0.2  # but below this it is a possible one
+_RATIO = 0.068  # in between, the residual must be below this share of that of the next similar images
 _NEXT = 5  # rank of the similar image that is the reference, not counting those below _ALWAYS,
 _STEP = 8.0  # unless the residuals rise by this factor further on: then all before the step are copies
-_NEVER_TURNED, _TURNED_RATIO = 0.01, 0.04  # as _NEVER and _RATIO, for mirrored and turned copies: 7 times the pairs
 _CROWD, _MEMBERS = 0.06, 4  # images with this many residuals below _CROWD are searched for such a step
-_MAX_REFERENCE = 0.2  # residual after the step, at most
-_BLOCK = 2000  # images compared with all others at once
-_MIN_CACHED = 500  # images: fewer are compared in less than a second
+_MAX_REFERENCE = 0.4  # residual after the step, at most
+_MIN_CACHED = 500  # images: fewer are compared in seconds
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,14 @@ class DuplicatePairs:
 
 
 def find_near_duplicates(thumbnails: Thumbnails) -> DuplicatePairs:
-    """Return the near and possible duplicates among thumbnails (N, 32, 32), sorted.
+    """Return the near and possible duplicates among thumbnails (N, 64, 64), sorted.
 
-    All images are compared with all others at 8 x 8, with N^2 x 64 multiplications. For many images, the result is
-    cached.
+    All images are compared with all others at 8 x 8 in 32 views, with 32 N^2 x 64 multiplications. For many images, the
+    result is cached.
     """
     if len(thumbnails) < _MIN_CACHED:
         return _find_pairs(thumbnails)
-    modules = (__file__, thumbnail_similarity.__file__, turned_copies.__file__)
-    code = b"".join(Path(module).read_bytes() for module in modules)
+    code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in _CODE)
     path = cache_path("near", code + thumbnails.tobytes())
     cached = _parse(load_cached_json(path), len(thumbnails))
     if cached is not None:
@@ -105,90 +102,52 @@ def _find_pairs(thumbnails: Thumbnails) -> DuplicatePairs:
     count = len(thumbnails)
     if count < 2:
         return DuplicatePairs()
-    coarse = coarse_vectors(thumbnails)
-    pairs = _nearest(coarse)
-    residual = residuals(thumbnails, pairs)
-    # An image with many close candidates may have more copies than candidates: compare it with more distant images too.
-    close = np.bincount(pairs[residual < _CROWD].ravel(), minlength=count)
-    crowded = np.flatnonzero(close >= _MEMBERS)
-    distant = _distant_pairs(coarse, crowded)
-    pairs = np.concatenate([pairs, distant])
-    residual = np.concatenate([residual, _distant_residuals(thumbnails, coarse, distant)])
-    pairs, unique = np.unique(pairs, axis=0, return_index=True)
-    residual = residual[unique]
+    compared = _compare(thumbnails)
+    residual, pairs = compared.residual, compared.pairs
     copies = connected_components(count, pairs[residual < _ALWAYS].tolist())
-    reference = np.maximum(
-        _reference_by_rank(pairs, residual, copies), _reference_by_step(pairs, residual, crowded, count)
-    )
-    limit = np.minimum(_RATIO * reference[pairs].min(axis=1), _NEVER)
-    is_near = residual < np.maximum(limit, _ALWAYS)
+    by_rank = _reference_by_rank(pairs, residual, copies)[pairs].prod(axis=1) ** 0.5  # the geometric mean
+    by_step = _reference_by_step(pairs, residual, count)[pairs].min(axis=1)  # a step must show in both images
+    limit = np.minimum(_RATIO * np.maximum(by_rank, by_step), MAX_RESIDUAL)
+    is_near = compared.plausible & (residual < np.maximum(limit, _ALWAYS))
     is_possible = ~is_near & (residual < _POSSIBLE)
-    near = _to_pairs(pairs[is_near], residual[is_near])
-    turned = _find_turned(thumbnails, reference, {(pair.first, pair.second) for pair in near})
-    possible = _to_pairs(pairs[is_possible], residual[is_possible])
-    found = {(pair.first, pair.second) for pair in turned}
-    return DuplicatePairs(
-        tuple(sorted((*near, *turned), key=lambda pair: (pair.first, pair.second))),
-        tuple(pair for pair in possible if (pair.first, pair.second) not in found),
-    )
+    return DuplicatePairs(compared.select(is_near), compared.select(is_possible))
 
 
-def _find_turned(thumbnails: Thumbnails, reference: Floats, known: set[tuple[int, int]]) -> tuple[Pair, ...]:
-    """Return the pairs of mirrored or turned copies that are not `known`; reference: (N,)."""
-    pairs, residual = turned_copies.turned_pairs(thumbnails)
-    limit = np.minimum(_TURNED_RATIO * reference[pairs].min(axis=1), _NEVER_TURNED)
-    is_copy = residual < np.maximum(limit, _ALWAYS)
-    return tuple(
-        replace(pair, turned=True)
-        for pair in _to_pairs(pairs[is_copy], residual[is_copy])
-        if (pair.first, pair.second) not in known
-    )
+@dataclass(frozen=True)
+class _Compared:
+    """Pairs (n, 2) of rows, first < second, with their residuals."""
+
+    pairs: Rows
+    residual: Floats
+    plausible: NDArray[np.bool_]
+    turned: NDArray[np.bool_]
+
+    def select(self, chosen: NDArray[np.bool_]) -> tuple[Pair, ...]:
+        columns = (self.pairs[chosen], self.residual[chosen], self.turned[chosen])
+        return tuple(Pair(int(a), int(b), float(r), bool(t)) for (a, b), r, t in zip(*columns, strict=True))
 
 
-def _to_pairs(pairs: Pairs, residual: Floats) -> tuple[Pair, ...]:
-    return tuple(Pair(int(a), int(b), float(r)) for (a, b), r in zip(pairs, residual, strict=True))
+def _compare(thumbnails: Thumbnails) -> _Compared:
+    """Return the residuals of the pairs that are similar at 8 x 8, and of further ones of images with many copies."""
+    equalized = equalize(thumbnails)
+    equalized[is_uniform(thumbnails)] = 0  # else their noise is compared
+    search = CandidateSearch(equalized)
+    nearest = search.nearest()
+    compared = copy_residuals(thumbnails, equalized, nearest)
+    # An image with many close candidates may have more copies than candidates: compare it with more distant images too.
+    close = np.bincount(nearest.pairs[compared.residual < _CROWD].ravel(), minlength=len(thumbnails))
+    distant, dissimilar = search.distant(np.flatnonzero(close >= _MEMBERS))
+    further = copy_residuals(thumbnails, equalized, distant)
+    pairs = np.sort(np.concatenate([nearest.pairs, distant.pairs, dissimilar]), axis=1)
+    missing = len(dissimilar)
+    residual = np.concatenate([compared.residual, further.residual, np.ones(missing, np.float32)])
+    plausible = np.concatenate([compared.plausible, further.plausible, np.zeros(missing, bool)])
+    turned = np.concatenate([compared.turned, further.turned, np.zeros(missing, bool)])
+    pairs, first = np.unique(pairs, axis=0, return_index=True)
+    return _Compared(pairs, residual[first], plausible[first], turned[first])
 
 
-def _correlations(coarse: Floats, rows: Rows) -> Iterator[tuple[Rows, Floats]]:
-    """Yield blocks of the rows (n,) with their correlations with all rows (n, N), -2 with themselves."""
-    for block in np.split(rows, range(_BLOCK, len(rows), _BLOCK)):
-        correlation = coarse[block] @ coarse.T
-        correlation[np.arange(len(block)), block] = -2.0
-        yield block, correlation
-
-
-def _nearest(coarse: Floats) -> Pairs:
-    """Return the pairs (first < second, unique) of each row and its most similar rows at 8 x 8."""
-    count = min(_CANDIDATES, len(coarse) - 1)
-    pairs = []
-    for block, correlation in _correlations(coarse, np.arange(len(coarse))):
-        nearest = np.argpartition(-correlation, count - 1, axis=1)[:, :count]
-        row, rank = np.nonzero(np.take_along_axis(correlation, nearest, axis=1) > _MIN_CORRELATION)
-        pairs.append(np.stack([block[row], nearest[row, rank]], axis=1))
-    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
-
-
-def _distant_pairs(coarse: Floats, rows: Rows) -> Pairs:
-    """Return the pairs of some rows and less similar ones than the nearest, at ranks that double."""
-    ranks = _CANDIDATES * 2 ** np.arange(1, 48) - 1
-    ranks = ranks[ranks < len(coarse) - 1]
-    pairs = [np.zeros((0, 2), np.int64)]
-    for block, correlation in _correlations(coarse, rows):
-        if len(ranks):
-            ranked = np.argpartition(-correlation, ranks, axis=1)[:, ranks]
-            pairs.append(np.stack([np.repeat(block, len(ranks)), ranked.ravel()], axis=1))
-    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
-
-
-def _distant_residuals(thumbnails: Thumbnails, coarse: Floats, pairs: Pairs) -> Floats:
-    """Return the residual (n,) of each pair of rows: at 8 x 8 for pairs that are not similar, else at 32 x 32."""
-    residual: Floats = 1 - np.einsum("nd,nd->n", coarse[pairs[:, 0]], coarse[pairs[:, 1]])
-    similar = residual < 1 - _MIN_CORRELATION
-    residual[similar] = residuals(thumbnails, pairs[similar])
-    return residual
-
-
-def _reference_by_rank(pairs: Pairs, residual: Floats, copies: Rows) -> Floats:
+def _reference_by_rank(pairs: Rows, residual: Floats, copies: Rows) -> Floats:
     """Return for each row (N,) the residual of its `_NEXT`-th similar image, 1 if there are fewer.
 
     copies: (N,) the cluster of certain copies that each row is in; a row's own cluster does not count, and each other
@@ -210,11 +169,12 @@ def _reference_by_rank(pairs: Pairs, residual: Floats, copies: Rows) -> Floats:
     return reference
 
 
-def _reference_by_step(pairs: Pairs, residual: Floats, crowded: Rows, count: int) -> Floats:
+def _reference_by_step(pairs: Rows, residual: Floats, count: int) -> Floats:
     """Return for each row (count,) the residual after the largest step in the sorted residuals of its pairs.
 
-    It is 0 for rows that are not `crowded`, and if the largest step is below a factor of `_STEP`.
+    It is 0 for rows without many close images, and if the largest step is below a factor of `_STEP`.
     """
+    crowded = np.flatnonzero(np.bincount(pairs[residual < _CROWD].ravel(), minlength=count) >= _MEMBERS)
     row, value = pairs.T.ravel(), np.tile(residual, 2).clip(_ALWAYS)
     order = np.lexsort((value, row))
     row, value = row[order], value[order]

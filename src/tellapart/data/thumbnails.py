@@ -1,0 +1,45 @@
+"""Greyscale thumbnails of the images: what the search for near duplicates compares."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tellapart.data.image import ImageArray
+
+Thumbnails = NDArray[np.uint8]  # (N, 64, 64)
+SIDE = 64
+_LEVELS = 256
+# Standard deviations in grey levels. Below the first, a thumbnail is mostly rounding and noise, and is not compared;
+# below the second, its copies may be below the first, or hardly differ from other images.
+_UNIFORM, _NEARLY_UNIFORM = 6.0, 12.0
+
+
+def make_thumbnail(image: ImageArray) -> NDArray[np.uint8]:
+    """Return the thumbnail (64, 64) of an image (H, W, 3)."""
+    grey = Image.fromarray(image).convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def is_uniform(thumbnails: Thumbnails) -> NDArray[np.bool_]:
+    """Return for each thumbnail (N,) whether it has too little contrast to recognize copies of the image."""
+    return _contrast(thumbnails) < _UNIFORM
+
+
+def is_nearly_uniform(thumbnails: Thumbnails) -> NDArray[np.bool_]:
+    """Return for each thumbnail (N,) whether it has so little contrast that copies of the image may be missed."""
+    return _contrast(thumbnails) < _NEARLY_UNIFORM
+
+
+def equalize(thumbnails: Thumbnails) -> Thumbnails:
+    """Replace each grey level by its mean rank in the thumbnail, which removes brightness, contrast and gamma."""
+    equalized = np.empty_like(thumbnails)
+    for row, thumbnail in enumerate(thumbnails):
+        histogram = np.bincount(thumbnail.ravel(), minlength=_LEVELS)
+        rank = (histogram.cumsum() - histogram / 2) / thumbnail.size
+        equalized[row] = (rank * (_LEVELS - 1))[thumbnail]
+    return equalized
+
+
+def _contrast(thumbnails: Thumbnails) -> NDArray[np.float64]:
+    """Return the standard deviation of each thumbnail (N,), in grey levels."""
+    return np.asarray(thumbnails.reshape(len(thumbnails), -1).std(axis=1))
