@@ -4,7 +4,7 @@
     pip install --no-deps ImageHash==4.3.2 PyWavelets==1.9.0
     python benchmarks/near_duplicates.py [photos faces digits cifar mnist5k]
 
-Up to 40 images of each dataset get 1 to 29 copies of a kind (benchmarks/copy_kinds.py), and all copies are searched
+20 images of each dataset get 1 to 29 copies of a kind (benchmarks/copy_kinds.py), and all copies are searched
 for in the whole dataset. About an hour on two cores. Prints one JSON object per dataset, kind, and number of copies:
 for each method, the share of the pairs of copies that end in one cluster, and the number of wrong pairs, besides those
 among the original images, which are printed first. The other methods are used as imagededup does by default: pHash and
@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterable
 
 import imagehash
 import numpy as np
-import torch
 from accuracy import mnist5k, orl, package
 from copy_kinds import CHANGES, make_copies
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional as F
 
 from tellapart.classifier.forward import features_and_logits
 from tellapart.classifier.load import load_pretrained
@@ -31,6 +29,7 @@ from tellapart.data.dataset import ImageDataset
 from tellapart.data.image import ImageArray, read_image
 from tellapart.data.near_duplicates import connected_components, find_near_duplicates
 from tellapart.data.thumbnails import make_thumbnail
+from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress
 
 COUNTS = (2, 6, 12, 30)
@@ -48,14 +47,13 @@ class Lite0:
 
     def __init__(self) -> None:
         self._classifier = load_pretrained("efficientnet_lite0", Progress())
+        self._preprocess = Preprocess(self._classifier.preprocess)
 
     def __call__(self, image: Image.Image) -> Features:
         """Return the features (F,) of an image."""
-        pixels = torch.from_numpy(np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)))
-        network = self._classifier.network.eval()
-        with torch.inference_mode():
-            features, _ = features_and_logits(network, (pixels.permute(2, 0, 1)[None].float() - 127) / 128)
-        return F.normalize(features, dim=1)[0].numpy()
+        pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))[None]
+        features = features_and_logits(self._classifier.network, self._preprocess, pixels)[0][0]
+        return np.asarray(features / np.linalg.norm(features))
 
 
 def _hash_bits(hash_function: Callable[[Image.Image], imagehash.ImageHash]) -> Callable[[Image.Image], Features]:
@@ -154,7 +152,8 @@ def main() -> None:
     for name in sys.argv[1:] or DATASETS:
         images = DATASETS[name]()
         random = np.random.default_rng(1)
-        selected = list(range(40)) if name == "photos" else random.choice(len(images), 20, replace=False).tolist()
+        whole = 40 if name == "photos" else len(images)  # not the parts of photographs
+        selected = random.choice(whole, 20, replace=False).tolist()
         measure(name, images, selected)
 
 
