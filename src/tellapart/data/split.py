@@ -20,6 +20,7 @@ from tellapart.recipe.sections import DataRecipe
 
 Rows = NDArray[np.int64]
 _MAX_POSSIBLE = 0.1  # fraction of a class that possible duplicates may keep together
+_SIMILAR = 0.05  # residual of the possible duplicates that are more similar
 _FEW_TEST_UNITS = 5
 _MAX_HELD_OUT = 0.99  # fraction of the validation and test splits together
 
@@ -178,17 +179,21 @@ def _cautious_units(audit: Audit) -> NDArray[np.int64]:
     """Return the units (N,) to split by: possible duplicates also share a unit, as long as they are few.
 
     A copy in two splits makes the test too easy, while units that are too large do no harm as long as they are small.
-    If many images of a class are similar, as digits are, similarity does not indicate copies.
+    If many images of a class are similar, as digits are, similarity does not indicate copies: units that are too large
+    are taken apart, first without the nearly uniform images, then by more similar pairs.
     """
     labels, n_classes = audit.dataset.labels, len(audit.dataset.classes)
+    most = _MAX_POSSIBLE * np.bincount(labels, minlength=n_classes)
     uniform = np.flatnonzero(audit.uniform)
     pairs = [(pair.first, pair.second) for pair in audit.possible_duplicates]
-    pairs += [(int(uniform[0]), int(row)) for row in uniform[1:]]
-    certain, cautious = independent_units(audit), independent_units(audit, pairs)
-    class_counts = np.bincount(labels, minlength=n_classes)
-    unit_and_label, size = np.unique(cautious * n_classes + labels, return_counts=True)
-    large = unit_and_label[size > _MAX_POSSIBLE * class_counts[unit_and_label % n_classes]] // n_classes
-    return np.where(np.isin(cautious, large), certain, cautious)
+    similar = [(pair.first, pair.second) for pair in audit.possible_duplicates if pair.residual < _SIMILAR]
+    units = independent_units(audit)
+    for further in (similar, pairs, [*pairs, *((int(uniform[0]), int(row)) for row in uniform[1:])]):
+        joined = independent_units(audit, further)
+        unit_and_label, size = np.unique(joined * n_classes + labels, return_counts=True)
+        large = unit_and_label[size > most[unit_and_label % n_classes]] // n_classes
+        units = np.where(np.isin(joined, large), units, joined)
+    return units
 
 
 def _stratify(
