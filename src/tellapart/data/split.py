@@ -20,7 +20,7 @@ from tellapart.recipe.sections import DataRecipe
 
 Rows = NDArray[np.int64]
 _MAX_POSSIBLE = 0.1  # fraction of a class that possible duplicates may keep together
-_SIMILAR = 0.05  # residual of the possible duplicates that are more similar
+_RESIDUALS = (0.05, 0.1, 0.2, 1.0)  # of possible duplicates, below which they share a unit, step by step
 _FEW_TEST_UNITS = 5
 _MAX_HELD_OUT = 0.99  # fraction of the validation and test splits together
 
@@ -179,18 +179,20 @@ def _cautious_units(audit: Audit) -> NDArray[np.int64]:
     """Return the units (N,) to split by: possible duplicates also share a unit, as long as they are few.
 
     A copy in two splits makes the test too easy, while units that are too large do no harm as long as they are small.
-    If many images of a class are similar, as digits are, similarity does not indicate copies: units that are too large
-    are taken apart, first without the nearly uniform images, then by more similar pairs.
+    If many images of a class are similar, as digits are, similarity does not indicate copies: then a unit is only as
+    large as more similar pairs make it. Nearly uniform images are one unit if they are few, too.
     """
     labels, n_classes = audit.dataset.labels, len(audit.dataset.classes)
     most = _MAX_POSSIBLE * np.bincount(labels, minlength=n_classes)
     uniform = np.flatnonzero(audit.uniform)
-    pairs = [(pair.first, pair.second) for pair in audit.possible_duplicates]
-    similar = [(pair.first, pair.second) for pair in audit.possible_duplicates if pair.residual < _SIMILAR]
-    units = independent_units(audit)
-    for further in (similar, pairs, [*pairs, *((int(uniform[0]), int(row)) for row in uniform[1:])]):
-        joined = independent_units(audit, further)
-        unit_and_label, size = np.unique(joined * n_classes + labels, return_counts=True)
+    pairs = []
+    if (np.bincount(labels[uniform], minlength=n_classes) <= most).all():
+        pairs = [(int(uniform[0]), int(row)) for row in uniform[1:]]
+    units, counted = independent_units(audit, pairs), ~audit.uniform
+    for limit in _RESIDUALS:
+        similar = [(pair.first, pair.second) for pair in audit.possible_duplicates if pair.residual < limit]
+        joined = independent_units(audit, [*pairs, *similar])
+        unit_and_label, size = np.unique(joined[counted] * n_classes + labels[counted], return_counts=True)
         large = unit_and_label[size > most[unit_and_label % n_classes]] // n_classes
         units = np.where(np.isin(joined, large), units, joined)
     return units

@@ -11,7 +11,7 @@ SIDE = 64
 _LEVELS = 256
 # Standard deviations in grey levels. Below the first, a thumbnail is mostly rounding and noise, and is not compared;
 # below the second, its copies may be below the first, or hardly differ from other images.
-_UNIFORM, _NEARLY_UNIFORM = 6.0, 12.0
+_UNIFORM, _NEARLY_UNIFORM = 6.0, 10.0
 
 
 def make_thumbnail(image: ImageArray) -> NDArray[np.uint8]:
@@ -31,12 +31,18 @@ def is_nearly_uniform(thumbnails: Thumbnails) -> NDArray[np.bool_]:
 
 
 def equalize(thumbnails: Thumbnails) -> Thumbnails:
-    """Replace each grey level by its mean rank in the thumbnail, which removes brightness, contrast and gamma."""
+    """Replace each grey level by the mean of its rank and its standard score in the thumbnail, in grey levels.
+
+    Both remove brightness and contrast. The rank also removes gamma, but exaggerates the texture of dark and of bright
+    areas, which the score does not.
+    """
     equalized = np.empty_like(thumbnails)
     for row, thumbnail in enumerate(thumbnails):
         histogram = np.bincount(thumbnail.ravel(), minlength=_LEVELS)
-        rank = (histogram.cumsum() - histogram / 2) / thumbnail.size
-        equalized[row] = (rank * (_LEVELS - 1))[thumbnail]
+        rank = (histogram.cumsum() - histogram / 2) / thumbnail.size * (_LEVELS - 1)
+        score = (np.arange(_LEVELS) - thumbnail.mean()) / max(thumbnail.std(), 1.0)
+        scaled = (_LEVELS / 2 + _LEVELS / 4 * score).clip(0, _LEVELS - 1)
+        equalized[row] = ((rank + scaled) / 2)[thumbnail]
     return equalized
 
 
