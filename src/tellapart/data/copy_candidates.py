@@ -1,7 +1,8 @@
 """Candidates for near duplicates: pairs of images that are alike at 8 x 8 in one of many views.
 
 A view is an image as a copy may show it: mirrored, turned by a multiple of 90 degrees, cropped. All views of each image
-are compared with all other whole images. Letters: N images, V views, n pairs.
+are compared with all other whole images. The centers of whole images are compared with each other, too: frames and
+signs, which a copy may add, are at the edges. Letters: N images, V views, n pairs.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ _CELLS = 8  # a view has _CELLS x _CELLS values
 _SAMPLES = 8  # positions averaged in a cell, per axis
 _CROPS = (1.0, 0.85, 0.7)  # sides of the central crops
 _OFF_CENTER = 0.85  # side of the crops at the edges and in the corners
+_CENTER = 0.7  # side of the centers that are compared with each other
 _NEAREST = 8  # candidates of each view's image, and as many of each whole image
 _MIN_CORRELATION = 0.3
 _BLOCK = 1000  # images compared with all others at once
@@ -45,12 +47,13 @@ class Candidates:
 
 
 class CandidateSearch:
-    """Compares thumbnails (N, 64, 64), already equalized, at 8 x 8 in all views: 32 N^2 x 64 multiplications."""
+    """Compares thumbnails (N, 64, 64), already equalized, at 8 x 8 in all views: 33 N^2 x 64 multiplications."""
 
     def __init__(self, thumbnails: Thumbnails) -> None:
         self._views = _all_views()
         self._vectors = np.stack([_vectors(thumbnails, view) for view in self._views])  # V N 64
-        self._vectors[:, is_uniform(thumbnails)] = 0.0
+        self._centers = _vectors(thumbnails, View(_CENTER * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)))
+        self._vectors[:, is_uniform(thumbnails)] = self._centers[is_uniform(thumbnails)] = 0.0
 
     def nearest(self) -> Candidates:
         """Return the most similar pairs of each image, each pair once."""
@@ -90,8 +93,8 @@ class CandidateSearch:
         """Yield blocks of the rows (n,) with the largest correlation of their views with each whole image (n, N)."""
         whole = self._vectors[0]
         for block in np.split(rows, range(_BLOCK, len(rows), _BLOCK)):
-            largest = self._vectors[0, block] @ whole.T
-            for vectors in self._vectors[1:]:
+            largest = self._centers[block] @ self._centers.T
+            for vectors in self._vectors:
                 np.maximum(largest, vectors[block] @ whole.T, out=largest)
             largest[np.arange(len(block)), block] = -2.0
             yield block, largest
@@ -104,6 +107,8 @@ class CandidateSearch:
         pairs = np.concatenate([pairs, pairs[:, ::-1]])
         whole, viewed = pairs.T
         correlation = np.stack([np.einsum("nd,nd->n", v[viewed], self._vectors[0, whole]) for v in self._vectors])
+        of_centers = np.einsum("nd,nd->n", self._centers[viewed], self._centers[whole])
+        correlation[0] = np.maximum(correlation[0], of_centers)  # the first view is the whole image
         best = correlation.reshape(len(self._views), 2, -1)  # V, direction, pair
         view, direction = np.divmod(best.reshape(-1, best.shape[2]).argmax(axis=0), 2)
         chosen = direction * best.shape[2] + np.arange(best.shape[2])

@@ -25,9 +25,9 @@ MAX_RESIDUAL = 0.025  # a larger residual is not a near duplicate,
 _POSSIBLE = 0.3  # but below this it is a possible one
 _RATIO = 0.068  # in between, the residual must be below this share of that of the next similar images
 _NEXT = 5  # rank of the similar image that is the reference, not counting those below _ALWAYS,
-_STEP = 8.0  # unless the residuals rise by this factor further on: then all before the step are copies
+_STEP = 3.0  # unless the residuals of many close images rise by this factor: then it is the _NEXT-th after the step
 _CROWD, _MEMBERS = 0.06, 4  # images with this many residuals below _CROWD are searched for such a step
-_MAX_REFERENCE = 0.4  # residual after the step, at most
+_MAX_REFERENCE = 0.4  # of the reference after a step
 _MIN_CACHED = 500  # images: fewer are compared in seconds
 
 
@@ -55,8 +55,8 @@ class DuplicatePairs:
 def find_near_duplicates(thumbnails: Thumbnails) -> DuplicatePairs:
     """Return the near and possible duplicates among thumbnails (N, 64, 64), sorted.
 
-    All images are compared with all others at 8 x 8 in 32 views, with 32 N^2 x 64 multiplications. For many images, the
-    result is cached.
+    All images are compared with all others at 8 x 8 in 32 views and by their centers, with 33 N^2 x 64
+    multiplications. For many images, the result is cached.
     """
     if len(thumbnails) < _MIN_CACHED:
         return _find_pairs(thumbnails)
@@ -170,9 +170,9 @@ def _reference_by_rank(pairs: Rows, residual: Floats, copies: Rows) -> Floats:
 
 
 def _reference_by_step(pairs: Rows, residual: Floats, count: int) -> Floats:
-    """Return for each row (count,) the residual after the largest step in the sorted residuals of its pairs.
+    """Return for each row (count,) the `_NEXT`-th residual after the last step in the sorted residuals of its pairs.
 
-    It is 0 for rows without many close images, and if the largest step is below a factor of `_STEP`.
+    A step is a rise by a factor of `_STEP`. It is 0 for rows without many close images, and without a step.
     """
     crowded = np.flatnonzero(np.bincount(pairs[residual < _CROWD].ravel(), minlength=count) >= _MEMBERS)
     row, value = pairs.T.ravel(), np.tile(residual, 2).clip(_ALWAYS)
@@ -183,7 +183,7 @@ def _reference_by_step(pairs: Rows, residual: Floats, count: int) -> Floats:
         values = value[slice(*np.searchsorted(row, [crowded_row, crowded_row + 1]))]
         # Images of one class may also be far more similar to each other than to those of another class. So a step
         # counts only after a residual that a copy may have, and the reference is limited.
-        step = np.where(values[:-1] < _CROWD, values[1:] / values[:-1], 0.0)
-        if len(step) and step.max() >= _STEP:
-            reference[crowded_row] = min(values[step.argmax() + 1], _MAX_REFERENCE)
+        step = np.flatnonzero((values[:-1] < MAX_RESIDUAL) & (values[1:] >= _STEP * values[:-1]))
+        if len(step):
+            reference[crowded_row] = min([*values[step[-1] + _NEXT :][:1], _MAX_REFERENCE])
     return reference
