@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from tellapart.classifier.calibrate import calibrate
 from tellapart.classifier.forward import features_and_logits
 from tellapart.classifier.load import load_classifier_bytes
-from tellapart.data.audit import audit_dataset, check_unreadable_fraction
+from tellapart.data.audit import audit_dataset
 from tellapart.data.dataset import (
     ArrayImages,
     FileImages,
@@ -34,7 +34,7 @@ from tellapart.data.dataset import (
 )
 from tellapart.data.image import ImageArray
 from tellapart.data.independence import units_of
-from tellapart.data.split import Splits, make_holdout
+from tellapart.data.split import Splits, check_unreadable_fraction, make_holdout
 from tellapart.errors import ImageInputError, InterruptedTrainingError, UnreadableImageError
 from tellapart.inference.base_predictor import to_image
 from tellapart.pipeline.defaults import resolve_defaults

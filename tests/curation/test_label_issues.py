@@ -330,7 +330,7 @@ def test_the_manifest_has_groups_splits_and_unreadable_files(tmp_path, capsys):
 
 def test_a_manifest_that_cannot_be_written_is_refused_before_the_audit(tmp_path):
     pixels, labels = digits(40)
-    with pytest.raises(LabelIssuesError):
+    with pytest.raises(SaveError):
         find_label_issues((pixels, labels), out=tmp_path / "labels.csv")
     folder = digit_folder(tmp_path / "images", 2, 3)
     for path in (tmp_path / "labels.txt", tmp_path / "nowhere" / "labels.csv"):

@@ -11,12 +11,13 @@ from encoding import encode
 from folders import digit_folder
 from image_copies import crop, light_copies
 from tellapart.data import near_duplicates
-from tellapart.data.audit import AuditWarningKind, audit_dataset, check_unreadable_fraction
+from tellapart.data.audit import AuditWarningKind, audit_dataset
 from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import dataset_from_labels
 from tellapart.data.image import decode, read_image
 from tellapart.data.near_duplicates import Pair
 from tellapart.data.sources import load_dataset
+from tellapart.data.split import check_unreadable_fraction
 from tellapart.data.thumbnails import make_thumbnail
 from tellapart.errors import TooManyUnreadableError
 

@@ -15,8 +15,9 @@ from tellapart.data.dataset import SPLITS, ArrayImages, dataset_from_labels
 from tellapart.data.image import read_image
 from tellapart.data.near_duplicates import Pair
 from tellapart.data.sources import load_dataset
-from tellapart.data.split import make_folds, make_holdout, make_splits, training_obstacle, write_splits
+from tellapart.data.split import make_folds, make_holdout, make_splits, training_obstacle
 from tellapart.data.stratify import stratify
+from tellapart.data.written_manifests import write_splits
 from tellapart.errors import LeakageError, SplitError, TooManyUnreadableError
 from tellapart.recipe.sections import DataRecipe
 

@@ -11,7 +11,7 @@ from recording import RecordingProgress
 from tellapart.data.arrays import from_arrays
 from tellapart.data.builtin import load_digits
 from tellapart.data.pixel_cache import LazyPixels
-from tellapart.data.split import read_splits
+from tellapart.data.written_manifests import read_splits
 from tellapart.errors import CheckpointError, RecipeError
 from tellapart.evaluation.scoring import compute_metrics
 from tellapart.inference.load_predictor import load

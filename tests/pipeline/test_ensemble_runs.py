@@ -7,7 +7,7 @@ import pytest
 
 import tellapart
 from folders import QUICK, digit_folder, run_cli
-from tellapart.data.split import read_splits
+from tellapart.data.written_manifests import read_splits
 from tellapart.errors import EnsembleError, RunExistsError
 from tellapart.pipeline.train import train
 from tellapart.runs.run import read_run

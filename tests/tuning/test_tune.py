@@ -14,7 +14,8 @@ from recording import RecordingProgress
 from tellapart.data.audit import audit_dataset
 from tellapart.data.pixel_cache import LazyPixels
 from tellapart.data.sources import load_dataset
-from tellapart.data.split import make_splits, read_splits
+from tellapart.data.split import make_splits
+from tellapart.data.written_manifests import read_splits
 from tellapart.errors import RunExistsError, TuningError
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe, load_recipe

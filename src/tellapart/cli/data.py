@@ -22,20 +22,40 @@ app = typer.Typer()
 
 
 @app.command()
-def audit(source: SourceArgument, json_output: Json = False) -> None:
+def audit(
+    source: SourceArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "Write a manifest (.csv) of all images to this file, where those with names of copies or frames of one "
+                "image share a group; check it, then train on it."
+            )
+        ),
+    ] = None,
+    json_output: Json = False,
+) -> None:
     """Check every image: unreadable files, duplicates, label conflicts.
 
     Also reports class balance and image sizes.
     """
     from tellapart.data.split import training_obstacle
+    from tellapart.data.written_manifests import check_manifest_path, save_name_groups
 
     progress = TerminalProgress()
-    result = tellapart.audit_dataset(tellapart.load_dataset(source, progress), progress)
+    dataset = tellapart.load_dataset(source, progress)
+    if out:
+        check_manifest_path(dataset, out, "corrected groups")
+    result = tellapart.audit_dataset(dataset, progress)
     error = training_obstacle(result)
+    if out:
+        save_name_groups(result, out)
     if json_output:
         print_json(result.to_json() | {"obstacle": {"code": error.code, "message": str(error)} if error else None})
         return
     print_audit(result)
+    if out:
+        terminal().print(f"All images are in {printable(str(out))}: check its groups, then train on it.", markup=False)
     if error:
         terminal().print(f"Training would fail: {error}", markup=False)
 
@@ -98,6 +118,7 @@ def print_audit(result: "Audit") -> None:
     print_list("Unreadable images", [f"{s['path']}: {s['reason']}" for s in values["unreadable"]])
     print_list("Exact duplicates", [" = ".join(group) for group in values["exact_duplicates"]])
     print_list("Near duplicates", [" ~ ".join(pair["paths"]) for pair in values["near_duplicates"]])
+    print_list("Names of copies or frames of one image", [", ".join(group) for group in values["name_groups"]])
     print_list("Label conflicts: the same image with two labels", [" / ".join(g) for g in values["label_conflicts"]])
     print_warnings(values["warnings"])
 

@@ -3,7 +3,6 @@
 Letters: N rows of the dataset, J of them scored, K classes.
 """
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +17,17 @@ from tellapart.curation.feature_extractors import FeatureExtractor, candidate_fe
 from tellapart.curation.kernel_classifier import Folds, KernelSettings, choose_settings, cross_validate
 from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.batching import batch_slices
-from tellapart.data.dataset import SPLITS, FileImages, ImageDataset
+from tellapart.data.dataset import ImageDataset
 from tellapart.data.independence import independent_units
-from tellapart.data.manifest import LABEL_ISSUE_COLUMNS, write_manifest
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import make_folds, path_in_manifest
-from tellapart.errors import LabelIssuesError, SaveError, printable
-from tellapart.io.atomic import check_writable, save_error
+from tellapart.data.split import make_folds
+from tellapart.data.written_manifests import check_manifest_path, manifest_record, save_manifest
+from tellapart.errors import LabelIssuesError
 from tellapart.progress import Event, Progress, progress_for_viewers
 from tellapart.uncertainty.ood import fit_ood_detector
 
 _FOLDS = 5
+_CONTENT = "corrected labels"
 _SAMPLE = 600  # rows that the features are chosen on
 _FENCE = 3.0  # interquartile ranges
 _BLOCK = 1024
@@ -110,31 +109,14 @@ class LabelIssues:
     def save(self, path: str | Path) -> None:
         """Write all rows as a manifest to correct and train with; image paths are relative to it.
 
-        Raises `LabelIssuesError` if the images are not files, `SaveError` if the file exists or cannot be written.
+        Raises `SaveError` if the images are not files, or if the file exists or cannot be written.
         """
         path = Path(path)
-        _check_manifest_path(self.dataset, path)
-        has_split, has_groups = self.dataset.has_given_split, self.dataset.groups is not None
-        other_columns = [name for name in self.dataset.columns if name not in LABEL_ISSUE_COLUMNS]
-        columns = ["path", "label", *["group"] * has_groups, *["split"] * has_split, *other_columns]
-        columns += LABEL_ISSUE_COLUMNS
-        records = [self._record(entry, path.parent) for entry in self.table]
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            write_manifest(unfinished, [{name: record[name] for name in columns} for record in records], columns)
-            os.replace(unfinished, path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise save_error(path, error) from error
+        check_manifest_path(self.dataset, path, _CONTENT)
+        save_manifest(path, self.dataset, [self._record(entry, path.parent) for entry in self.table])
 
     def _record(self, entry: dict[str, Any], folder: Path) -> dict[str, str]:
-        dataset, row = self.dataset, entry["row"]
-        return {
-            **{name: values[row] for name, values in dataset.columns.items()},
-            "path": path_in_manifest(dataset, row, folder),
-            "label": entry["label"],
-            "group": "" if dataset.groups is None else dataset.group_names[dataset.groups[row]],
-            "split": SPLITS[dataset.given_split[row]],
+        return manifest_record(self.dataset, entry["row"], folder) | {
             "suggested": entry["suggested"] or "",
             "probability": "" if entry["probability"] is None else f"{entry['probability']:.4f}",
             "kind": entry["kind"],
@@ -178,7 +160,7 @@ def find_label_issues(
     progress = progress or progress_for_viewers()
     dataset = load_dataset(source, progress)
     if out is not None:
-        _check_manifest_path(dataset, Path(out))
+        check_manifest_path(dataset, Path(out), _CONTENT)
     issues = _score_labels(audit_dataset(dataset, progress), seed, progress)
     if out is not None:
         issues.save(out)
@@ -206,18 +188,6 @@ def _score_labels(audit: Audit, seed: int, progress: Progress) -> LabelIssues:
         ambiguous=ambiguous_pairs(probabilities, labels[rows]),
         features=name,
     )
-
-
-def _check_manifest_path(dataset: ImageDataset, path: Path) -> None:
-    """Raise `LabelIssuesError` or `SaveError` if no manifest of these images can be written to `path`."""
-    if not isinstance(dataset.images, FileImages):
-        raise LabelIssuesError(
-            f"The images of {dataset.title} are not files, so no manifest can be written: omit --out, and correct the "
-            "labels by the row numbers in the JSON output."
-        )
-    if path.suffix.lower() != ".csv":
-        raise SaveError(f"Cannot write {printable(str(path))}: expected a file name that ends in .csv.")
-    check_writable(path, "it may contain corrected labels")
 
 
 def _scorable_rows(audit: Audit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

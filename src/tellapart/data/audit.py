@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.dataset import ImageDataset, SkippedFile
+from tellapart.data.dataset import ImageDataset, SkippedFile, is_split_name
 from tellapart.data.image_summary import DIGEST_BYTES, ImageSummary, summarize_image
+from tellapart.data.name_groups import name_groups
 from tellapart.data.near_duplicates import MAX_RESIDUAL, Pair, connected_components, find_near_duplicates
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
 from tellapart.data.thumbnails import SIDE, is_nearly_uniform
-from tellapart.errors import TooManyUnreadableError, UnreadableImageError
+from tellapart.errors import UnreadableImageError, printable
 from tellapart.progress import Progress
 
 _IMBALANCED = 10  # ratio of the largest class to the smallest
@@ -33,6 +34,7 @@ class AuditWarningKind(StrEnum):
     LEAKAGE = "leakage"
     DUPLICATES = "duplicates"
     LOOK_ALIKES = "look_alikes"
+    NAME_GROUPS = "name_groups"
     SIMILAR_CLASS_NAMES = "similar_class_names"
     IMBALANCE = "imbalance"
     DIM_IMAGES = "dim_images"
@@ -65,8 +67,8 @@ class Audit:
     started_at: float = 0.0
 
     def __repr__(self) -> str:
-        content = f"{_count(len(self.dataset), 'image')}, {_count(len(self.dataset.classes), 'class', 'classes')}"
-        return f"<Audit of {self.dataset.title}: {content}, {_count(len(self.warnings()), 'warning')}>"
+        images, classes = _count(len(self.dataset), "image"), _count(len(self.dataset.classes), "class", "classes")
+        return f"<Audit of {self.dataset.title}: {images}, {classes}, {_count(len(self.warnings()), 'warning')}>"
 
     @property
     def readable_rows(self) -> NDArray[np.int64]:
@@ -101,6 +103,15 @@ class Audit:
         clusters, rows = self.duplicate_clusters(), np.array(pairs, np.int64).reshape(-1, 2)
         apart = rows[clusters[rows[:, 0]] != clusters[rows[:, 1]]]
         return np.flatnonzero(np.bincount(apart.ravel(), minlength=len(self.dataset)) >= _LOOK_ALIKES)
+
+    @property
+    def name_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of rows that are copies or frames by their names, but no duplicates; none if the source has groups."""
+        if self.dataset.groups is not None:
+            return ()
+        names, clusters = [self.dataset.images.name(row) for row in range(len(self.dataset))], self.duplicate_clusters()
+        groups = name_groups(names, lambda folder: folder in self.dataset.classes or is_split_name(folder))
+        return tuple(rows for rows in groups if len(set(clusters[list(rows)].tolist())) > 1)
 
     def count_leaks(self) -> int:
         """Return the number of clusters of duplicates that are in more than one split of a given split."""
@@ -166,6 +177,12 @@ class Audit:
                 f"{_count(look_alikes, 'image')} with {_LOOK_ALIKES} or more look-alikes that were not joined: if "
                 "these are copies, give them a group, or the metrics are too optimistic."
             )
+        if groups := self.name_groups:
+            one, other = (printable(self.dataset.images.name(row)) for row in groups[0][:2])
+            warnings[AuditWarningKind.NAME_GROUPS] = (
+                f"{_count(sum(map(len, groups)), 'image')} with names of copies or frames, such as {one} and {other}: "
+                "if they are, save their groups with `tellapart audit --out groups.csv` and train on that file."
+            )
         return warnings
 
     def _content_warnings(self) -> dict[AuditWarningKind, str]:
@@ -198,6 +215,7 @@ class Audit:
                 {"paths": [name(p.first), name(p.second)], "residual": round(p.residual, 5)}
                 for p in self.near_duplicates
             ],
+            "name_groups": [[name(row) for row in group] for group in self.name_groups],
             "label_conflicts": [[name(row) for row in group] for group in self.label_conflicts]
             + [[name(pair.first), name(pair.second)] for pair in self.near_label_conflicts],
             "sizes": {"width": _summarize(self.widths[rows]), "height": _summarize(self.heights[rows])},
@@ -243,19 +261,6 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
     )
 
 
-def check_unreadable_fraction(audit: Audit, max_fraction: float) -> None:
-    """Raise `TooManyUnreadableError` if more than this fraction is unreadable; one image may be, unless it is 0."""
-    count, total = len(audit.unreadable), len(audit.dataset)
-    fraction = count / max(1, total)
-    if fraction > max_fraction and (count > 1 or max_fraction == 0):
-        row, reason = audit.unreadable[0]
-        raise TooManyUnreadableError(
-            f"{count} of {total} images ({fraction:.1%}) cannot be read, more than the allowed {max_fraction:.1%}; the "
-            f"first is {audit.dataset.images.name(row)} ({reason}). Repair or remove them, or allow more with "
-            f"--set data.max_unreadable_fraction={min(1.0, round(fraction + 0.005, 2)):g}."
-        )
-
-
 def _summarize_image(dataset: ImageDataset, row: int) -> ImageSummary | str:
     """Return the summary of an image, or why it cannot be read."""
     try:
@@ -269,10 +274,10 @@ def _near_and_possible(
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Return the near and the possible duplicates among the rows, of exact duplicates only the first."""
     rows = np.array(sorted(rows[0] for rows in rows_by_digest.values()), np.int64)
-    duplicates = find_near_duplicates(thumbnails[rows])
+    found = find_near_duplicates(thumbnails[rows])
     near, possible = (
         tuple(replace(pair, first=int(rows[pair.first]), second=int(rows[pair.second])) for pair in pairs)
-        for pairs in (duplicates.near, duplicates.possible)
+        for pairs in (found.near, found.possible)
     )
     return near, possible
 
@@ -289,6 +294,5 @@ def _count(count: int, singular: str, plural: str = "") -> str:
 
 
 def _summarize(values: NDArray[np.int32]) -> dict[str, int]:
-    if not len(values):
-        return {"min": 0, "median": 0, "max": 0}
+    values = values if len(values) else np.zeros(1, np.int32)
     return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}

@@ -1,21 +1,17 @@
 """`ImageDataset` -> `Splits`: stratified and seeded, without leakage: no group and no image is in two splits."""
 
-import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import Audit, check_unreadable_fraction
-from tellapart.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, FileImages, ImageDataset, SkippedFile
+from tellapart.data.audit import Audit
+from tellapart.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, ImageDataset, SkippedFile
 from tellapart.data.independence import independent_units
-from tellapart.data.manifest import write_manifest
 from tellapart.data.seen_images import SeenImages
 from tellapart.data.stratify import stratify
-from tellapart.errors import LeakageError, ManifestError, SplitError, TellapartError, printable
+from tellapart.errors import LeakageError, SplitError, TellapartError, TooManyUnreadableError, printable
 from tellapart.recipe.sections import DataRecipe
 
 Rows = NDArray[np.int64]
@@ -110,6 +106,19 @@ def training_obstacle(audit: Audit) -> TellapartError | None:
     return None
 
 
+def check_unreadable_fraction(audit: Audit, max_fraction: float) -> None:
+    """Raise `TooManyUnreadableError` if more than this fraction is unreadable; one image may be, unless it is 0."""
+    count, total = len(audit.unreadable), len(audit.dataset)
+    fraction = count / max(1, total)
+    if fraction > max_fraction and (count > 1 or max_fraction == 0):
+        row, reason = audit.unreadable[0]
+        raise TooManyUnreadableError(
+            f"{count} of {total} images ({fraction:.1%}) cannot be read, more than the allowed {max_fraction:.1%}; the "
+            f"first is {audit.dataset.images.name(row)} ({reason}). Repair or remove them, or allow more with "
+            f"--set data.max_unreadable_fraction={min(1.0, round(fraction + 0.005, 2)):g}."
+        )
+
+
 def make_folds(audit: Audit, rows: Rows, count: int, seed: int) -> NDArray[np.int8]:
     """Return the fold (N,), below `count`, of each row: stratified, groups and duplicates in one fold.
 
@@ -132,47 +141,6 @@ def make_holdout(audit: Audit, fraction: float, seed: int) -> tuple[Rows, Rows]:
     _check_enough(dataset, rows, units, fractions)
     splits = _stratify(dataset, rows, units, fractions, seed)
     return rows[splits == 0], rows[splits == 1]
-
-
-def write_splits(path: Path, dataset: ImageDataset, splits: Splits) -> None:
-    """Save the splits as a manifest that `tellapart train` accepts; paths are relative to it."""
-    records: dict[int, dict[str, str]] = {}
-    for split, rows in zip(SPLITS, splits.as_tuple(), strict=True):
-        for row in rows.tolist():
-            records[row] = {
-                "path": path_in_manifest(dataset, row, path.parent),
-                "label": dataset.label_name(row),
-                "split": split,
-            }
-            if dataset.groups is not None:
-                records[row]["group"] = dataset.group_names[dataset.groups[row]]
-    columns = ["path", "label", *(["group"] if dataset.groups is not None else []), "split"]
-    write_manifest(path, [records[row] for row in sorted(records)], columns)
-
-
-def read_splits(path: Path) -> dict[str, list[str]]:
-    """Return what `write_splits` saved: the paths of the images by split name; raises `ManifestError`."""
-    paths: dict[str, list[str]] = {split: [] for split in SPLITS}
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for record in csv.DictReader(file):
-                paths[record["split"]].append(record["path"])
-    except (OSError, KeyError, csv.Error) as error:
-        raise ManifestError(
-            f"{printable(str(path))} is not the split file of a run: restore the original file."
-        ) from error
-    return paths
-
-
-def path_in_manifest(dataset: ImageDataset, row: int, folder: Path) -> str:
-    """Return the path of an image relative to the folder of a manifest; its name if it has no file of its own."""
-    if not isinstance(dataset.images, FileImages):
-        return dataset.images.name(row)
-    path = dataset.images.path(row).absolute()
-    try:
-        return os.path.relpath(path, folder.absolute())
-    except ValueError:  # on another drive
-        return str(path)
 
 
 def _cautious_units(audit: Audit) -> NDArray[np.int64]:

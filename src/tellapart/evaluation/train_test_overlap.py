@@ -13,8 +13,8 @@ from tellapart.data.dataset import SPLITS, TEST, TRAIN, FileImages, ImageDataset
 from tellapart.data.image_summary import pixel_digest
 from tellapart.data.seen_images import SeenImages
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import read_splits
 from tellapart.data.threads import map_in_order
+from tellapart.data.written_manifests import read_splits
 from tellapart.errors import ComparisonError, LeakageError, SourceError
 from tellapart.evaluation.dataset import EvaluationSet, OpenedModel
 from tellapart.io.run_directory import RunDirectory

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tellapart.data.audit import Audit, audit_dataset, check_unreadable_fraction
+from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import Splits, make_splits, set_aside_seen, small_test_warning
+from tellapart.data.split import Splits, check_unreadable_fraction, make_splits, set_aside_seen, small_test_warning
 from tellapart.errors import RecipeError, printable
 from tellapart.models import get_entry
 from tellapart.models.registry import SEQUENTIAL

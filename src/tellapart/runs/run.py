@@ -17,7 +17,8 @@ from tellapart.classifier.load import load_classifier_file
 from tellapart.data.audit import Audit
 from tellapart.data.manifest import write_manifest
 from tellapart.data.sources import Source
-from tellapart.data.split import Splits, write_splits
+from tellapart.data.split import Splits
+from tellapart.data.written_manifests import write_splits
 from tellapart.errors import CheckpointError, RecipeError, RunExistsError, printable
 from tellapart.evaluation.report.plots import confusion, training_curves
 from tellapart.io.atomic import make_folder, save_error, write_atomic

@@ -1,0 +1,96 @@
+"""Groups that file names suggest, with names as augmentation tools and video players write them."""
+
+import csv
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folders import run_cli
+from tellapart.data.audit import AuditWarningKind, audit_dataset
+from tellapart.data.independence import independent_units
+from tellapart.data.name_groups import name_groups
+from tellapart.data.sources import load_dataset
+from tellapart.data.written_manifests import save_name_groups
+from tellapart.errors import SaveError
+
+HASH = "8e2d1f0b7a6c5d4e3f2a1b0c9d8e7f60"
+UUID = "0b7a6c5d-4e3f-2a1b-0c9d-8e7f60123456"
+BASES = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=12).map("img{}".format)
+COPIES = [
+    "{}_aug3",
+    "{}-augmented-12",
+    "{}_flip",
+    "{}_hflip",
+    "{} - Copy",
+    "{} copy 2",
+    "{}_rot90",
+    "{}-frame07",
+    "{}_frame_0001",
+    f"{{}}_jpg.rf.{HASH}",
+    f"cats_original_{{}}.jpg_{UUID}",
+    "{}_aug3_flip",
+]
+
+
+def groups_of(names, ignored=()):
+    return [[names[row] for row in rows] for rows in name_groups(names, ignored.__contains__)]
+
+
+@given(BASES, st.lists(st.sampled_from(COPIES), min_size=1, max_size=4, unique=True))
+def test_an_image_and_its_copies_are_one_group(base, copies):
+    names = [f"cat/{base}.jpg", "cat/other.jpg", *(f"cat/{copy.format(base)}.png" for copy in copies)]
+    assert groups_of(names) == [[name for name in names if name != "cat/other.jpg"]]
+
+
+@given(st.lists(BASES, min_size=2, max_size=6, unique=True), st.sampled_from(COPIES))
+def test_copies_of_different_images_are_no_group(bases, copy):
+    assert groups_of([copy.format(base) + ".jpg" for base in bases]) == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat (1).jpg", "cat (2).jpg"],
+        ["IMG_0001.jpg", "IMG_0002.jpg"],
+        ["frame01.jpg", "frame02.jpg"],
+        ["cat.jpg", "cat.png"],
+        ["flip.jpg", "rot.jpg"],
+        ["patient1/scan_frame1.png", "patient2/scan_frame2.png"],
+        ["hotel_shrimp_1.jpg", "hotel_shrimp_2.jpg"],
+    ],
+)
+def test_names_that_number_different_images_are_no_group(names):
+    assert groups_of(names) == []
+
+
+def test_folders_of_classes_and_splits_do_not_tell_images_apart():
+    names = ["train/walk/v1-frame01.png", "test/walk/v1-frame02.png", "train/run/v1-frame03.png"]
+    assert groups_of(names, ("train", "test", "walk", "run")) == [names]
+
+
+def test_the_groups_to_confirm_are_saved_and_kept_together(make_tree, small_images, tmp_path, capsys):
+    root = make_tree({"a": small_images[:9], "b": small_images[9:18]})
+    for name in "ab":
+        for number, path in enumerate(sorted((root / name).iterdir())):
+            path.rename(path.with_name(f"{name}{number // 3}-frame{number % 3:02d}{path.suffix}"))
+    audit = audit_dataset(root)
+    assert len(audit.name_groups) == 6
+    assert AuditWarningKind.NAME_GROUPS in audit.warnings_by_kind()
+    code, _, err = run_cli(capsys, "audit", root, "--out", tmp_path / "groups.csv", "--json")
+    assert code == 0, err
+    with open(tmp_path / "groups.csv", newline="") as file:
+        assert next(csv.reader(file)) == ["path", "label", "group"]
+    confirmed = audit_dataset(tmp_path / "groups.csv")
+    assert confirmed.name_groups == ()
+    units = independent_units(confirmed)
+    numbers = [str(name).rsplit("-", 1)[0] for name in confirmed.dataset.images.names]
+    assert len(set(units.tolist())) == len(set(zip(units.tolist(), numbers, strict=True))) == 6
+
+
+def test_a_manifest_of_groups_does_not_overwrite_one(make_tree, small_images, tmp_path):
+    audit = audit_dataset(load_dataset(make_tree({"a": small_images[:3], "b": small_images[3:6]})))
+    save_name_groups(audit, tmp_path / "groups.csv")
+    with pytest.raises(SaveError):
+        save_name_groups(audit, tmp_path / "groups.csv")
