@@ -44,6 +44,7 @@ def make_audit(labels, groups=None, copies=(), unreadable=(), splits=None, possi
         grey=flags,
         dim=flags,
         digests=np.zeros((count, 16), np.uint8),
+        outlines=np.zeros((count, 64), np.int8),
         fingerprint="",
     )
 

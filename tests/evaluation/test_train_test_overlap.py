@@ -9,6 +9,7 @@ from PIL import Image
 
 import tellapart
 from folders import QUICK, digit_folder
+from image_copies import light_copies
 from tellapart.errors import LeakageError
 from tellapart.pipeline.ensemble_runs import ensemble
 from tellapart.pipeline.train import train
@@ -135,3 +136,30 @@ def test_a_search_from_weights_that_have_seen_the_test_images_is_refused_before_
     with pytest.raises(LeakageError):
         tellapart.tune(root / "images", out=tmp_path / "search", trials=2, weights=weights, test_fraction=0.4, epochs=1)
     assert not (tmp_path / "search").exists()
+
+
+def test_changed_copies_of_seen_images_are_evaluated_and_told(root, photos, tmp_path):
+    random, rows = np.random.default_rng(0), []
+    for number, path in enumerate(photos):
+        image = Image.open(path).convert("RGB")
+        w, h = image.width // 3, image.height // 2
+        rows += [
+            (image.crop((w * i, h * j, w * (i + 1), h * (j + 1))), "ab"[number % 2]) for i in range(3) for j in (0, 1)
+        ]
+    folders = {name: tmp_path / name for name in ("all", "copies", "new")}
+    for number, (image, label) in enumerate(rows):
+        folder = folders["new" if number % 6 == 0 else "all"] / label
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    run = train(folders["all"], out=tmp_path / "run", **QUICK | {"size": 32})
+    originals = sorted(folders["all"].rglob("*.png"))
+    for path in originals:
+        target = folders["copies"] / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = light_copies(Image.open(path), 2, random)[1]
+        (copy.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if int(path.stem) % 2 else copy).save(target)
+    trained = len(run.classifier.seen.outlines)
+    changed = tellapart.evaluate(run.directory, folders["copies"])
+    assert changed.metrics["images"] == len(originals)
+    assert int(changed.warnings[0].split()[0]) > 0.7 * trained
+    assert not any("copies" in warning for warning in tellapart.evaluate(run.directory, folders["new"]).warnings)

@@ -14,7 +14,7 @@ from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import OOD_PREFIX, Classifier
 from tellapart.classifier.file import decode_file
 from tellapart.classifier.forward import default_device
-from tellapart.data.seen_images import TRAINED, TUNED, SeenImages
+from tellapart.data.seen_images import ARRAYS, SeenImages
 from tellapart.errors import ClassifierFileError, TellapartError, UnknownModelError, did_you_mean, printable
 from tellapart.inference.prediction import parse_classes, parse_temperature
 from tellapart.io.run_directory import CLASSIFIER, RunDirectory
@@ -85,7 +85,7 @@ def read_seen_images(path: Path) -> SeenImages:
     name = printable(str(path))
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            names = set(file.keys()) & {TRAINED, TUNED}
+            names = set(file.keys()) & ARRAYS.keys()
             return SeenImages.from_arrays({key: file.get_tensor(key) for key in names})
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ClassifierFileError(f"Cannot read {name}: {error}.") from error
@@ -136,7 +136,7 @@ def _suggestion(path: Path) -> str:
 def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[str, Tensor]) -> Classifier:
     ood_names = [name for name in tensors if name.startswith(OOD_PREFIX)]
     ood_arrays = {name.removeprefix(OOD_PREFIX): tensors.pop(name).numpy() for name in ood_names}
-    seen = {name: tensors.pop(name).numpy() for name in (TRAINED, TUNED) if name in tensors}
+    seen = {name: tensors.pop(name).numpy() for name in ARRAYS if name in tensors}
     network = architecture.build()
     network.load_state_dict(tensors)
     classes = parse_classes(document["classes"])
@@ -160,7 +160,7 @@ def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[s
 
 def _is_no_weight(name: str) -> bool:
     """Return whether a tensor of a classifier file does not belong to its network."""
-    return name.startswith(OOD_PREFIX) or name in (TRAINED, TUNED)
+    return name.startswith(OOD_PREFIX) or name in ARRAYS
 
 
 def _prepare_network(network: Network) -> Network:

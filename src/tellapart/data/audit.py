@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.dataset import ImageDataset, SkippedFile, is_split_name
+from tellapart.data.image_outline import Outlines, make_outlines
 from tellapart.data.image_summary import DIGEST_BYTES, ImageSummary, summarize_image
 from tellapart.data.name_groups import name_groups
 from tellapart.data.near_duplicates import MAX_RESIDUAL, Pair, connected_components, find_near_duplicates
@@ -48,8 +49,8 @@ class Audit:
     decoded pixels. near_duplicates: pairs that show the same image, changed. possible_duplicates: pairs that may, but
     differ no less than other images of the dataset. uniform: (N,) whether an image has almost no contrast. heights,
     widths: (N,) pixels, 0 if unreadable. grey: (N,) whether all channels are equal. dim: (N,) whether an image uses
-    less than an eighth of the brightness range. digests: (N, 16) hash of the pixels. fingerprint: SHA-256 of the pixels
-    and labels of the readable rows. started_at: start of the audit, in seconds since 1970.
+    less than an eighth of the brightness range. digests: (N, 16) hash of the pixels. outlines: (N, 64). fingerprint:
+    SHA-256 of the pixels and labels of the readable rows. started_at: start of the audit, in seconds since 1970.
     """
 
     dataset: ImageDataset
@@ -63,6 +64,7 @@ class Audit:
     grey: NDArray[np.bool_]
     dim: NDArray[np.bool_]
     digests: NDArray[np.uint8]
+    outlines: Outlines
     fingerprint: str
     started_at: float = 0.0
 
@@ -256,6 +258,7 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
         grey=grey,
         dim=dim,
         digests=digests,
+        outlines=make_outlines(thumbnails),
         fingerprint=_fingerprint(dataset, rows_by_digest),
         started_at=started_at,
     )
@@ -283,10 +286,8 @@ def _near_and_possible(
 
 
 def _fingerprint(dataset: ImageDataset, rows_by_digest: dict[bytes, list[int]]) -> str:
-    lines = sorted(
-        f"{digest.hex()} {dataset.label_name(row)}" for digest, rows in rows_by_digest.items() for row in rows
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = (f"{digest.hex()} {dataset.label_name(row)}" for digest, rows in rows_by_digest.items() for row in rows)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _count(count: int, singular: str, plural: str = "") -> str:

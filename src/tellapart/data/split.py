@@ -1,7 +1,7 @@
 """`ImageDataset` -> `Splits`: stratified and seeded, without leakage: no group and no image is in two splits."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from tellapart.data.audit import Audit
 from tellapart.data.dataset import SPLITS, TEST, TRAIN, VALIDATION, ImageDataset, SkippedFile
 from tellapart.data.independence import independent_units
-from tellapart.data.seen_images import SeenImages
 from tellapart.data.stratify import stratify
-from tellapart.errors import LeakageError, SplitError, TellapartError, TooManyUnreadableError, printable
+from tellapart.errors import LeakageError, SplitError, TellapartError, TooManyUnreadableError
 from tellapart.recipe.sections import DataRecipe
 
 Rows = NDArray[np.int64]
@@ -52,32 +51,6 @@ def make_splits(audit: Audit, settings: DataRecipe, seed: int) -> Splits:
     splits = _stratify(dataset, rows, units, fractions, seed)
     rule = f"stratified {fractions[0]:.0%} / {fractions[1]:.0%} / {fractions[2]:.0%}, seed {seed}"
     return Splits(*_rows_by_split(rows, splits), rule)
-
-
-def set_aside_seen(audit: Audit, splits: Splits, seen: Mapping[str, SeenImages], settings: DataRecipe) -> Splits:
-    """Return the splits without test images that a classifier has seen, or validation images that it was trained on.
-
-    seen: by the names of the classifiers that training starts from or learns from. Raises `LeakageError` instead if the
-    recipe says so, or if no image remains.
-    """
-    for name, images in seen.items():
-        digests = audit.digests
-        in_test = splits.test[images.contains(digests[splits.test])]
-        in_validation = splits.validation[images.trained_on(digests[splits.validation])]
-        rows = np.concatenate([in_test, in_validation])
-        if not len(rows):
-            continue
-        remains = len(in_test) < len(splits.test) and len(in_validation) < len(splits.validation)
-        if settings.on_leak == "refuse" or not remains:
-            raise _seen_error(audit, name, in_test, in_validation, remains)
-        reason = f"the classifier {printable(name)} has seen it"
-        splits = replace(
-            splits,
-            validation=np.setdiff1d(splits.validation, rows),
-            test=np.setdiff1d(splits.test, rows),
-            dropped=(*splits.dropped, *(SkippedFile(audit.dataset.images.name(row), reason) for row in rows.tolist())),
-        )
-    return splits
 
 
 def small_test_warning(audit: Audit, splits: Splits) -> str:
@@ -246,16 +219,6 @@ def _leakage_error(audit: Audit, row: int, other: int, count: int) -> LeakageErr
         f"Leakage: {name(other)} in the {SPLITS[splits[other]]} split and {name(row)} in the {SPLITS[splits[row]]} "
         f"split {_describe_relation(audit, row, other)} ({count} such images), so the test would be too optimistic: "
         "remove one of each, or drop those outside the test split with --set data.on_leak=drop."
-    )
-
-
-def _seen_error(audit: Audit, name: str, in_test: Rows, in_validation: Rows, remains: bool) -> LeakageError:
-    split, rows = ("test", in_test) if len(in_test) else ("validation", in_validation)
-    drop = ", or drop these images with --set data.on_leak=drop" if remains else ""
-    return LeakageError(
-        f"Leakage: the classifier {printable(name)} has seen {len(rows)} images of the {split} split, such as "
-        f"{audit.dataset.images.name(int(rows[0]))}, so the results would be too optimistic: train with the split of "
-        f"its run, as in `tellapart train RUN/split.csv`{drop}."
     )
 
 

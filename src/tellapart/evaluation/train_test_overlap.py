@@ -12,6 +12,7 @@ from tellapart.classifier.load import read_seen_images
 from tellapart.data.dataset import SPLITS, TEST, TRAIN, FileImages, ImageDataset, SkippedFile
 from tellapart.data.image_summary import pixel_digest
 from tellapart.data.seen_images import SeenImages
+from tellapart.data.seen_overlap import resemblance_warning
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
 from tellapart.data.written_manifests import read_splits
@@ -26,8 +27,9 @@ def set_aside_seen(models: Sequence[OpenedModel], data: EvaluationSet) -> tuple[
 
     A classifier has seen its training and validation images, those of its members, of the classifier it was fine-tuned
     from and of its teacher. Images are compared by their decoded pixels, so another file name or another lossless
-    format makes no difference. An exported file does not list its images: outside its run directory, it is only known
-    whether it was trained on exactly this dataset. Raises `LeakageError` if no image remains.
+    format makes no difference; changed copies are only warned of. An exported file does not list its images: outside
+    its run directory, it is only known whether it was trained on exactly this dataset. Raises `LeakageError` if no
+    image remains.
     """
     seen, warnings = np.zeros(len(data.rows), bool), list[str]()
     reasons: dict[int, str] = {}
@@ -44,6 +46,7 @@ def set_aside_seen(models: Sequence[OpenedModel], data: EvaluationSet) -> tuple[
                 f"{model.name} was trained on a dataset with exactly these images, but its file does not record the "
                 "splits: evaluate the run directory, or new images."
             )
+        warnings.append(resemblance_warning(data.audit, data.rows[~by_model], model.name, images))
         seen |= by_model
         reasons |= {int(row): f"{model.name} was trained or calibrated on it" for row in data.rows[by_model]}
     if seen.all() and len(seen):
@@ -53,7 +56,7 @@ def set_aside_seen(models: Sequence[OpenedModel], data: EvaluationSet) -> tuple[
         )
     name = data.audit.dataset.images.name
     set_aside = tuple(SkippedFile(name(row), reasons[row]) for row in sorted(reasons))
-    return replace(data, rows=data.rows[~seen], set_aside=set_aside), warnings
+    return replace(data, rows=data.rows[~seen], set_aside=set_aside), list(filter(None, warnings))
 
 
 def seen_images(model: OpenedModel) -> SeenImages:

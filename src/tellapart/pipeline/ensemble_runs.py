@@ -18,7 +18,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.data.batching import PixelDataset
 from tellapart.data.independence import units_of
 from tellapart.data.pixel_cache import open_pixels
-from tellapart.data.split import set_aside_seen
+from tellapart.data.seen_overlap import set_aside_seen
 from tellapart.data.written_manifests import read_splits
 from tellapart.errors import EnsembleError, printable
 from tellapart.evaluation.dataset import OpenedModel, open_model

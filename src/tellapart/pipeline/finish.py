@@ -7,6 +7,8 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+import numpy as np
+
 from tellapart.classifier.calibrate import CalibrationResult, calibrate
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import package_versions
@@ -76,8 +78,9 @@ def finish_run(
 
 def _seen_images(prepared: PreparedRun, classifier: Classifier) -> SeenImages:
     """Return the images of the training and validation splits, and those that its members and bases have seen."""
-    digests, splits = prepared.audit.digests, prepared.splits
-    own = SeenImages(digests[splits.train], digests[splits.validation])
+    audit, splits = prepared.audit, prepared.splits
+    outlines = audit.outlines[np.concatenate([splits.train, splits.validation])]
+    own = SeenImages(audit.digests[splits.train], audit.digests[splits.validation], outlines)
     return reduce(or_, seen_before(prepared.recipe).values(), classifier.seen | own)
 
 

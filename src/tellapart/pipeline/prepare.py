@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.dataset import ImageDataset
+from tellapart.data.seen_overlap import resemblance_warning, set_aside_seen
 from tellapart.data.sources import Source, load_dataset
-from tellapart.data.split import Splits, check_unreadable_fraction, make_splits, set_aside_seen, small_test_warning
+from tellapart.data.split import Splits, check_unreadable_fraction, make_splits, small_test_warning
 from tellapart.errors import RecipeError, printable
 from tellapart.models import get_entry
 from tellapart.models.registry import SEQUENTIAL
@@ -80,7 +81,11 @@ def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -
     for warning in audit.warnings():
         progress.warn(Event.AUDIT_WARNING, warning)
     check_unreadable_fraction(audit, recipe.data.max_unreadable_fraction)
-    splits = set_aside_seen(audit, make_splits(audit, recipe.data, recipe.seed), seen_before(recipe), recipe.data)
+    seen = seen_before(recipe)
+    splits = set_aside_seen(audit, make_splits(audit, recipe.data, recipe.seed), seen, recipe.data)
+    for name, images in seen.items():
+        if warning := resemblance_warning(audit, splits.test, name, images):
+            progress.warn(Event.AUDIT_WARNING, warning)
     progress.report(
         Event.SPLIT,
         f"Split: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test images "

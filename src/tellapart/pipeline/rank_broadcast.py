@@ -19,7 +19,7 @@ from tellapart.runs.run import Run
 from tellapart.training.execution.distributed import Ranks
 from tellapart.training.execution.exchange import decode_arrays, encode_arrays
 
-_AUDIT_ARRAYS = ("uniform", "heights", "widths", "grey", "dim", "digests")
+_AUDIT_ARRAYS = ("uniform", "heights", "widths", "grey", "dim", "digests", "outlines")
 
 
 def share_prepared(ranks: Ranks, source: Source, prepare: Callable[[], PreparedRun]) -> PreparedRun:
