@@ -5,7 +5,7 @@ import pytest
 from mlxtend.evaluate import mcnemar
 from scipy.optimize import minimize_scalar
 
-from tellapart.metrics.paired import paired_difference, tango_interval
+from tellapart.metrics.paired import difference_from_mean, paired_difference, tango_interval
 
 
 def simulate(random, count, accuracy_a, accuracy_b, correlation):
@@ -166,3 +166,27 @@ def test_one_group_has_no_interval_and_no_verdict():
     assert (result.better, result.p_value) == (None, 1)
     assert np.isnan(result.difference.low)
     assert result.verdict()
+
+
+def test_the_difference_from_a_mean_is_that_of_the_accuracies():
+    random = np.random.default_rng(0)
+    right = random.random((5, 300)) < 0.8
+    result = difference_from_mean(right[:4], right[4])
+    assert result.difference.value == pytest.approx(right[4].mean() - right[:4].mean())
+    assert result.difference.low < result.difference.value < result.difference.high
+    assert result.better is None
+
+
+def test_a_classifier_that_is_better_than_others_on_average_is_found_over_groups():
+    random = np.random.default_rng(0)
+    right = random.random((4, 400)) < np.array([[0.6], [0.6], [0.6], [0.9]])
+    groups = np.arange(400) // 10
+    assert difference_from_mean(right[:3], right[3], groups).better == "b"
+    assert difference_from_mean(right[1:], right[0], groups).better == "a"
+    assert np.isnan(difference_from_mean(right[:3], right[3], np.zeros(400, int)).difference.low)
+
+
+def test_classifiers_that_agree_have_an_interval():
+    same = np.ones((3, 50), bool)
+    difference = difference_from_mean(same, same[0]).difference
+    assert difference.low < 0 < difference.high

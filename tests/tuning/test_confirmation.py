@@ -72,10 +72,10 @@ def test_results_are_saved_in_the_study(runner, recipe, study, monkeypatch):
     good, bad = recipe, recipe.with_settings(learning_rate=1e-7)
     improvement = confirm(runner, study, bad, good)
     assert improvement.is_sufficient
-    assert improvement.gain.low > 0
+    assert improvement.gain.value > 0
     assert len(trained) == 6
     assert runner.progress.values(Event.TUNING_CONFIRMATION) == [{"divisions": 3}]
-    assert confirm(runner, study, bad, good) == improvement
+    assert confirm(runner, study, bad, good).to_json() == improvement.to_json()
     assert confirm(runner, study, good, bad).win_rate == pytest.approx(1 - improvement.win_rate)
     assert len(trained) == 6
     diverging = good.with_settings(learning_rate=10.0, optimizer="sgd")
@@ -95,4 +95,4 @@ def test_images_that_selected_the_candidate_are_not_scored(runner, recipe, study
 
     monkeypatch.setattr(TrialRunner, "train_and_validate", train_and_validate)
     improvement = confirm(runner, study, recipe, recipe.with_settings(seed=1))
-    assert (improvement.win_rate, improvement.gain.low) == (1.0, pytest.approx(0.4))
+    assert (improvement.win_rate, improvement.gain.value) == (1.0, pytest.approx(0.4))

@@ -110,3 +110,16 @@ def test_a_clearly_better_recipe_is_called_better():
     assert not replace(improvement, division_gains=(0.18, 0.0, 0.0)).is_significant
     assert not replace(improvement, division_gains=()).is_significant
     assert not replace(improvement, win_rate=0.9).is_significant
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "has_interval"), [(40, None, False), (60, None, True), (60, 3, False), (60, 20, True)]
+)
+def test_few_images_or_groups_give_no_interval(images, groups, has_interval):
+    random = np.random.default_rng(0)
+    right = random.random((3, images)) < 0.8
+    candidates = [ValidationResult(np.where(row, 0, 1), np.where(row, 0.1, 2.0)) for row in right]
+    units = None if groups is None else np.arange(images) % groups
+    selection = select(candidates, np.zeros(images, np.int64), "accuracy", units)
+    for estimate in (selection.unbiased_score, selection.improvement.gain):
+        assert (estimate.to_json()["low"] is not None) == has_interval

@@ -23,17 +23,14 @@ _DRAWS_AT_ONCE = 2e7  # signs in memory
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """The accuracy of B minus the accuracy of A on the same images, with its interval and test.
+class AccuracyDifference:
+    """The accuracy of B minus the accuracy of A on the same images, with its interval and the p-value of its test.
 
-    units: number of independent units among the images. only_a, only_b: number of images that only A, or only B,
-    predicts correctly. p_value: of McNemar's exact test, or of the sign-flip test of the units.
+    units: number of independent units among the images.
     """
 
     images: int
     units: int
-    only_a: int
-    only_b: int
     difference: Estimate
     p_value: float
 
@@ -42,7 +39,18 @@ class PairedDifference:
         """The better classifier, "a" or "b"; None if the difference is not statistically significant at 5%."""
         if self.p_value >= _SIGNIFICANCE:
             return None
-        return "b" if self.only_b > self.only_a else "a"
+        return "b" if self.difference.value > 0 else "a"
+
+
+@dataclass(frozen=True)
+class PairedDifference(AccuracyDifference):
+    """The difference between two classifiers; p_value: of McNemar's exact test, or of the sign-flip test of the units.
+
+    only_a, only_b: number of images that only A, or only B, predicts correctly.
+    """
+
+    only_a: int
+    only_b: int
 
     def verdict(self) -> str:
         """Return the result in one sentence."""
@@ -83,14 +91,29 @@ def paired_difference(
         difference = right_b.astype(np.float64) - right_a
         p_value = _sign_flip_p_value(units.sums(difference))
         interval = _clustered_interval(difference, units)
-    return PairedDifference(len(right_a), len(units), only_a, only_b, interval, p_value)
+    return PairedDifference(len(right_a), len(units), interval, p_value, only_a, only_b)
 
 
-def _clustered_interval(differences: NDArray[np.float64], units: Units) -> Estimate:
-    """Return the mean of differences (N,) of -1, 0 or 1 with Student's t interval over the units.
+def difference_from_mean(
+    right_members: NDArray[np.bool_], right: NDArray[np.bool_], groups: NDArray[np.integer] | None = None
+) -> AccuracyDifference:
+    """Compare a classifier, right (N,), with the mean accuracy of others, right_members (M, N), on the same images.
 
-    One unit is added that gains, and one that loses, as Agresti and Min 2005 ("Simple improved confidence intervals for
-    comparing matched proportions") add half a pair to each cell: equal predictions are no certainty.
+    None of the others is selected: the best of them on these images would be too good. The interval and the test are
+    those of `paired_difference` for units, of single images if groups (N,) are None.
+    """
+    difference = right.astype(np.float64) - right_members.mean(axis=0)
+    units = Units.of(groups, difference)
+    interval = _clustered_interval(difference, units, 1 / len(right_members))
+    return AccuracyDifference(len(right), len(units), interval, _sign_flip_p_value(units.sums(difference)))
+
+
+def _clustered_interval(differences: NDArray[np.float64], units: Units, unseen: float = 1.0) -> Estimate:
+    """Return the mean of differences (N,) from -1 to 1 with Student's t interval over the units.
+
+    Half a unit is added that gains `unseen` per row, and half a unit that loses as much, as Agresti and Min 2005
+    ("Simple improved confidence intervals for comparing matched proportions") add half a pair to each cell: equal
+    predictions are no certainty.
     """
     count, value = len(differences), float(differences.mean())
     effect, quantile = units.design_effect, units.quantile
@@ -98,7 +121,7 @@ def _clustered_interval(differences: NDArray[np.float64], units: Units) -> Estim
         return Estimate(value)
     total = count + effect
     center = value * count / total
-    variance = (units.variance((differences - value) / count) * count + effect * effect / count) / total
+    variance = (units.variance((differences - value) / count) * count + (effect * unseen) ** 2 / count) / total
     half = quantile * math.sqrt(variance)
     return Estimate(value, max(-1.0, min(value, center - half)), min(1.0, max(value, center + half)))
 

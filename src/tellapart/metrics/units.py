@@ -36,7 +36,7 @@ class Units:
 
     @classmethod
     def of(
-        cls, groups: NDArray[np.integer] | None, correct: Mask, labels: NDArray[np.integer] | None = None
+        cls, groups: NDArray[np.integer] | None, correct: Mask | Values, labels: NDArray[np.integer] | None = None
     ) -> "Units":
         """Return the units by groups (N,), with the correlation that correct (N,) shows; None: independent rows.
 

@@ -26,7 +26,7 @@ from tellapart.evaluation.train_test_overlap import test_split_source
 from tellapart.io.run_directory import RunDirectory
 from tellapart.metric_text import format_interval
 from tellapart.metrics import row_log_loss
-from tellapart.metrics.paired import PairedDifference, paired_difference
+from tellapart.metrics.paired import AccuracyDifference, difference_from_mean
 from tellapart.pipeline.combine_classifiers import average_probabilities, average_weights
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, prepare_run
@@ -40,7 +40,7 @@ _AVERAGES = ("probabilities", "weights")
 _TIMED_IMAGES, _REPEATS = 64, 5
 _VERDICTS = {
     "b": "The gain in accuracy is statistically significant.",
-    "a": "The loss in accuracy is statistically significant: use the best member alone.",
+    "a": "The loss in accuracy is statistically significant: use a member alone.",
     None: "The difference in accuracy is not statistically significant.",
 }
 
@@ -59,20 +59,22 @@ class ModelScore:
 class EnsembleResult:
     """The run of the ensemble, and the scores on the validation images.
 
-    members: best first. gain: of the ensemble over the best member.
+    members: best first. gain: in accuracy, over the mean of the members. The best of them is best partly by luck, so
+    the gain over it would be too low.
     """
 
     run: Run
     members: tuple[ModelScore, ...]
     ensemble: ModelScore
-    gain: PairedDifference
+    gain: AccuracyDifference
 
     def describe(self) -> str:
         """Return the result in words."""
         best, gain = self.members[0], self.gain.difference.map(lambda share: 100 * share)
+        accuracies = dict.fromkeys(f"{member.accuracy:.1%}" for member in (self.members[-1], best))
         return (
-            f"On {self.gain.images:,} validation images: accuracy {self.ensemble.accuracy:.1%}, best member "
-            f"{best.accuracy:.1%}, gain {gain.value:+.1f} percentage points "
+            f"On {self.gain.images:,} validation images: accuracy {self.ensemble.accuracy:.1%}, members "
+            f"{' to '.join(accuracies)}, gain over their mean {gain.value:+.1f} percentage points "
             f"({format_interval(gain, '{:+.1f}')}); log loss {self.ensemble.log_loss:.3f}, best member "
             f"{best.log_loss:.3f}; "
             f"{self.ensemble.seconds / best.seconds:.1f} times the time per image. {_VERDICTS[self.gain.better]}"
@@ -202,9 +204,9 @@ def _compare(
     """Compare an ensemble with its members on the validation images; groups (V,): their independent units, if any."""
     ensemble_score, ensemble_correct = _score("ensemble", run.classifier, validation)
     scored = [_score(name, member, validation) for name, member in members]
-    scored.sort(key=lambda pair: (-pair[0].accuracy, pair[0].log_loss))
-    gain = paired_difference(scored[0][1], ensemble_correct, groups)
-    return EnsembleResult(run, tuple(score for score, _ in scored), ensemble_score, gain)
+    gain = difference_from_mean(np.stack([correct for _, correct in scored]), ensemble_correct, groups)
+    scores = sorted((score for score, _ in scored), key=lambda score: (-score.accuracy, score.log_loss))
+    return EnsembleResult(run, tuple(scores), ensemble_score, gain)
 
 
 def _score(name: str, classifier: Classifier, validation: PixelDataset) -> tuple[ModelScore, NDArray[np.bool_]]:

@@ -51,7 +51,7 @@ def confirm(runner: TrialRunner, study: Study, default: Recipe, best: Recipe) ->
         try:
             best_results.append(_load_or_train(runner, study, best, splits, label))
         except CANDIDATE_ERRORS:
-            return Improvement(Estimate(0.0, 0.0, 0.0), 0.0)
+            return Improvement(Estimate(0.0), 0.0)
     improvement = measure_improvement(
         _concatenate(best_results, is_new),
         _concatenate(default_results, is_new),

@@ -24,6 +24,7 @@ METRICS = ("log_loss", "accuracy", "macro_f1")
 _MIN_WIN_RATE = 0.8
 _SIGNIFICANT_WIN_RATE = 0.975
 _QUANTILES = (0.025, 0.975)
+_MIN_IMAGES, _MIN_UNITS = 50, 10  # for an interval
 Groups = NDArray[np.integer] | None
 ScoreFunction = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
@@ -85,7 +86,8 @@ class Selection:
     best: the candidate with the highest validation score. selection_score: its score on the images that selected it.
     unbiased_score: the expected score, on other images, of a candidate selected this way. improvement: of such a
     candidate over the default. confirmation: improvement of `best` on other divisions of the images; if measured, it
-    decides. All scores are higher for better candidates: of the log loss, the negative.
+    decides. With few images or groups, no estimate has an interval. All scores are higher for better candidates: of the
+    log loss, the negative.
     """
 
     selected: int
@@ -136,8 +138,9 @@ def select(
     best = int(scores.argmax())
     in_bag, out_of_bag = score(draws), score((draws == 0).astype(np.float32))  # T D
     selected = out_of_bag[in_bag.argmax(axis=0), np.arange(len(draws))]  # D
-    improvement = _improvement(selected - out_of_bag[0])
-    unbiased, selection_score = _estimate(selected), float(scores[best])
+    has_interval = _has_interval(len(labels), groups)
+    improvement = _improvement(selected - out_of_bag[0], has_interval)
+    unbiased, selection_score = _estimate(selected, has_interval), float(scores[best])
     return Selection(
         selected=best if improvement.is_sufficient else 0,
         best=best,
@@ -159,11 +162,11 @@ def measure_improvement(
 ) -> Improvement:
     """Return the improvement of a candidate on images that did not select it; arguments as for `select`."""
     scores = _score_function([default, candidate], labels, metric)(_draw(len(labels), groups, seed))  # 2 D
-    return _improvement(scores[1] - scores[0])
+    return _improvement(scores[1] - scores[0], _has_interval(len(labels), groups))
 
 
-def _improvement(gains: NDArray[np.float64]) -> Improvement:
-    return Improvement(_estimate(gains), float((gains > 0).mean() + (gains == 0).mean() / 2))
+def _improvement(gains: NDArray[np.float64], has_interval: bool) -> Improvement:
+    return Improvement(_estimate(gains, has_interval), float((gains > 0).mean() + (gains == 0).mean() / 2))
 
 
 def _score_function(candidates: Sequence[ValidationResult], labels: NDArray[np.int64], metric: str) -> ScoreFunction:
@@ -190,6 +193,11 @@ def _draw(count: int, groups: Groups, seed: int) -> NDArray[np.float32]:
     return partial
 
 
-def _estimate(draws: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(draws, _QUANTILES)
+def _has_interval(count: int, groups: Groups) -> bool:
+    """Return whether resampling so many images in groups shows how much a score varies, which few of them hide."""
+    return count >= _MIN_IMAGES and (groups is None or len(np.unique(groups)) >= _MIN_UNITS)
+
+
+def _estimate(draws: NDArray[np.float64], has_interval: bool) -> Estimate:
+    low, high = np.quantile(draws, _QUANTILES) if has_interval else (math.nan, math.nan)
     return Estimate(float(draws.mean()), float(low), float(high))
