@@ -249,7 +249,7 @@ def main() -> None:
     print("| figure | world | coverage | false difference |\n|---|---|---:|---:|")
     with ProcessPoolExecutor(2) as pool:
         for rows in pool.map(partial(measure, sets=arguments.sets), cases):
-            print("\n".join(rows), flush=True)
+            print("".join(f"{row}\n" for row in rows), end="", flush=True)
 
 
 if __name__ == "__main__":
