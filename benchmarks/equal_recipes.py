@@ -50,9 +50,7 @@ def search(number: int) -> str:
         space = build_space(recipe, lambda recipe: recipe)
         runner = TrialRunner(audit, splits, space, "log_loss", Path(folder) / "trials", Progress())
         sampler, pruner = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
-        spec = StudySpec(
-            name="equal", fingerprint="a", n_trials=1, initial_params=[{}], sampler=sampler, pruner=pruner
-        )
+        spec = StudySpec(name="equal", fingerprint="a", n_trials=1, initial_params=[{}], sampler=sampler, pruner=pruner)
         results = [runner.train_and_validate(each, splits, "trial") for each in recipes]
         selection = select(results, dataset.labels[rows][splits.validation].astype(np.int64), "log_loss")
         if not selection.best:

@@ -16,7 +16,7 @@ from tellapart.recipe.sections import DataRecipe
 Rows = NDArray[np.int64]
 _MAX_POSSIBLE = 0.1  # fraction of a class that possible duplicates may keep together
 _RESIDUALS = (0.05, 0.1, 0.2, 1.0)  # of possible duplicates, below which they share a unit, step by step
-_FEW_TEST_UNITS = 5
+FEW_TEST_UNITS = 5  # of a class: its metrics are a guess with fewer
 _MAX_HELD_OUT = 0.99  # fraction of the validation and test splits together
 
 
@@ -58,11 +58,11 @@ def small_test_warning(audit: Audit, splits: Splits) -> str:
     units, labels = independent_units(audit), audit.dataset.labels
     counts = [len(np.unique(units[splits.test[labels[splits.test] == k]])) for k in range(len(audit.dataset.classes))]
     smallest = int(np.argmin(counts))
-    if counts[smallest] >= _FEW_TEST_UNITS:
+    if counts[smallest] >= FEW_TEST_UNITS:
         return ""
-    n_few = sum(count < _FEW_TEST_UNITS for count in counts)
+    n_few = sum(count < FEW_TEST_UNITS for count in counts)
     return (
-        f"{n_few} of {len(counts)} classes have fewer than {_FEW_TEST_UNITS} independent test images "
+        f"{n_few} of {len(counts)} classes have fewer than {FEW_TEST_UNITS} independent test images "
         f"('{audit.dataset.classes[smallest]}' has {counts[smallest]}), so their intervals will be wide: "
         f"cross-validation, with --folds 5, would test on all {len(splits.train)} training images."
     )

@@ -35,9 +35,11 @@ def compute_metrics(
     """Return headline metrics with 95% intervals, the metrics of each class, and the confusion matrix.
 
     probabilities: (N, K). labels: (N,). groups: (N,) the independent unit of each row, such as a patient or the copies
-    of an image; default: all rows are independent. A class without images has 0 "images" and metrics of 0, and null
-    where a ranking metric is undefined. The ends of an interval are null where it cannot be known, for the reasons in
-    "interval_notes". Raises `InputShapeError` for a probability that is not finite.
+    of an image; default: all rows are independent. "units": their number, of the test and of each class.
+    "design_effect": so many times fewer independent rows would have the same variance of the accuracy. A class without
+    images has 0 "images" and metrics of 0, and null where a ranking metric is undefined. The ends of an interval are
+    null where it cannot be known, for the reasons in "interval_notes". Raises `InputShapeError` for a probability that
+    is not finite.
     """
     if not np.isfinite(probabilities).all():
         count = int((~np.isfinite(probabilities).all(axis=1)).sum())
@@ -59,12 +61,13 @@ def compute_metrics(
     return {
         "images": len(labels),
         "units": len(units),
+        "design_effect": units.design_effect,
         "interval_notes": _interval_notes(labels, classes, units),
         **{name: estimate.to_json() for name, estimate in headline.items()},
         "calibration_error": calibration_error(bins).to_json() | {"binned": bins.binned_error},
         "reliability": bins.to_json(),
         "classes": {
-            name: {"images": int(matrix[k].sum())}
+            name: {"images": int(matrix[k].sum()), "units": len(units.subset(labels == k))}
             | {metric: values[k].to_json() for metric, values in by_class.items()}
             for k, name in enumerate(classes)
         },
@@ -96,7 +99,7 @@ def score_rows(
 ) -> dict[str, Any]:
     """Return `compute_metrics` of some rows of an audited dataset, with their independent units.
 
-    "units": their number; "unit": what they are, a `UnitKind`.
+    "unit": what they are, a `UnitKind`.
     """
     metrics = compute_metrics(probabilities, labels, classes, units_of(audit, rows))
     return metrics | {"unit": str(unit_kind(audit, rows))}

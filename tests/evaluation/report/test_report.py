@@ -12,6 +12,8 @@ import tellapart
 from browsers import HOSTILE
 from folders import QUICK, digit_folder
 from tellapart.data.arrays import from_arrays
+from tellapart.data.builtin import load_digits
+from tellapart.data.dataset import ArrayImages, dataset_from_labels
 from tellapart.pipeline.train import train
 
 
@@ -111,6 +113,32 @@ def test_class_table_sorts_by_number(large_run, browser):
         shown = [float(value) for value in cells.evaluate_all("cells => cells.map((cell) => cell.dataset.value)")]
         assert shown == pytest.approx(expected)
     assert table.locator("tfoot tr").count() == 2
+    page.close()
+
+
+@pytest.mark.parametrize("kind", ["group", "duplicates", "image"])
+def test_report_says_what_counts_as_independent(browser, tmp_path, kind):
+    digits = load_digits()
+    rows = [row for row in range(600) if digits.labels[row] < 3]
+    rows += rows[: 60 * (kind == "duplicates")]
+    groups = [f"patient {number % 30}" for number in range(len(rows))] if kind == "group" else None
+    images = ArrayImages(np.stack([digits.images.read(row) for row in rows]), "digits")
+    dataset = dataset_from_labels("digits", images, [digits.label_name(row) for row in rows], groups=groups)
+    run = train(dataset, out=tmp_path / "run", **QUICK | {"epochs": 1})
+    test = run.metrics["test"]
+    assert test["unit"] == kind
+    assert sum(row["images"] for row in test["classes"].values()) == test["images"]
+    page, problems, _ = open_page(browser, run.report)
+    section = page.locator("h2#independent ~ p").first
+    if kind == "image":
+        assert all(row["units"] == row["images"] for row in test["classes"].values())
+        assert page.locator("#independent").count() == 0
+    else:
+        assert test["units"] < test["images"]
+        assert str(test["units"]) in section.locator("strong").inner_text()
+        cells = page.locator("[aria-label='Independent units by class'] tbody td:last-child").all_inner_texts()
+        assert cells == [str(row["units"]) for row in test["classes"].values()]
+    assert problems == []
     page.close()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tellapart.data.audit import Audit
 from tellapart.data.dataset import SPLITS
-from tellapart.data.split import Splits
+from tellapart.data.split import FEW_TEST_UNITS, Splits
 from tellapart.evaluation.error_analysis import ErrorAnalysis
 from tellapart.evaluation.misclassified import ShownImage
 from tellapart.evaluation.report import plots
@@ -74,6 +74,8 @@ def render(report: Report) -> str:
         splits=report.splits,
         test=test,
         baseline_warning=baseline_warning(test),
+        few_units=[name for name, row in test["classes"].items() if 0 < row["units"] < FEW_TEST_UNITS],
+        few=FEW_TEST_UNITS,
         training_curves=plots.training_curves(report.history) if report.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
         reliability_diagrams=plots.reliability_diagrams(analysis.before, analysis.after),
