@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 
 from tellapart.curation.learning_curve import _fit, _standardize, fit_learning_curve
 from tellapart.evaluation.compare import class_changes
@@ -31,7 +32,7 @@ from tellapart.tuning.selection import ValidationResult, select
 Right = NDArray[np.bool_]  # (C, N): which of N images each of C classifiers predicts correctly
 Floats = NDArray[np.float64]
 _POPULATION = 400_000
-_TRAINING, _FEATURES = 150, 24  # of a learning curve
+_TRAINING = 150  # images of a learning curve
 _SLOW = {"tuning": 4, "learning-curve": 5}  # so many times fewer data sets
 
 
@@ -169,12 +170,11 @@ def of_tuning(world: World, random: np.random.Generator) -> Iterator[Outcome]:
 
 
 def of_learning_curve(world: World, random: np.random.Generator) -> Iterator[Outcome]:
-    """The accuracy with twice as many training images, of five overlapping classes."""
-    train, train_labels = draw_features(_TRAINING, random)
-    validation, labels = draw_features(world.images, random)
+    """The accuracy with twice as many training images, of handwritten digits."""
+    (train, train_labels), (validation, labels) = divide_digits((_TRAINING, world.images), random)
     units = world.units()
     if units is not None:
-        validation = validation + random.normal(0, 0.4 * world.deviation, (world.groups, _FEATURES))[units]
+        validation = validation + disturbance(world.groups, world.deviation, random)[units]
     curve = fit_learning_curve(train, train_labels, validation, labels, groups=units)
     if curve is not None:
         now, twice = accuracies_by_size(world.deviation)
@@ -182,24 +182,27 @@ def of_learning_curve(world: World, random: np.random.Generator) -> Iterator[Out
         yield Outcome("learning curve: gain", holds(curve.twice.gain, twice - now), not curve.more_data_helps)
 
 
-def draw_features(count: int, random: np.random.Generator) -> tuple[Floats, NDArray[np.int64]]:
-    """Return features (count, F) and labels of images."""
-    labels = random.integers(5, size=count)
-    centers = np.random.default_rng(3).normal(0, 0.45, (5, _FEATURES))
-    return centers[labels] + random.normal(0, 1, (count, _FEATURES)), labels
+def divide_digits(counts: tuple[int, ...], random: np.random.Generator) -> list[tuple[Floats, NDArray[np.int64]]]:
+    """Return the pixels (n, 64) and labels of disjoint random parts of the digits."""
+    pixels, labels = load_digits(return_X_y=True)
+    order = random.permutation(len(labels))
+    return [(pixels[rows], labels[rows]) for rows in np.split(order, np.cumsum(counts))[: len(counts)]]
+
+
+def disturbance(groups: int, deviation: float, random: np.random.Generator) -> Floats:
+    """Return how groups (groups, 64) change the pixels of digits, in proportion to how much each pixel varies."""
+    return np.asarray(random.normal(0, 0.4 * deviation, (groups, 64)) * load_digits().data.std(axis=0))
 
 
 @cache
 def accuracies_by_size(deviation: float) -> list[float]:
     """Return the accuracy with as many training images as there are, and with twice as many, on average."""
     random, result = np.random.default_rng(7), []
-    test, labels = draw_features(20_000, random)
-    test = test + random.normal(0, 0.4 * deviation, test.shape)
     for size in (_TRAINING, 2 * _TRAINING):
         scores = []
         for _ in range(40):
-            train, train_labels = draw_features(size, random)
-            inputs, test_inputs = _standardize(train, test)
+            (train, train_labels), (test, labels) = divide_digits((size, 1400), random)
+            inputs, test_inputs = _standardize(train, test + disturbance(len(test), deviation, random))
             scores.append(float((_fit(inputs, train_labels).predict(test_inputs) == labels).mean()))
         result.append(float(np.mean(scores)))
     return result

@@ -4,24 +4,28 @@ Letters: n training images, N of them in total; V validation images; F features;
 images; J sizes; R bootstrap draws.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from tellapart.errors import InputShapeError
 from tellapart.metrics import Estimate
+from tellapart.metrics.intervals import Z
 from tellapart.metrics.resampling import percentile_interval
 
 _SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)
 _ORDERS = 5
 _MIN_SIZES = 4  # the curve has three parameters
 _MIN_VALIDATION = 20
+_MIN_PER_CLASS = 10  # training images on average: with fewer, the smallest subsets have one of each, far from the law
 _MAX_ITERATIONS = 100  # of the solver: further ones do not change the predictions
 _DRAWS = 1000
 _EXPONENTS = np.linspace(0.1, 2.0, 39)
@@ -105,13 +109,16 @@ def fit_learning_curve(
     more training images would also reduce: few images without an error do not show that more would not help.
     groups (V,): the independent unit of each validation image; then whole units are drawn.
 
-    Returns None with fewer than 20 validation images, or with so few training images that the subsets have fewer than
-    4 different sizes. Raises `InputShapeError` for arrays of the wrong shape.
+    Returns None with fewer than 20 validation images or a single unit of them, with fewer than 10 training images per
+    class on average, or with so few training images that the subsets have fewer than 4 different sizes. Raises
+    `InputShapeError` for arrays of the wrong shape.
     """
     _check(train_features, train_labels, validation_features, validation_labels)
     orders = [_stratified_shares(train_labels, np.random.default_rng([seed, number])) for number in range(_ORDERS)]
     shares = np.unique(orders[0])  # without shares whose subset equals the next smaller one
-    if len(shares) < _MIN_SIZES or len(validation_labels) < _MIN_VALIDATION:
+    is_single = groups is not None and len(np.unique(groups)) == 1
+    is_small = is_single or len(train_labels) < _MIN_PER_CLASS * len(np.unique(train_labels))
+    if is_small or len(shares) < _MIN_SIZES or len(validation_labels) < _MIN_VALIDATION:
         return None
     sizes = np.array([(orders[0] <= share).sum() for share in shares])  # J, the same for all orders
     inputs, validation_inputs = _standardize(train_features, validation_features)
@@ -180,8 +187,11 @@ def _extrapolate(
     relative = sizes / sizes[-1]  # J
     errors = wrong.mean(axis=(0, 2))  # J
     weights = images / (errors * (1 - errors) + 1 / images)  # J, inverse variance of a proportion
-    draws = _bootstrap_errors(wrong, groups, random)  # R J
     n_units = images if groups is None else len(np.unique(groups))
+    # Resamples of few units vary too little (Efron and Tibshirani 1993, "An introduction to the bootstrap", section
+    # 12.2), and their deviations from the mean have Student's distribution.
+    wider = float(student.ppf(0.975, n_units - 1)) / Z * math.sqrt(n_units / (n_units - 1))
+    draws = errors + wider * (_bootstrap_errors(wrong, groups, random) - errors)  # R J
     unseen = random.gamma(0.5, size=(_DRAWS, 1)) / (n_units + 1)  # R 1
     draws = (draws + unseen * relative ** -random.uniform(*_UNSEEN_EXPONENTS, (_DRAWS, 1))).clip(0, 1)
     noise = random.normal(1, _sampling_deviation(relative, wrong.mean(axis=2)), draws.shape)
