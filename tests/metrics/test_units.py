@@ -56,3 +56,27 @@ def test_p_values_of_equal_slices_are_uniform():
         difference = correct[rows].mean() - correct[~rows].mean()
         p_values.append(units.p_value(difference, influence, 40))
     assert np.mean(np.array(p_values) < 0.05) < 0.07
+
+
+def test_the_skewed_range_is_that_of_the_bootstrap_t():
+    """Of groups with log-normal means, the range above the mean is wider than that below, as bootstrap-t shows."""
+    random = np.random.default_rng(0)
+    of_group = np.exp(random.normal(0, 1, 40))
+    values, units = of_group.repeat(5), Units(np.arange(40).repeat(5))
+    below, above = units.skewed_range((values - values.mean()) / len(values))
+    draws = of_group[random.integers(0, 40, (20_000, 40))]
+    t = (draws.mean(axis=1) - of_group.mean()) / draws.std(axis=1)
+    low, high = np.quantile(t, [0.025, 0.975]) * of_group.std()
+    assert below == pytest.approx(high, rel=0.25)
+    assert above == pytest.approx(-low, rel=0.25)
+    assert above > 1.3 * below
+
+
+def test_the_skewed_range_is_mirrored_with_the_values_and_zero_without_units():
+    random = np.random.default_rng(0)
+    values, units = np.exp(random.normal(0, 1, 20)).repeat(3), Units(np.arange(20).repeat(3))
+    influence = (values - values.mean()) / len(values)
+    assert units.skewed_range(-influence) == pytest.approx(units.skewed_range(influence)[::-1])
+    assert Units.independent(60).skewed_range(influence) == (0.0, 0.0)
+    assert Units(np.zeros(60, np.int64)).skewed_range(influence) == (0.0, 0.0)
+    assert units.skewed_range(np.zeros(60)) == (0.0, 0.0)

@@ -35,6 +35,11 @@ class Estimate:
         """Return {"value", "low", "high"}; null for NaN."""
         return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
+    def widened(self, below: float, above: float, lowest: float, highest: float) -> "Estimate":
+        """Return the estimate with an interval that reaches so far from the value at least, within these limits."""
+        low, high = max(lowest, self.value - below), min(highest, self.value + above)
+        return Estimate(self.value, min(self.low, low), max(self.high, high))
+
     def map(self, increasing: Callable[[float], float]) -> "Estimate":
         """Return the estimate of an increasing function of the metric."""
         return Estimate(*(increasing(value) for value in (self.value, self.low, self.high)))

@@ -37,5 +37,7 @@ def _estimate(losses: Floats, probabilities: Floats, loss_of_label: Floats, unit
     count, value = len(losses), float(losses.mean())
     expected = (probabilities * loss_of_label).sum(axis=1)
     promised = (probabilities * np.square(loss_of_label)).sum(axis=1).mean() - expected.mean() ** 2
-    variance = max(units.variance((losses - value) / count), units.design_effect * float(promised) / count)
-    return log_interval(value, float(np.sqrt(variance)), units.quantile, highest)
+    influence = (losses - value) / count
+    variance = max(units.variance(influence), units.design_effect * float(promised) / count)
+    estimate = log_interval(value, float(np.sqrt(variance)), units.quantile, highest)
+    return estimate.widened(*units.skewed_range(influence), 0.0, highest)

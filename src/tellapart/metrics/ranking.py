@@ -106,7 +106,8 @@ class _MacroAverage:
         at = np.array([1.0, 1 - error])
         variance = units.variance(at @ self.influence) + self.squared_shares * error * (1 - error)
         deviation = math.sqrt(variance / count**2 * self.inflation / count)
-        return logit_interval(float(np.mean(self.values)), float(at @ self.center) / count, deviation, quantile)
+        estimate = logit_interval(float(np.mean(self.values)), float(at @ self.center) / count, deviation, quantile)
+        return estimate.widened(*units.skewed_range(at @ self.influence / count), 0.0, 1.0)
 
 
 def _estimate(ranking: _Ranking | None, is_own: Mask, units: Units) -> Estimate:

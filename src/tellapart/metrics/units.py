@@ -8,6 +8,7 @@ of Student's t.
 Letters: N rows, G units.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from scipy.stats import t as student
 Mask = NDArray[np.bool_]
 Values = NDArray[np.floating]
 _CONFIDENCE = 0.975
+_MIN_SKEWNESS = 1e-3
 _MIN_DEGREES = 0.5  # of freedom: with fewer there is no interval, as with a single unit
 
 
@@ -107,6 +109,28 @@ class Units:
         """
         clustered = float(np.square(self.sums(influence)).sum()) * len(self) / max(1, len(self) - 1)
         return max(clustered, self.design_effect * float(np.square(influence).sum()))
+
+    def skewed_range(self, influence: Values) -> tuple[float, float]:
+        """Return how far a metric may be below and above its value, from the influence of each row on it (N,).
+
+        If a few units are far more difficult than the others, a sample without them has a small variance, too, and an
+        interval that is symmetric on any scale misses the true value. So the skewness of the units is removed by a
+        transformation (Hall 1992, "On the removal of skewness by transformation", JRSS B 54, section 2). Independent
+        rows are so many that this makes no difference, and have a range of 0.
+        """
+        count = len(self)
+        if self.are_rows or not np.isfinite(self.quantile):
+            return 0.0, 0.0
+        sums = self.sums(influence) * count
+        sums -= sums.mean()
+        deviation = float(sums.std())
+        skewness = float((sums**3).mean()) / deviation**3 if deviation > 0 else 0.0
+        if abs(skewness) < _MIN_SKEWNESS:
+            return 0.0, 0.0
+        half = self.quantile * count / (count - 1) * np.array([1.0, -1.0])
+        removed = np.cbrt(1 + skewness * (half / math.sqrt(count) - skewness / (6 * count))) - 1
+        below, above = 3 * deviation / skewness * removed
+        return max(0.0, float(below)), max(0.0, float(-above))
 
     def p_value(self, value: float, influence: Values, effective_count: float) -> float:
         """Return the two-sided p-value of Student's t test that a metric with this value and influence (N,) is 0.
