@@ -319,9 +319,9 @@ def test_caches_the_near_duplicates_of_many_images(tmp_path, monkeypatch):
     thumbnails[7] = thumbnails[3]
     calls, find_pairs = [], near_duplicates._find_pairs
 
-    def count_calls(thumbnails):
+    def count_calls(thumbnails, progress):
         calls.append(len(thumbnails))
-        return find_pairs(thumbnails)
+        return find_pairs(thumbnails, progress)
 
     monkeypatch.setattr(near_duplicates, "_find_pairs", count_calls)
     duplicates = near_duplicates.find_near_duplicates(thumbnails)

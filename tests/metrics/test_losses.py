@@ -41,3 +41,19 @@ def test_certain_and_correct_predictions_have_a_finite_interval():
     labels = np.arange(30) % 3
     for estimate in loss_estimates(np.eye(3)[labels], labels, Units.independent(30)).values():
         assert estimate.value == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(30) // 3])
+def test_certain_and_right_answers_for_all_rows_are_no_certainty(groups):
+    labels = np.arange(30) % 3
+    correct = np.ones(30, bool)
+    estimates = loss_estimates(np.eye(3)[labels], labels, Units.of(groups, correct))
+    for name, highest in (("log_loss", 16.2), ("brier", 2.0)):
+        assert estimates[name].value == estimates[name].low == 0
+        assert 0.05 * highest < estimates[name].high < highest
+
+
+def test_a_single_unit_has_no_interval_of_a_perfect_loss():
+    labels = np.zeros(5, int)
+    estimate = loss_estimates(np.eye(2)[labels], labels, Units.of(np.zeros(5, int), labels == 0))["log_loss"]
+    assert (estimate.value, estimate.to_json()["low"], estimate.to_json()["high"]) == (0, None, None)

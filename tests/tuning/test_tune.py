@@ -163,3 +163,14 @@ def test_the_command(folder, tmp_path, capsys):
     ):
         code, out, _ = run_cli(capsys, "tune", folder, "--out", tmp_path / "other", *options, *wrong, "--json")
         assert (code, json.loads(out)["error"]["code"]) == (1, error_code)
+
+
+def test_a_single_validation_image_compares_no_recipes(folder, tmp_path):
+    paths = sorted(folder.rglob("*.png"))
+    split = ["validation", "test", *["train"] * (len(paths) - 2)]
+    lines = [f"{path},{path.parent.name},{name}" for path, name in zip(paths[::-1], split, strict=True)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,label,split", *lines]))
+    with pytest.raises(TuningError) as error:
+        tellapart.tune(tmp_path / "manifest.csv", out=tmp_path / "search", trials=2, **SMALL)
+    assert "found 1" in str(error.value)
+    assert not (tmp_path / "search").exists()

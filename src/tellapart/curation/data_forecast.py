@@ -55,6 +55,6 @@ def learning_curve(source: Source, seed: int = 0, progress: Progress | None = No
     if best is None:
         raise SplitError(
             f"{audit.dataset.title} has {len(train)} training and {len(validation)} validation images, too few for a "
-            "learning curve: collect at least 10 training images per class and 20 validation images."
+            "learning curve: collect at least 10 training images per class, and 20 validation images of two groups."
         )
     return best

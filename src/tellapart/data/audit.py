@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,13 +107,13 @@ class Audit:
         apart = rows[clusters[rows[:, 0]] != clusters[rows[:, 1]]]
         return np.flatnonzero(np.bincount(apart.ravel(), minlength=len(self.dataset)) >= _LOOK_ALIKES)
 
-    @property
+    @cached_property
     def name_groups(self) -> tuple[tuple[int, ...], ...]:
         """Groups of rows that are copies or frames by their names, but no duplicates; none if the source has groups."""
         if self.dataset.groups is not None:
             return ()
-        names, clusters = [self.dataset.images.name(row) for row in range(len(self.dataset))], self.duplicate_clusters()
-        groups = name_groups(names, lambda folder: folder in self.dataset.classes or is_split_name(folder))
+        groups = name_groups([self.dataset.images.name(row) for row in range(len(self.dataset))], is_split_name)
+        clusters = self.duplicate_clusters()
         return tuple(rows for rows in groups if len(set(clusters[list(rows)].tolist())) > 1)
 
     def count_leaks(self) -> int:
@@ -180,7 +181,7 @@ class Audit:
                 "these are copies, give them a group, or the metrics are too optimistic."
             )
         if groups := self.name_groups:
-            one, other = (printable(self.dataset.images.name(row)) for row in groups[0][:2])
+            one, other = (printable(self.dataset.images.name(row)) for row in groups[0][-2:])
             warnings[AuditWarningKind.NAME_GROUPS] = (
                 f"{_count(sum(map(len, groups)), 'image')} with names of copies or frames, such as {one} and {other}: "
                 "if they are, save their groups with `tellapart audit --out groups.csv` and train on that file."
@@ -245,7 +246,7 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
                 thumbnails[row], digests[row] = image.thumbnail, np.frombuffer(image.digest, np.uint8)
                 rows_by_digest[image.digest].append(row)
             advance(1, "")
-    near, possible = _near_and_possible(thumbnails, rows_by_digest)
+    near, possible = _near_and_possible(thumbnails, rows_by_digest, progress)
     return Audit(
         dataset=dataset,
         unreadable=tuple(unreadable),
@@ -273,11 +274,11 @@ def _summarize_image(dataset: ImageDataset, row: int) -> ImageSummary | str:
 
 
 def _near_and_possible(
-    thumbnails: NDArray[np.uint8], rows_by_digest: dict[bytes, list[int]]
+    thumbnails: NDArray[np.uint8], rows_by_digest: dict[bytes, list[int]], progress: Progress | None
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
     """Return the near and the possible duplicates among the rows, of exact duplicates only the first."""
     rows = np.array(sorted(rows[0] for rows in rows_by_digest.values()), np.int64)
-    found = find_near_duplicates(thumbnails[rows])
+    found = find_near_duplicates(thumbnails[rows], progress)
     near, possible = (
         tuple(replace(pair, first=int(rows[pair.first]), second=int(rows[pair.second])) for pair in pairs)
         for pairs in (found.near, found.possible)

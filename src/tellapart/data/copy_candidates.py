@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.thumbnails import SIDE, Thumbnails, is_uniform
+from tellapart.progress import Advance
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -51,12 +52,17 @@ class CandidateSearch:
 
     def __init__(self, thumbnails: Thumbnails) -> None:
         self._views = _all_views()
-        self._vectors = np.stack([_vectors(thumbnails, view) for view in self._views])  # V N 64
-        self._centers = _vectors(thumbnails, View(_CENTER * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)))
-        self._vectors[:, is_uniform(thumbnails)] = self._centers[is_uniform(thumbnails)] = 0.0
+        center = View(_CENTER * np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+        vectors = np.empty((len(self._views) + 1, len(thumbnails), _CELLS**2), np.float32)
+        for start in range(0, len(thumbnails), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            for number, view in enumerate([*self._views, center]):
+                vectors[number, block] = _vectors(thumbnails[block], view)
+        vectors[:, is_uniform(thumbnails)] = 0.0
+        self._vectors, self._centers = vectors[:-1], vectors[-1]  # V N 64; N 64
 
-    def nearest(self) -> Candidates:
-        """Return the most similar pairs of each image, each pair once."""
+    def nearest(self, advance: Advance) -> Candidates:
+        """Return the most similar pairs of each image, each pair once; advance: called with the images compared."""
         count = len(self._vectors[0])
         limit = min(_NEAREST, count - 1)
         pairs = [np.zeros((0, 2), np.int64)]
@@ -67,6 +73,7 @@ class CandidateSearch:
             row, rank = np.nonzero(np.take_along_axis(correlation, nearest, axis=1) > _MIN_CORRELATION)
             pairs.append(np.stack([nearest[row, rank], rows[row]], axis=1))
             _keep_largest(of_whole, similarity, rows, correlation)
+            advance(len(rows), "")
         whole, rank = np.nonzero(similarity > _MIN_CORRELATION)
         pairs.append(np.stack([whole, of_whole[whole, rank]], axis=1))
         return self._with_best_view(np.concatenate(pairs))
@@ -120,10 +127,11 @@ class CandidateSearch:
 def _keep_largest(kept: Rows, similarity: Floats, rows: Rows, correlation: Floats) -> None:
     """Update the largest correlations (N, k) of each column, and the rows `kept` (N, k) that have them, by a block."""
     limit = kept.shape[1]
-    columns = np.concatenate([similarity, correlation.T], axis=1)
-    largest = np.argpartition(-columns, limit - 1, axis=1)[:, :limit]
-    similarity[:] = np.take_along_axis(columns, largest, axis=1)
-    everything = np.concatenate([kept, np.broadcast_to(rows, (len(kept), len(rows)))], axis=1)
+    of_block = np.argpartition(-correlation, min(limit, len(rows)) - 1, axis=0)[:limit].T
+    values = np.concatenate([similarity, np.take_along_axis(correlation.T, of_block, axis=1)], axis=1)
+    everything = np.concatenate([kept, rows[of_block]], axis=1)
+    largest = np.argpartition(-values, limit - 1, axis=1)[:, :limit]
+    similarity[:] = np.take_along_axis(values, largest, axis=1)
     kept[:] = np.take_along_axis(everything, largest, axis=1)
 
 

@@ -30,6 +30,7 @@ from tellapart.data.image_alignment import (
 )
 from tellapart.data.threads import map_in_order
 from tellapart.data.thumbnails import Thumbnails
+from tellapart.progress import Advance
 
 _NOT_ALIKE = 0.3  # residual after the coarse alignment: such pairs are not aligned further
 _LOCALITY, _SOFTNESS = 4.0, 8.0  # of the normalization: positions, grey levels
@@ -45,10 +46,17 @@ class Residuals(NamedTuple):
     turned: NDArray[np.bool_]
 
 
-def copy_residuals(thumbnails: Thumbnails, equalized: Thumbnails, candidates: Candidates) -> Residuals:
-    """Align the candidates among thumbnails (N, 64, 64) from their views and compare them."""
-    starts = range(0, len(candidates.pairs), _BLOCK)
-    blocks = list(map_in_order(partial(_compare_block, thumbnails, equalized, candidates), starts))
+def copy_residuals(
+    thumbnails: Thumbnails, equalized: Thumbnails, candidates: Candidates, advance: Advance
+) -> Residuals:
+    """Align the candidates among thumbnails (N, 64, 64) from their views and compare them.
+
+    advance: called with the number of pairs compared.
+    """
+    starts, blocks = range(0, len(candidates.pairs), _BLOCK), list[Residuals]()
+    for block in map_in_order(partial(_compare_block, thumbnails, equalized, candidates), starts):
+        blocks.append(block)
+        advance(len(block.residual), "")
     if not blocks:
         return Residuals(np.zeros(0, np.float32), np.zeros(0, bool), np.zeros(0, bool))
     return Residuals(*(np.concatenate(part) for part in zip(*blocks, strict=True)))

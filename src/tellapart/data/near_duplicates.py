@@ -6,6 +6,7 @@ far smaller than those of the next similar images. The next similar images are s
 many there are: where the sorted residuals rise steeply.
 """
 
+import hashlib
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tellapart.data.copy_candidates import CandidateSearch
 from tellapart.data.copy_residuals import copy_residuals
 from tellapart.data.thumbnails import Thumbnails, equalize, is_uniform
 from tellapart.io.json_cache import cache_path, load_cached_json, save_cached_json
+from tellapart.progress import Progress
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -52,20 +54,20 @@ class DuplicatePairs:
     possible: tuple[Pair, ...] = ()
 
 
-def find_near_duplicates(thumbnails: Thumbnails) -> DuplicatePairs:
+def find_near_duplicates(thumbnails: Thumbnails, progress: Progress | None = None) -> DuplicatePairs:
     """Return the near and possible duplicates among thumbnails (N, 64, 64), sorted.
 
     All images are compared with all others at 8 x 8 in 32 views and by their centers, with 33 N^2 x 64
     multiplications. For many images, the result is cached.
     """
     if len(thumbnails) < _MIN_CACHED:
-        return _find_pairs(thumbnails)
+        return _find_pairs(thumbnails, Progress())
     code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in _CODE)
-    path = cache_path("near", code + thumbnails.tobytes())
+    path = cache_path("near", code + hashlib.sha256(np.ascontiguousarray(thumbnails).data).digest())
     cached = _parse(load_cached_json(path), len(thumbnails))
     if cached is not None:
         return cached
-    duplicates = _find_pairs(thumbnails)
+    duplicates = _find_pairs(thumbnails, progress or Progress())
     save_cached_json(
         path, [[list(astuple(pair)) for pair in pairs] for pairs in (duplicates.near, duplicates.possible)]
     )
@@ -98,11 +100,11 @@ def _parse(value: object, count: int) -> DuplicatePairs | None:
     return DuplicatePairs(near, possible) if is_valid else None
 
 
-def _find_pairs(thumbnails: Thumbnails) -> DuplicatePairs:
+def _find_pairs(thumbnails: Thumbnails, progress: Progress) -> DuplicatePairs:
     count = len(thumbnails)
     if count < 2:
         return DuplicatePairs()
-    compared = _compare(thumbnails)
+    compared = _compare(thumbnails, progress)
     residual, pairs = compared.residual, compared.pairs
     copies = connected_components(count, pairs[residual < _ALWAYS].tolist())
     by_rank = _reference_by_rank(pairs, residual, copies)[pairs].prod(axis=1) ** 0.5  # the geometric mean
@@ -127,17 +129,20 @@ class _Compared:
         return tuple(Pair(int(a), int(b), float(r), bool(t)) for (a, b), r, t in zip(*columns, strict=True))
 
 
-def _compare(thumbnails: Thumbnails) -> _Compared:
+def _compare(thumbnails: Thumbnails, progress: Progress) -> _Compared:
     """Return the residuals of the pairs that are similar at 8 x 8, and of further ones of images with many copies."""
     equalized = equalize(thumbnails)
     equalized[is_uniform(thumbnails)] = 0  # else their noise is compared
     search = CandidateSearch(equalized)
-    nearest = search.nearest()
-    compared = copy_residuals(thumbnails, equalized, nearest)
+    with progress.bar("Searching for similar images", len(thumbnails)) as advance:
+        nearest = search.nearest(advance)
+    with progress.bar("Comparing similar images", len(nearest.pairs)) as advance:
+        compared = copy_residuals(thumbnails, equalized, nearest, advance)
     # An image with many close candidates may have more copies than candidates: compare it with more distant images too.
     close = np.bincount(nearest.pairs[compared.residual < _CROWD].ravel(), minlength=len(thumbnails))
     distant, dissimilar = search.distant(np.flatnonzero(close >= _MEMBERS))
-    further = copy_residuals(thumbnails, equalized, distant)
+    with progress.bar("Comparing further images", len(distant.pairs)) as advance:
+        further = copy_residuals(thumbnails, equalized, distant, advance)
     pairs = np.sort(np.concatenate([nearest.pairs, distant.pairs, dissimilar]), axis=1)
     missing = len(dissimilar)
     residual = np.concatenate([compared.residual, further.residual, np.ones(missing, np.float32)])

@@ -35,7 +35,7 @@ def _no_outlines() -> Outlines:
 class SeenImages:
     """The digests of the images that a classifier was trained on, and of those that selected or calibrated it.
 
-    outlines: (n, 64) of all of them.
+    outlines: (n, 64) of them; without those of a base or member whose file has none.
     """
 
     trained: Digests = field(default_factory=_no_digests)

@@ -9,6 +9,7 @@ from tellapart.data.image import ImageArray
 Thumbnails = NDArray[np.uint8]  # (N, 64, 64)
 SIDE = 64
 _LEVELS = 256
+_BLOCK = 256  # thumbnails converted to float64 at once
 # Standard deviations in grey levels. Below the first, a thumbnail is mostly rounding and noise, and is not compared;
 # below the second, its copies may be below the first, or hardly differ from other images.
 _UNIFORM, _NEARLY_UNIFORM = 6.0, 10.0
@@ -48,4 +49,5 @@ def equalize(thumbnails: Thumbnails) -> Thumbnails:
 
 def _contrast(thumbnails: Thumbnails) -> NDArray[np.float64]:
     """Return the standard deviation of each thumbnail (N,), in grey levels."""
-    return np.asarray(thumbnails.reshape(len(thumbnails), -1).std(axis=1))
+    blocks = [thumbnails[start : start + _BLOCK] for start in range(0, len(thumbnails), _BLOCK)]
+    return np.concatenate([np.zeros(0), *(block.std(axis=(1, 2)) for block in blocks)])

@@ -44,7 +44,7 @@ def check_manifest_path(dataset: ImageDataset, path: Path, content: str) -> None
     if not isinstance(dataset.images, FileImages):
         raise SaveError(
             f"The images of {dataset.title} are not files, so no manifest of them can be written: omit --out, and use "
-            "the row numbers in the JSON output."
+            "the JSON output, by row."
         )
     if path.suffix.lower() != ".csv":
         raise SaveError(f"Cannot write {printable(str(path))}: expected a file name that ends in .csv.")
@@ -79,15 +79,17 @@ def manifest_record(dataset: ImageDataset, row: int, folder: Path) -> dict[str, 
 def save_name_groups(audit: Audit, path: Path) -> None:
     """Save all images as a manifest in which those of one `Audit.name_groups` share a group; raises `SaveError`.
 
-    Every other image is a group of its own.
+    Every other image is a group of its own. If the source has groups, these are saved.
     """
     dataset = audit.dataset
     check_manifest_path(dataset, path, "corrected groups")
-    first = np.arange(len(dataset))
-    for rows in audit.name_groups:
-        first[list(rows)] = rows[0]
-    groups = [dataset.images.name(int(row)) for row in first]
-    records = [manifest_record(dataset, row, path.parent) | {"group": group} for row, group in enumerate(groups)]
+    records = [manifest_record(dataset, row, path.parent) for row in range(len(dataset))]
+    if dataset.groups is None:
+        first = np.arange(len(dataset))
+        for rows in audit.name_groups:
+            first[list(rows)] = rows[0]
+        for record, row in zip(records, first.tolist(), strict=True):
+            record["group"] = dataset.images.name(row)
     save_manifest(path, dataset, records)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.metrics.classification import MIN_PROBABILITY, row_brier, row_log_loss
-from tellapart.metrics.intervals import Estimate, log_interval
+from tellapart.metrics.intervals import Estimate, log_interval, proportion
 from tellapart.metrics.units import Units
 
 Floats = NDArray[np.float64]
@@ -35,6 +35,9 @@ def loss_estimates(
 def _estimate(losses: Floats, probabilities: Floats, loss_of_label: Floats, units: Units, highest: float) -> Estimate:
     """Return the mean of losses (N,); loss_of_label (N, K): the loss of a row if its label were each class."""
     count, value = len(losses), float(losses.mean())
+    if value <= 0:  # a certain and right answer for every row: the largest loss for a row that has not been seen
+        unseen = proportion(np.zeros(count, bool), units)
+        return Estimate(0.0, unseen.low, unseen.high * highest)
     expected = (probabilities * loss_of_label).sum(axis=1)
     promised = (probabilities * np.square(loss_of_label)).sum(axis=1).mean() - expected.mean() ** 2
     influence = (losses - value) / count

@@ -36,7 +36,7 @@ def confirm(runner: TrialRunner, study: Study, default: Recipe, best: Recipe) ->
     rows = np.concatenate([splits.validation for splits in divisions]) if divisions else np.zeros(0, np.int64)
     is_new = ~np.isin(rows, runner.splits.validation)
     groups = units_of(runner.audit, rows[is_new])
-    if not is_new.any() or (groups is not None and len(np.unique(groups)) == 1):
+    if is_new.sum() < 2 or (groups is not None and len(np.unique(groups)) == 1):
         return None
     runner.progress.report(
         Event.TUNING_CONFIRMATION,

@@ -121,6 +121,11 @@ def _check_searchable(runner: TrialRunner) -> None:
         raise TuningError(
             "All validation images are in one group, so the variance of scores cannot be estimated: add groups."
         )
+    if len(runner.splits.validation) < 2:
+        raise TuningError(
+            f"Expected at least two validation images to compare recipes, found {len(runner.splits.validation)}: add "
+            "images, or raise data.validation_fraction."
+        )
     if not runner.space.all_dimensions:
         raise TuningError(
             "The recipe fixes every setting that is searched: remove settings from it, or add some with --search."
@@ -178,7 +183,9 @@ def _conclude(study: Study, runner: TrialRunner, source: Source, directory: Path
 def _mark_validation(run: Run) -> None:
     """Record in the metrics of a run that its recipe was selected on the validation images."""
     run.metrics["validation"]["used_for"] = ["hyperparameter search", "epoch selection", "calibration"]
-    write_atomic(RunDirectory(run.directory).metrics, json.dumps(run.metrics, indent=2, ensure_ascii=False))
+    write_atomic(
+        RunDirectory(run.directory).metrics, json.dumps(run.metrics, indent=2, ensure_ascii=False, allow_nan=False)
+    )
 
 
 def _select_recipe(study: Study, runner: TrialRunner, complete: list[FrozenTrial]) -> tuple[Selection, Recipe]:
@@ -203,6 +210,6 @@ def _write(result: TuningResult, study: Study, runner: TrialRunner) -> None:
         "default": runner.space.default_params,
     }
     write_atomic(result.recipe_file, result.recipe.to_toml())
-    write_atomic(result.directory / "tuning.json", json.dumps(document, indent=2, ensure_ascii=False))
+    write_atomic(result.directory / "tuning.json", json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
     title = runner.audit.dataset.title
     write_atomic(result.report, render(Path(title).name or title, study.study, result, runner.space))
