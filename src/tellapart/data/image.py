@@ -12,11 +12,11 @@ import stat
 import zlib
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tellapart.data.image_formats import DECODERS, SUPPORTED, check_decoding_cost, detect_image_format
+from tellapart.data.jpeg import decode_jpeg
 from tellapart.errors import UnreadableImageError, printable
 
 ImageArray = NDArray[np.uint8]
@@ -97,24 +97,11 @@ def _decode(data: bytes) -> ImageArray:
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(image)
-        if image.format in _JPEG and image.mode in ("L", "RGB"):
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            return _apply_orientation(_decode_jpeg(data, image), orientation)
+        if image.format in _JPEG:
+            return _apply_orientation(decode_jpeg(data, image), image.getexif().get(_ORIENTATION, 1))
         if image.format == "PNG":
             _check_png_checksums(data)
         return _decode_with_pillow(image)
-
-
-def _decode_jpeg(data: bytes, image: Image.Image) -> ImageArray:
-    """Decode plain JPEG with libjpeg-turbo in strict mode: by default libjpeg fills missing pixels with grey."""
-    try:
-        pixels: ImageArray = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-        return pixels
-    except ValueError as error:
-        # Extra bytes between segments are harmless and common (cameras, editors); other warnings mean lost pixels.
-        if "extraneous bytes" not in str(error):
-            raise
-        return np.array(image.convert("RGB"))
 
 
 def _decode_with_pillow(image: Image.Image) -> ImageArray:
