@@ -68,3 +68,8 @@ def test_other_content_has_no_format(head):
 def test_the_documentation_names_all_formats():
     page = (DOCS / "sources.md").read_text(encoding="utf-8")
     assert [image_format.name for image_format in FORMATS if image_format.name not in page] == []
+
+
+@pytest.mark.parametrize("text", [b"BMW is a maker of cars", b"BM" + bytes(14), b"P1 is a plan", b"P6\nfirst", b"P2"])
+def test_texts_that_begin_like_an_image_are_none(text):
+    assert not has_image_magic(text)

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from damaged_jpegs import DAMAGES, KINDS, ODDITIES, cut, lose_interval, overwrite_sector, write_jpeg
+from damaged_jpegs import (
+    DAMAGES,
+    KINDS,
+    ODDITIES,
+    cut,
+    lose_interval,
+    overwrite_sector,
+    write_jpeg,
+    write_unusual_jpeg,
+    zero,
+)
 from encoding import encode
-from tellapart.data.image import decode
+from tellapart.data.image import decode, from_pillow
 from tellapart.errors import UnreadableImageError
 
 VISIBLE = 8  # levels
@@ -75,3 +85,29 @@ def test_reasons_are_sentences_for_people(photo):
     with pytest.raises(UnreadableImageError) as error:
         decode(cut(write_jpeg(photo, "CMYK"), np.random.default_rng(0)))
     assert not re.search(r"ValueError|0x|-\d", error.value.reason.split("(")[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_opened_by_pillow_is_refused(photo, kind, tmp_path):
+    data = write_jpeg(photo, kind)
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "cut.jpg").write_bytes(cut(data, np.random.default_rng(0)))
+    with Image.open(tmp_path / "whole.jpg") as image:
+        np.testing.assert_array_equal(from_pillow(image), decode(data))
+        image.load()
+        np.testing.assert_array_equal(from_pillow(image), by_pillow(data))
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(UnreadableImageError):
+        from_pillow(image)
+
+
+def test_chroma_sampling_that_turbojpeg_does_not_know_is_read():
+    random = np.random.default_rng(0)
+    data = write_unusual_jpeg(random)
+    pixels = decode(data)
+    assert pixels.std() > 20
+    np.testing.assert_array_equal(pixels, by_pillow(data))
+    for damage in (overwrite_sector, cut, zero):
+        copies = [damage(data, random) for _ in range(20)]
+        lost = [copy for copy in copies if has_lost_pixels(copy, pixels.astype(int))]
+        assert len(lost) > 10
+        assert sum(not is_refused(copy) for copy in lost) <= 2

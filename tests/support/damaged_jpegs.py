@@ -96,3 +96,41 @@ ODDITIES = (
     *(junk_between_segments, cut_profile, later_jfif, odd_scan_parameters, unknown_adobe_transform),
     junk_after_the_end,
 )
+
+
+def write_unusual_jpeg(random, columns=20, rows=40):
+    """Return a JPEG with a chroma sampling of 3 x 1, which TurboJPEG does not know, of random uniform blocks.
+
+    It has columns x rows units of three blocks of luma and one of each chroma. All use the tables of luma of ITU T.81,
+    K.3.3: a code of the size of the difference, the difference, and 1010 for a block without further coefficients.
+    """
+    lengths = [2, 3, 3, 3, 3, 3, 4, 5, 6, 7, 8, 9]
+    codes = ["00", "010", "011", "100", "101", "110", "1110", "11110", "111110", "1111110", "11111110", "111111110"]
+    assert [len(code) for code in codes] == lengths
+    bits, last = [], [0, 0, 0]
+    for _ in range(columns * rows):
+        for component in (0, 0, 0, 1, 2):
+            level = int(random.integers(-60, 60))
+            difference, last[component] = level - last[component], level
+            size = abs(difference).bit_length()
+            value = difference if difference >= 0 else difference + 2**size - 1
+            bits.append(codes[size] + (f"{value:0{size}b}" if size else "") + "1010")
+    text = "".join(bits)
+    text += "1" * (-len(text) % 8)
+    content = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
+
+    def segment(code, body):
+        return bytes([0xFF, code]) + struct.pack(">H", len(body) + 2) + body
+
+    data = encode(Image.new("L", (8, 8)), "JPEG", quality=90)
+    ac_table = data.index(b"\xff\xc4")
+    while data[ac_table + 4] != 0x10:
+        ac_table = data.index(b"\xff\xc4", ac_table + 2)
+    ac_length = struct.unpack_from(">H", data, ac_table + 2)[0] - 2
+    counts = bytes(lengths.count(length) for length in range(1, 17))
+    frame = struct.pack(">BHHB", 8, 8 * rows, 24 * columns, 3) + bytes([1, 0x31, 0, 2, 0x11, 0, 3, 0x11, 0])
+    parts = [segment(0xDB, bytes(1) + bytes([8] * 64)), segment(0xC0, frame)]
+    parts += [segment(0xC4, bytes(1) + counts + bytes(range(12)))]
+    parts += [segment(0xC4, data[ac_table + 4 : ac_table + 4 + ac_length])]
+    parts += [segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 0, 63, 0]))]
+    return b"\xff\xd8" + b"".join(parts) + content + b"\xff\xd9"

@@ -9,14 +9,17 @@ The limits on size and work are checked from the header and the structure, befor
 import io
 import os
 import stat
-import zlib
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tellapart.data.image_formats import DECODERS, SUPPORTED, check_decoding_cost, detect_image_format
-from tellapart.data.jpeg import decode_jpeg
+from tellapart.data.jpeg import decode_jpeg, unsupported_jpeg
+from tellapart.data.png import check_all_rows, check_png
+from tellapart.data.tiff import TiffTags
 from tellapart.errors import UnreadableImageError, printable
 
 ImageArray = NDArray[np.uint8]
@@ -71,13 +74,31 @@ def from_array(array: NDArray[np.generic], name: str = "image") -> ImageArray:
 
 
 def from_pillow(image: Image.Image, name: str = "image") -> ImageArray:
-    """Convert a Pillow image by the same policy as its file; raises `UnreadableImageError`."""
+    """Convert a Pillow image by the same policy as its file; raises `UnreadableImageError`.
+
+    If its pixels are not decoded yet, the file is read here, as Pillow would accept damaged ones.
+    """
     try:
-        return _decode_with_pillow(image)
+        data = _undecoded_bytes(image)
+        return _decode_with_pillow(image) if data is None else _decode(data)
     except UnreadableImageError as error:
         raise UnreadableImageError(name, error.reason) from error
     except Exception as error:
         raise UnreadableImageError(name, _one_line(error)) from error
+
+
+def _undecoded_bytes(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file of a Pillow image that is not decoded yet; None if it is, or at a later frame."""
+    file = getattr(image, "fp", None)
+    if not getattr(image, "tile", None) or file is None or not file.seekable() or image.tell():
+        return None
+    position = file.tell()
+    file.seek(0)
+    try:
+        data: bytes = file.read()
+        return data
+    finally:
+        file.seek(position)
 
 
 def _decode(data: bytes) -> ImageArray:
@@ -87,9 +108,15 @@ def _decode(data: bytes) -> ImageArray:
     if image_format is not None and image_format.decoder is None:
         raise _unreadable(f"{image_format.name} is not supported; convert it to JPEG or PNG")
     check_decoding_cost(data)
+    if image_format is not None and image_format.decoder == "PNG":
+        data = check_png(data)
     try:
         image = Image.open(io.BytesIO(data), formats=DECODERS)
     except UnidentifiedImageError as error:
+        if image_format is not None and image_format.decoder == "TIFF" and (tags := _read_tags(data)):
+            raise _unreadable(f"a TIFF with {tags.describe()} is not supported; save it with 8 or 16 bits") from error
+        if image_format is not None and image_format.decoder == "JPEG" and (reason := unsupported_jpeg(data)):
+            raise _unreadable(reason) from error
         if image_format is not None:
             raise _unreadable("the file is truncated, or its header is damaged") from error
         names = [supported.name for supported in SUPPORTED]
@@ -98,27 +125,62 @@ def _decode(data: bytes) -> ImageArray:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(image)
         if image.format in _JPEG:
-            return _apply_orientation(decode_jpeg(data, image), image.getexif().get(_ORIENTATION, 1))
+            return _apply_orientation(decode_jpeg(data, image), _read_orientation(image))
+        if isinstance(image, TiffImageFile):
+            TiffTags(image.tag_v2).check_jpeg_parts(data)
+        pixels = _decode_with_pillow(image)
         if image.format == "PNG":
-            _check_png_checksums(data)
-        return _decode_with_pillow(image)
+            check_all_rows(data, image)
+        return pixels
 
 
 def _decode_with_pillow(image: Image.Image) -> ImageArray:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(image)
     image.seek(0)
+    tags = TiffTags(dict(image.tag_v2)) if isinstance(image, TiffImageFile) else None
+    if tags:
+        tags.check()
     image.load()
     # Read after load(): for TIFF, load() rotates the image and drops the tag.
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    return _apply_orientation(_to_rgb(image), orientation)
+    orientation = _read_orientation(image)
+    return _apply_orientation(_from_tiff(image, tags) if tags else _to_rgb(image), orientation)
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; some programs store it as a byte instead of a short integer."""
+    value: int | bytes = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) else int.from_bytes(value[:1], "big")
+
+
+def _from_tiff(image: Image.Image, tags: TiffTags) -> ImageArray:
+    if image.mode == "F" and tags.is_inverted:
+        return 255 - _to_rgb(image)
+    if image.mode.startswith("I") and tags.bits <= 16:
+        levels = np.asarray(image).astype(np.int64) * 65535 // (2**tags.bits - 1)
+        return 255 - _from_16_bit(levels) if tags.is_inverted else _from_16_bit(levels)
+    if image.mode == "P" and (palette := tags.palette_of_8_bits):
+        image.putpalette(palette)
+    return _to_rgb(image)
+
+
+def _read_tags(data: bytes) -> TiffTags | None:
+    """Return the tags of a TIFF that Pillow does not open; None if they are damaged."""
+    try:
+        return TiffTags.of_data(data)
+    except (OSError, ValueError, SyntaxError, KeyError, struct.error):
+        return None
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:
     if image.mode == "F":
         return _from_unit_floats(np.asarray(image))
     if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image))
+        grey = _from_16_bit(np.asarray(image))
+        transparent = image.info.get("transparency")  # the level that is transparent, in a PNG
+        return grey if transparent is None else np.where(np.asarray(image)[:, :, None] == transparent, 255, grey)
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return np.array(image.convert("RGB"))  # programs that write no alpha leave it 0
     if image.has_transparency_data:
         return _composite_over_white(image.convert("RGBA"))
     return np.array(image.convert("RGB"))
@@ -155,20 +217,6 @@ def _apply_orientation(pixels: ImageArray, orientation: int) -> ImageArray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _check_png_checksums(data: bytes) -> None:
-    """Check the length and CRC of every PNG chunk: Pillow does not check those of the pixels."""
-    position, kind = 8, b""
-    while kind != b"IEND":
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
-        end = position + 8 + length
-        if end + 4 > len(data):
-            raise _unreadable("the file is truncated")
-        if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise _unreadable("a checksum in the PNG does not match its content")
-        position = end + 4
 
 
 def _too_large(image: Image.Image) -> UnreadableImageError:

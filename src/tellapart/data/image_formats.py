@@ -60,8 +60,10 @@ FORMATS = (
     ImageFormat(
         name="BMP",
         extensions=(".bmp", ".dib"),
-        magic=re.compile(rb"BM"),
+        # The size of the next header: texts begin with BM, too.
+        magic=re.compile(rb"(?s)BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00"),
         decoder="BMP",
+        decoder_magic=re.compile(rb"BM"),
         is_slow=structure.is_run_length_bmp,
     ),
     ImageFormat(
@@ -82,7 +84,7 @@ FORMATS = (
     ImageFormat(
         name="PNM",
         extensions=(".pgm", ".ppm", ".pbm", ".pnm"),
-        magic=re.compile(rb"P[1-6]\s"),
+        magic=re.compile(rb"P[1-6]\s+(#|\d+\s+[#\d])"),
         decoder="PPM",
         decoder_magic=re.compile(rb"P[0-6Ffy]"),
         check_decoding_cost=structure.check_pnm_cost,
@@ -123,5 +125,4 @@ def check_decoding_cost(data: bytes) -> None:
 
 def decodes_slowly(data: bytes) -> bool:
     """Return whether a file is decoded pixel by pixel: plain or unusual PNM, run-length BMP."""
-    image_format = detect_image_format(data[:16])
-    return image_format is not None and image_format.is_slow is not None and image_format.is_slow(data)
+    return any(each.is_slow is not None and each.is_accepted(data) and each.is_slow(data) for each in SUPPORTED)

@@ -17,8 +17,11 @@ Pixels = NDArray[np.uint8]
 _START, _END, _SCAN, _STUFFED, _FIRST_RESTART, _LAST_RESTART = 0xD8, 0xD9, 0xDA, 0x00, 0xD0, 0xD7
 _JFIF, _ICC, _ADOBE = 0xE0, 0xE2, 0xEE  # the application segments that may hold them
 _SEQUENTIAL, _HUFFMAN, _AC_TABLE = (0xC0, 0xC1), 0xC4, 0x10
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_SUPPORTED_FRAMES, _BITS = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA), 8
 _EMPTY = {0x00, 0xF0}  # symbols for no further coefficients, or none among the next 16
 _LAST_ADOBE_TRANSFORM = 2
+_EMPTY_FILE = bytes([0xFF, _START, 0xFF, _END])
 _PADDING, _MARGIN = 16, 8  # bytes beyond and before the end of the coefficients, see `_is_whole`
 _SCAN_HEADER = re.compile(rb"\xff\xda")
 _ZEROS = re.compile(rb"\x00{64}")  # so many zeros are no coefficients, but flat areas
@@ -29,36 +32,59 @@ def decode_jpeg(data: bytes, image: Image.Image) -> Pixels:
 
     image: the same file, opened by Pillow. The colours of CMYK, and unusual chroma sampling, are decoded by Pillow.
     """
+    color = "CMYK" if image.mode == "CMYK" else "RGB"
     try:
-        return _decode_strictly(data, image)
+        pixels = _decode_strictly(data, color)
     except ValueError as error:
         mended = _mend_headers(data)
         if mended == data:
             raise _lost_pixels(error) from error
-    try:
-        return _decode_strictly(mended, image)
-    except ValueError as error:
-        raise _lost_pixels(error) from error
+        check_jpeg(mended, color)
+        data, pixels = mended, None if color == "CMYK" else _decode_strictly(mended, color)
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if pixels is None or color == "CMYK" else pixels
+
+
+def join_jpeg_tables(tables: bytes, part: bytes) -> bytes:
+    """Return a strip or tile of a TIFF as a JPEG file, with the tables that are common to all of them."""
+    return tables[:-2] + part[2:] if len(tables) > len(_EMPTY_FILE) else part
 
 
 def _lost_pixels(error: ValueError) -> ValueError:
     return ValueError(f"its pixels are damaged or incomplete (libjpeg: {error})")
 
 
-def _decode_strictly(data: bytes, image: Image.Image) -> Pixels:
-    _check_zeros(data)
-    if image.mode == "CMYK":
-        simplejpeg.decode_jpeg(data, "CMYK", strict=True)
-        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+def check_jpeg(data: bytes, color: str) -> None:
+    """Raise `ValueError` if a JPEG has lost pixels; color: RGB, or CMYK if it has four components."""
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        _decode_strictly(data, color)
+    except ValueError as error:
+        raise _lost_pixels(error) from error
+
+
+def unsupported_jpeg(data: bytes) -> str:
+    """Return why Pillow does not open a JPEG, its precision or its kind of compression, or "" for another reason."""
+    try:
+        for code, segment, _ in _segments(data):
+            if code in _FRAMES and (segment[4] != _BITS or code not in _SUPPORTED_FRAMES):
+                kind = "" if code in _SUPPORTED_FRAMES else "lossless or hierarchical "
+                return f"a {kind}JPEG with {segment[4]} bits per sample is not supported; save it with 8 bits"
+    except (IndexError, struct.error):
+        pass
+    return ""
+
+
+def _decode_strictly(data: bytes, color: str) -> Pixels | None:
+    """Return the pixels; None if they are whole, but of unusual chroma sampling, so that others must decode them."""
+    _check_zeros(data)
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, color, strict=True)
         return pixels
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
     if not _is_whole(data):
         raise ValueError("its coefficients do not end where the file does")
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    return None
 
 
 def _is_whole(data: bytes) -> bool:
