@@ -6,11 +6,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tellapart.data.dataset import ArrayImages, ImageDataset, dataset_from_labels
+from tellapart.data.label_texts import label_text, label_texts
 from tellapart.errors import SourceError, printable
 
 _IDX_MAX_BYTES = 4 * 2**30
@@ -22,19 +24,19 @@ _CIFAR_PIXELS = 3 * 32 * 32
 def from_arrays(
     images: ArrayLike, labels: ArrayLike, title: str = "arrays", splits: ArrayLike | None = None
 ) -> ImageDataset:
-    """Build an `ImageDataset` from images (N, H, W[, C]) uint8 and labels (N,), integers or strings.
+    """Build an `ImageDataset` from images (N, H, W[, C]) uint8 and labels, integers or strings, as for `label_texts`.
 
-    splits: (N,) names of splits. Raises `SourceError` for other shapes or types.
+    splits: (N,) names of splits. Raises `SourceError` for other shapes or types, and for missing labels.
     """
     try:
-        pixels, names = np.asarray(images), np.asarray(labels)
+        pixels, names = np.asarray(images), label_texts(labels, title)
     except ValueError as error:
         raise SourceError(f"{title}: expected images of one shape, and one label per image: {error}.") from error
-    _check_arrays(pixels, names, title)
-    split_names = None if splits is None else [str(name) for name in np.asarray(splits).ravel()]
+    _check_arrays(pixels, len(names), title)
+    split_names = None if splits is None else [label_text(name) for name in np.asarray(splits).ravel().tolist()]
     if split_names is not None and len(split_names) != len(names):
         raise SourceError(f"{title}: expected one split for each of {len(names)} images, found {len(split_names)}.")
-    return dataset_from_labels(title, ArrayImages(pixels, title), [str(name) for name in names.tolist()], split_names)
+    return dataset_from_labels(title, ArrayImages(pixels, title), names, split_names)
 
 
 def load_npz(path: Path) -> ImageDataset:
@@ -45,11 +47,13 @@ def load_npz(path: Path) -> ImageDataset:
             file = np.load(raw, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it contains one array without a name")
-            arrays = {name: file[name] for name in file.files if name in ("images", "labels", "split")}
+            names = file.files
+            arrays = {name: file[name] for name in names if name in ("images", "labels", "split")}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
         raise SourceError(f"{title} is not a .npz file of plain arrays: {error}.") from error
     if not {"images", "labels"} <= arrays.keys():
-        raise SourceError(f"{title}: expected the arrays 'images' and 'labels', found {sorted(arrays) or 'neither'}.")
+        found = ", ".join(f"'{printable(name)}'" for name in names) or "none"
+        raise SourceError(f"{title}: expected the arrays 'images' and 'labels', found {found}; rename them.")
     return from_arrays(arrays["images"], arrays["labels"], title, arrays.get("split"))
 
 
@@ -131,20 +135,17 @@ def load_cifar(folder: Path, title: str) -> ImageDataset:
     return from_arrays(_concatenate(pixels, title), names, title, splits)
 
 
-def _check_arrays(pixels: NDArray[np.generic], names: NDArray[np.generic], title: str) -> None:
+def _check_arrays(pixels: NDArray[Any], n_labels: int, title: str) -> None:
     if pixels.dtype != np.uint8:
-        raise SourceError(
-            f"{title}: expected images of type uint8 from 0 to 255, found {pixels.dtype}; "
-            "multiply 0..1 by 255 and round."
-        )
+        is_unit = pixels.dtype.kind == "f" and pixels.size and np.nanmax(pixels) <= 1
+        advice = "multiply 0..1 by 255 and round" if is_unit else "round the values, and convert them to uint8"
+        raise SourceError(f"{title}: expected images of type uint8 from 0 to 255, found {pixels.dtype}; {advice}.")
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3, 4)):
         raise SourceError(f"{title}: expected images (N, H, W) or (N, H, W, C), found shape {pixels.shape}.")
-    if names.shape != pixels.shape[:1]:
-        raise SourceError(f"{title}: expected one label for each of {len(pixels)} images, found shape {names.shape}.")
-    if not len(names):
+    if n_labels != len(pixels):
+        raise SourceError(f"{title}: expected one label for each of {len(pixels)} images, found {n_labels}.")
+    if not n_labels:
         raise SourceError(f"{title} contains no images: expected at least two classes of them.")
-    if names.dtype.kind == "f":
-        raise SourceError(f"{title}: expected labels that are integers or strings, found {names.dtype}.")
 
 
 def _read_cifar_rows(path: Path, label_bytes: int) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ from tellapart.data.dataset import (
     is_split_name,
 )
 from tellapart.data.image import ImageArray, decode, read_image
+from tellapart.data.label_texts import label_text
 from tellapart.errors import SourceError, UnreadableImageError, printable
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
@@ -119,11 +120,11 @@ def from_huggingface(
     for number, (name, table) in enumerate(zip(splits, tables, strict=True)):
         classes = getattr(table.features[label], "names", None)
         for row, value in enumerate(table[label]):
-            if value is None or (classes and value < 0):
+            if not label_text(value).strip() or (classes and value < 0):
                 skipped.append(SkippedFile(f"{name}[{row}]", "it has no label"))
                 continue
             rows.append((number, row))
-            labels.append(classes[value] if classes else str(value))
+            labels.append(classes[value] if classes else label_text(value))
             split_names.append(name)
     images = _TableImages(tables, tuple(splits), image, tuple(rows))
     result = dataset_from_labels(title, images, labels, split_names if len(splits) > 1 else None)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tellapart.data.dataset import FileImages, ImageDataset, dataset_from_labels, parse_split
+from tellapart.data.label_texts import label_text
 from tellapart.errors import ManifestError, SourceError, listed, printable
 from tellapart.optional import require
 
@@ -74,10 +75,7 @@ def _read_parquet(path: Path) -> Table:
         columns = parquet.read_table(path).to_pydict()
     except Exception as error:  # pyarrow raises its own classes and OSError
         raise ManifestError(f"{printable(str(path))} is not a readable Parquet file: {error}.") from error
-    return {
-        name.strip().lower(): ["" if value is None else str(value) for value in values]
-        for name, values in columns.items()
-    }
+    return {name.strip().lower(): [label_text(value) for value in values] for name, values in columns.items()}
 
 
 def _check_columns(title: str, table: Table) -> None:

@@ -14,23 +14,27 @@ from tellapart.data.manifest import load_manifest
 from tellapart.errors import SourceError, did_you_mean, printable
 from tellapart.progress import Progress
 
-Source = str | os.PathLike[str] | tuple[ArrayLike, ArrayLike] | ImageDataset  # or a dataset of `datasets`
+Source = (
+    str | os.PathLike[str] | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike] | ImageDataset
+)  # or a dataset of `datasets`
 
 
 def load_dataset(source: Source, progress: Progress | None = None) -> ImageDataset:
     """Load labelled images.
 
     source: a folder of class folders, or of train/, val/ and test/; a manifest (.csv, .parquet); arrays (.npz, or the
-    pair images (N, H, W[, C]) uint8 and labels (N,)); a folder or file of IDX (MNIST); a folder of CIFAR's binary
-    version; a built-in dataset, such as `digits` or `cifar10`; `hf://datasets/OWNER/NAME`, or a dataset of the library
-    `datasets`; an `ImageDataset` is returned unchanged.
+    pair images (N, H, W[, C]) uint8 and labels (N,), or these and splits (N,)); a folder or file of IDX (MNIST); a
+    folder of CIFAR's binary version; a built-in dataset, such as `digits` or `cifar10`; `hf://datasets/OWNER/NAME`, or
+    a dataset of the library `datasets`; an `ImageDataset` is returned unchanged.
 
     Raises `SourceError`, or a subclass of it, for anything else.
     """
     if isinstance(source, ImageDataset):
         return source
     if isinstance(source, tuple):
-        return from_arrays(*source)
+        if len(source) not in (2, 3):
+            raise SourceError(f"Expected images and labels, and optionally splits, found a tuple of {len(source)}.")
+        return from_arrays(source[0], source[1], splits=source[2] if len(source) == 3 else None)
     if is_huggingface_dataset(source):
         return from_huggingface(source)
     path = Path(source)
