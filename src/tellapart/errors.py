@@ -275,6 +275,10 @@ class InterruptedTrainingError(TellapartError):
         self.number = number
 
 
+# Zero-width joiner and non-joiner, soft hyphen, and the tags of flags, which Python does not count as printable.
+_PARTS_OF_WORDS = frozenset(["\u200c", "\u200d", "\u00ad", *map(chr, range(0xE0020, 0xE0080))])
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known name closest to `wrong`, or "" when none is close."""
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
@@ -282,9 +286,12 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 def printable(name: str) -> str:
-    """Return `name` with undecodable bytes and control characters escaped, safe for a terminal or a UTF-8 file."""
+    """Return `name` with undecodable bytes and control characters escaped, safe for a terminal or a UTF-8 file.
+
+    Joiners, soft hyphens and tags are part of words and symbols in many languages, and stay.
+    """
     decoded = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    visible = (c.isprintable() or unicodedata.category(c) == "Zs" for c in decoded)
+    visible = (c.isprintable() or c in _PARTS_OF_WORDS or unicodedata.category(c) == "Zs" for c in decoded)
     return "".join(c if v else c.encode("unicode_escape").decode() for c, v in zip(decoded, visible, strict=True))
 
 

@@ -120,7 +120,7 @@ def test_grey_and_palette_are_expanded(photo, mode, kinds):
     for kind in kinds:
         if mode in ("LAB", "YCbCr"):
             assert np.abs(decode(encode(image, kind)).astype(int) - photo).mean() < 4, kind
-        elif mode == "L" and kind in ("JPEG", "WEBP"):
+        elif mode == "L" and kind in ("JPEG", "WEBP", "AVIF"):
             assert np.abs(decode(encode(image, kind)).astype(int) - expected).mean() < 6, kind
         else:
             np.testing.assert_array_equal(decode(encode(image, kind)), expected, kind)
@@ -305,11 +305,26 @@ def test_refuses_files_that_are_not_images(data, tmp_path):
     assert error.value.name == str(path)
 
 
-@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"mif1", "HEIC"), (b"avif", "AVIF")])
+@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"mif1", "HEIC")])
 def test_names_unsupported_formats(brand, name):
     with pytest.raises(UnreadableImageError) as error:
         decode(b"\x00\x00\x00\x18ftyp" + brand + bytes(12))
     assert name in error.value.reason
+
+
+def test_avif_is_read_upright_with_alpha(photo):
+    upright = decode(encode(photo, "AVIF", quality=95))
+    assert np.abs(upright.astype(int) - photo).mean() < 4
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode(encode(photo, "AVIF", quality=95, exif=exif))
+    np.testing.assert_array_equal(turned, np.rot90(upright, -1))
+    transparent = np.dstack([photo, np.zeros(photo.shape[:2], np.uint8)])
+    assert (decode(encode(transparent, "AVIF", quality=95)) == 255).all()
+    for share in (0.1, 0.5, 0.9, 0.99):
+        data = encode(photo, "AVIF")
+        with pytest.raises(UnreadableImageError):
+            decode(data[: int(share * len(data))])
 
 
 def test_float_pixels_must_be_from_0_to_1():

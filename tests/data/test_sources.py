@@ -4,6 +4,7 @@ import contextlib
 import csv
 import gzip
 import os
+import shutil
 import unicodedata
 
 import numpy as np
@@ -458,3 +459,34 @@ def test_all_sources_give_the_same_pixels_and_labels(tmp_path, cifar_images):
         dataset = load_dataset(source)
         rows.append({(dataset.label_name(row), dataset.images.read(row).tobytes()) for row in range(6)})
     assert rows[0] == rows[1] == rows[2]
+
+
+def test_what_systems_write_is_left_out_and_what_is_hidden_is_listed(make_tree, small_images):
+    root = make_tree({"net": small_images[:3], "java": small_images[3:6], ".net": small_images[6:8]})
+    for junk in ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX"):
+        shutil.copytree(root / "net", root / junk)
+    shutil.copy(small_images[0], root / "java" / ".hidden.png")
+    shutil.copy(small_images[0], root / "java" / "._0.png")
+    dataset = load_dataset(root)
+    assert dataset.classes == ("java", "net")
+    assert len(dataset) == 6
+    assert sorted(file.name for file in dataset.skipped) == [".net", "java/.hidden.png"]
+
+
+def test_links_that_lead_nowhere_are_listed(make_tree, small_images):
+    root = make_tree({"a": small_images[:3], "b": small_images[3:6]})
+    (root / "a" / "loop").symlink_to("loop")
+    (root / "a" / "above").symlink_to(root)
+    (root / "b" / "gone.txt").symlink_to(root / "nothing")
+    (root / "loop").symlink_to("loop")
+    dataset = load_dataset(root)
+    assert len(dataset) == 6
+    assert {file.name for file in dataset.skipped} >= {"a/loop", "b/gone.txt", "loop"}
+
+
+@pytest.mark.parametrize(
+    "name", ["می\u200cخواهم", "क्\u200dष", "so\u00adft", "❤\ufe0f", "\U0001f3f4\U000e0067\U000e007f"]
+)
+def test_class_names_keep_the_parts_of_words(make_tree, small_images, name):
+    dataset = load_dataset(make_tree({name: small_images[:2], "b": small_images[2:4]}))
+    assert set(dataset.classes) == {unicodedata.normalize("NFC", name), "b"}

@@ -18,7 +18,13 @@ from tellapart.data.dataset import (
 from tellapart.data.image_formats import has_image_magic, is_image_name
 from tellapart.errors import SourceError, UnreadableImageError, printable
 
-_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db"})
+# Files and folders that systems, network drives and programs write; they are left out without a word.
+_SYSTEM_FILES = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", ".ds_store", ".git", ".svn", ".ipynb_checkpoints"}
+    | {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", ".trashes", ".thumbnails"}
+)
+_HIDDEN = "it is hidden: its name begins with a dot"
+_APPLE_DOUBLE = "._"  # begins the name of a file that macOS writes beside another
 
 
 @dataclass
@@ -59,7 +65,7 @@ def load_folder(root: Path) -> ImageDataset:
 
 def list_images(folder: Path) -> list[Path]:
     """Return all files below a folder that look like images, sorted; raises `SourceError` if it cannot be listed."""
-    return [Path(path) for path in _walk(str(folder)) if _looks_like_image(path)]
+    return [Path(path) for path in _walk(str(folder)) if not _is_hidden(path) and _looks_like_image(path)]
 
 
 def expand_image_paths(paths: list[str]) -> list[str]:
@@ -83,14 +89,21 @@ def expand_image_paths(paths: list[str]) -> list[str]:
 def _list_tree(root: Path, split_folders: list[tuple[str, Path]]) -> _Listing:
     listing = _Listing()
     for split, folder in split_folders:
-        for entry in _entries(folder):
-            if not entry.is_dir():
-                listing.skipped.append(SkippedFile(_relative(entry.path, root), "it is not in a class folder"))
+        above = frozenset({os.path.realpath(root), os.path.realpath(folder)})
+        for entry in _all_entries(folder):
+            if _is_hidden(entry.name):
+                listing.skipped.append(SkippedFile(printable(_relative(entry.path, root)), _HIDDEN))
+                continue
+            if not _is_folder(entry):
+                reason = "it is not in a class folder"
+                listing.skipped.append(SkippedFile(printable(_relative(entry.path, root)), reason))
                 continue
             listing.class_folders.add(entry.name)
-            for path in _walk(entry.path):
+            for path in _walk(entry.path, above):
                 name = _relative(path, root)
-                if _looks_like_image(path):
+                if _is_hidden(path):
+                    listing.skipped.append(SkippedFile(printable(name), _HIDDEN))
+                elif _looks_like_image(path):
                     listing.names.append(name)
                     listing.labels.append(entry.name)
                     listing.splits.append(split)
@@ -119,8 +132,8 @@ def _is_split_tree(root: Path) -> bool:
 def _refuse_unknown_split_names(root: Path) -> None:
     """Refuse folders such as training_set/ and test_set/, which would become two classes."""
     entries_of = [_entries(root / name) for name in _subfolders(root)]
-    names = [frozenset(entry.name for entry in entries if entry.is_dir()) for entries in entries_of]
-    has_files = any(not entry.is_dir() for entries in entries_of for entry in entries)
+    names = [frozenset(entry.name for entry in entries if _is_folder(entry)) for entries in entries_of]
+    has_files = any(not _is_folder(entry) for entries in entries_of for entry in entries)
     if len(names) >= 2 and len(names[0]) >= 2 and len(set(names)) == 1 and not has_files:
         raise SourceError(
             f"The folders of {printable(str(root))} all contain the same folders ({', '.join(sorted(names[0])[:3])}), "
@@ -140,28 +153,50 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    return [entry for entry in _all_entries(folder) if not _is_hidden(entry.name)]
+
+
+def _all_entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return the files and folders in a folder, hidden ones, too, but not those of the system."""
     try:
         with os.scandir(folder) as iterator:
             entries = sorted(iterator, key=lambda entry: entry.name)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SourceError(f"Cannot list the folder {printable(str(folder))}: {reason}.") from error
-    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_FILES]
+    return [
+        entry
+        for entry in entries
+        if entry.name.lower() not in _SYSTEM_FILES and not entry.name.startswith(_APPLE_DOUBLE)
+    ]
 
 
 def _walk(folder: str, ancestors: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the files below a folder, and what is hidden there."""
     path = os.path.realpath(folder)
     if path in ancestors:  # a symbolic link to a folder above
         return
-    for entry in _entries(folder):
-        if entry.is_dir():
+    for entry in _all_entries(folder):
+        if _is_folder(entry) and not _is_hidden(entry.name):
             yield from _walk(entry.path, ancestors | {path})
         else:
             yield entry.path
+
+
+def _is_hidden(path: str) -> bool:
+    return os.path.basename(path).startswith(".")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; a symbolic link that leads to itself, or nowhere, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _looks_like_image(path: str) -> bool:

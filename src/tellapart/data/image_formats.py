@@ -91,7 +91,7 @@ FORMATS = (
         is_slow=structure.is_slow_pnm,
     ),
     ImageFormat(name="HEIC", extensions=(".heic", ".heif"), magic=re.compile(rb"(?s).{4}ftyp(hei[cx]|mif1)")),
-    ImageFormat(name="AVIF", extensions=(".avif",), magic=re.compile(rb"(?s).{4}ftypavi[fs]")),
+    ImageFormat(name="AVIF", extensions=(".avif",), magic=re.compile(rb"(?s).{4}ftypavi[fs]"), decoder="AVIF"),
 )
 SUPPORTED = tuple(image_format for image_format in FORMATS if image_format.decoder)
 DECODERS = tuple(image_format.decoder for image_format in SUPPORTED if image_format.decoder)
