@@ -73,8 +73,8 @@ def test_pillow_images_follow_the_decode_policy(run, tmp_path):
     tall.save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(np.full((9, 9), 32768, np.uint16)).save(tmp_path / "deep.png")
     for name in ("turned.png", "deep.png"):
-        image = Image.open(tmp_path / name)
-        assert np.array_equal(to_image(image), to_image(tmp_path / name))
+        with Image.open(tmp_path / name) as image:
+            assert np.array_equal(to_image(image), to_image(tmp_path / name))
 
 
 def test_a_bad_image_among_good_ones_does_not_shift_the_others(run, tmp_path):
