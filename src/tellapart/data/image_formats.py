@@ -84,7 +84,7 @@ FORMATS = (
     ImageFormat(
         name="PNM",
         extensions=(".pgm", ".ppm", ".pbm", ".pnm"),
-        magic=re.compile(rb"P[1-6]\s+(#|\d+\s+[#\d])"),
+        magic=re.compile(rb"P[1-6]\s+(#|\d+(#|\s+[#\d]))"),
         decoder="PPM",
         decoder_magic=re.compile(rb"P[0-6Ffy]"),
         check_decoding_cost=structure.check_pnm_cost,
