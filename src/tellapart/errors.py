@@ -169,6 +169,12 @@ class TrainingDivergedError(TellapartError):
     code = "training_diverged"
 
 
+class FileAccessError(TellapartError):
+    """A path cannot be used: it is too long, leads to itself, or may not be entered; or the disk is full."""
+
+    code = "cannot_access"
+
+
 class SaveError(TellapartError):
     """A file could not be written; the previous one is intact."""
 

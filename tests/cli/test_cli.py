@@ -523,3 +523,32 @@ def test_random_bad_files(seed, tmp_path, capsys):
 @pytest.mark.parametrize("seed", range(10, 100))
 def test_more_random_bad_files(seed, tmp_path, capsys):
     train_with_bad_files(seed, tmp_path / "x", capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "IMAGES", "--out", "n" * 300),
+        ("train", "n" * 300),
+        ("train", "LOOP"),
+        ("audit", "LOOP/below"),
+        ("audit", "IMAGES", "--out", "n" * 300 + ".csv"),
+        ("predict", "n" * 300, "x.png"),
+        ("predict", "efficientnet_lite0", "n" * 300 + ".png"),
+        ("evaluate", "LOOP", "IMAGES"),
+        ("compare", "n" * 300, "n" * 300),
+        ("runs", "n" * 300),
+        ("export", "n" * 300, "--to", "onnx"),
+        ("tune", "IMAGES", "--out", "LOOP/below"),
+        ("label-issues", "IMAGES", "--out", "LOOP/below.csv"),
+    ],
+)
+def test_paths_that_cannot_be_used_are_told_in_a_sentence(tmp_path, arguments):
+    digit_folder(tmp_path / "IMAGES", 2, 12)
+    (tmp_path / "LOOP").symlink_to("LOOP")
+    command = [sys.executable, "-m", "tellapart", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip()
+    assert len(result.stderr) < 2000

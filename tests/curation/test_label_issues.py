@@ -337,3 +337,19 @@ def test_a_manifest_that_cannot_be_written_is_refused_before_the_audit(tmp_path)
         with pytest.raises(SaveError) as error:
             find_label_issues(folder, out=path)
         assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8) * 4,
+        np.full((60, 16, 16, 3), 90, np.uint8) + (np.arange(60) % 3 == 0)[:, None, None, None].astype(np.uint8),
+        np.random.default_rng(0).integers(0, 256, (60, 2, 2, 3), np.uint8),
+    ],
+)
+def test_flat_equal_and_tiny_images_are_scored_or_refused(pixels):
+    try:
+        result = find_label_issues((pixels, np.arange(60) % 2))
+    except LabelIssuesError:
+        return
+    assert np.isfinite(result.probabilities).all()

@@ -9,8 +9,10 @@ import typer
 
 import tellapart
 from tellapart.cli import data, demo, evaluate, models, runs, serving, ship, training
-from tellapart.errors import InterruptedTrainingError, TellapartError
+from tellapart.errors import FileAccessError, InterruptedTrainingError, TellapartError, first_line, printable
 from tellapart.io.atomic import cache_folder
+
+_SHOWN_NAME = 80  # characters of a name that is too long
 
 app = typer.Typer(
     help="Teach a computer to tell your images apart.",
@@ -38,6 +40,15 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a path that is too long, leads to itself or may not be entered; a full disk
+        sys.exit(_report(FileAccessError(_describe_access(error))))
+
+
+def _describe_access(error: OSError) -> str:
+    reason = error.strerror or first_line(error)
+    name = error.filename if isinstance(error.filename, str) else ""
+    shown = printable(name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}...")
+    return f"Cannot access {shown}: {reason.lower()}; choose another path." if name else f"{reason}."
 
 
 def _report(error: TellapartError) -> int:

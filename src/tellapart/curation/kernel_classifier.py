@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, eigh, solve_triangular
 from threadpoolctl import threadpool_limits
 
 from tellapart.data.batching import batch_slices
@@ -24,6 +24,7 @@ from tellapart.uncertainty.temperature import fit_temperature
 _LANDMARKS = 2000
 _BLOCK = 4096
 _JITTER = 1e-4  # keeps the kernel of the landmarks invertible if rows repeat
+_MIN_EIGENVALUE = 1e-6  # of a singular kernel, as a share of the largest
 _SHARPNESS_GRID = (0.5, 1.0, 2.0, 4.0)
 _RIDGE_GRID = (0.1, 0.3, 1.0)
 
@@ -136,15 +137,23 @@ class _KernelMap:
         distances = _square_distances(landmarks, landmarks)
         scale = sharpness / max(float(np.median(distances)), 1e-12)
         kernel = np.exp(-distances.astype(np.float64) * scale) + _JITTER * np.eye(len(landmarks))
-        root = cholesky(kernel, lower=True)
-        whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
-        return _KernelMap(landmarks, whitening.astype(np.float32), scale)
+        return _KernelMap(landmarks, _whiten(kernel).astype(np.float32), scale)
 
     def blocks(self, features: Floats) -> Iterator[tuple[slice, Floats]]:
         """Yield slices of the rows of features (N, F), and the outputs (n, M) for them."""
         for rows in batch_slices(len(features), _BLOCK):
             kernel = np.exp(-_square_distances(features[rows], self.landmarks) * self.scale)
             yield rows, kernel.astype(np.float32) @ self.whitening
+
+
+def _whiten(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a matrix W (M, R) such that W W^T is the inverse of a kernel (M, M), as far as it has one."""
+    try:
+        return np.asarray(solve_triangular(cholesky(kernel, lower=True), np.eye(len(kernel)), lower=True).T)
+    except LinAlgError:  # many images are equal, or nearly so
+        values, vectors = eigh(kernel)
+        kept = values > _MIN_EIGENVALUE * values.max()
+        return np.asarray(vectors[:, kept] / np.sqrt(values[kept]))
 
 
 def _square_distances(rows: Floats, others: Floats) -> Floats:

@@ -72,14 +72,14 @@ class Run:
 def folder_name(title: str) -> str:
     """Return the name of the run directory for a source."""
     title = title.partition("?")[0] if "://" in title else title  # drop the query of a URL
-    name = Path(title).resolve().name if title not in ("", ".") else Path.cwd().name
+    name = Path(os.path.realpath(title)).name if title not in ("", ".") else Path.cwd().name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
 
 
 def refuse_inside(source: Source, directory: Path) -> None:
     """Raise `RecipeError` if the run directory is inside the folder of images."""
     is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
-    if is_folder and directory.resolve().is_relative_to(Path(str(source)).resolve()):
+    if is_folder and Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(str(source))):
         raise RecipeError(
             f"The run directory {printable(str(directory))} is inside the folder of images: choose another directory "
             "with --out."

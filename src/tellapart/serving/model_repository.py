@@ -1,5 +1,6 @@
 """The models to serve: exported files as they are; classifiers are exported first, with a parity check."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,9 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
             )
         path = Path(model)
         if path.suffix.lower() == ".onnx":
-            files[name] = path.resolve()
+            files[name] = Path(os.path.realpath(path))
         elif check is None and _is_exported(path):
-            files[name] = (RunDirectory(path).onnx).resolve()
+            files[name] = Path(os.path.realpath(RunDirectory(path).onnx))
             message = f"Serving {printable(str(RunDirectory(path).onnx))}, which was exported before."
             progress.report(Event.MODEL_SERVED_AS_EXPORTED, message, path=str(RunDirectory(path).onnx))
         else:
