@@ -113,7 +113,7 @@ def test_a_class_may_be_called_train(make_tree, small_images):
         (["train/a", "train/b", "test/a", "other"], ["'other'"]),
         (["train/a", "train/b", "val/a", "valid/b"], ["'val'", "'valid'"]),
         (["train/cat", "train/dog", "test/cats"], ["'cats'", "test", "'cat'"]),
-        (["training_set/cat", "training_set/dog", "test_set/cat", "test_set/dog"], ["cat, dog"]),
+        (["part_1/cat", "part_1/dog", "part_2/cat", "part_2/dog"], ["cat, dog"]),
         (["cat"], ["'cat'"]),
         ([], []),
     ],
