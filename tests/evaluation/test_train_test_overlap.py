@@ -163,3 +163,11 @@ def test_changed_copies_of_seen_images_are_evaluated_and_told(root, photos, tmp_
     assert changed.metrics["images"] == len(originals)
     assert int(changed.warnings[0].split()[0]) > 0.7 * trained
     assert not any("copies" in warning for warning in tellapart.evaluate(run.directory, folders["new"]).warnings)
+
+
+def test_a_folder_beside_a_built_in_dataset_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [train("digits", out=tmp_path / name, **QUICK | {"epochs": 1}) for name in ("one", "two")]
+    digit_folder(tmp_path / "digits", 2, 4)
+    result = tellapart.compare(runs[0].directory, runs[1].directory)
+    assert result.paired.images == runs[0].metrics["test"]["images"]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.load import read_seen_images
+from tellapart.data.builtin import BUILTIN_NAMES, load_builtin
 from tellapart.data.dataset import SPLITS, TEST, TRAIN, FileImages, ImageDataset, SkippedFile
 from tellapart.data.image_summary import pixel_digest
 from tellapart.data.seen_images import SeenImages
@@ -80,7 +81,8 @@ def test_split_source(model: OpenedModel, progress: Progress) -> Source:
     if any(os.path.isfile(model.run / name) for name in splits["test"]):
         return RunDirectory(model.run).split
     try:
-        dataset = load_dataset(title, progress)
+        # The images of the run are no files, so a folder with the name of a built-in dataset is not meant.
+        dataset = load_builtin(title, progress) if title in BUILTIN_NAMES else load_dataset(title, progress)
     except SourceError as error:
         raise ComparisonError(
             f"The test images of {model.name} are not found at {title}: name a source by --on."
