@@ -552,3 +552,12 @@ def test_paths_that_cannot_be_used_are_told_in_a_sentence(tmp_path, arguments):
     assert "Traceback" not in result.stderr
     assert result.stderr.strip()
     assert len(result.stderr) < 2000
+
+
+@pytest.mark.parametrize(("redirection", "code"), [("> /dev/full", 1), (">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)])
+@pytest.mark.parametrize("command", ["audit digits", "audit digits --json"])
+def test_a_closed_or_full_output_is_no_traceback(redirection, code, command):
+    line = f"{sys.executable} -m tellapart {command} {redirection}"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr

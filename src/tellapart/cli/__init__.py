@@ -27,6 +27,9 @@ for part in (data, training, runs, demo, evaluate, ship, serving, models):  # th
 
 def main() -> None:
     """Run the command; an error of the user's input is one sentence and exit code 1."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by >&- in a shell
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     # What matplotlib caches goes where we cache: the process is ours alone.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     try:
@@ -38,10 +41,17 @@ def main() -> None:
             print("Interrupted. Resume a training run with --resume.", file=sys.stderr)
         raise
     except BrokenPipeError:  # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(1)
     except OSError as error:  # a path that is too long, leads to itself or may not be entered; a full disk
+        if error.filename is None:
+            _discard_output()
         sys.exit(_report(FileAccessError(_describe_access(error))))
+
+
+def _discard_output() -> None:
+    """Write what is still to be printed to nowhere, so that it cannot fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe_access(error: OSError) -> str:
