@@ -288,8 +288,8 @@ def leaked_test_image(root):
 
 
 def parts_with_other_names(root):
-    digit_folder(root / "k" / "training_set", 2, 6)
-    digit_folder(root / "k" / "test_set", 2, 6)
+    digit_folder(root / "k" / "part_1", 2, 6)
+    digit_folder(root / "k" / "part_2", 2, 6)
     return [root / "k"], "invalid_source", ("digit 0", "digit 1", "val")
 
 
