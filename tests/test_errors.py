@@ -9,6 +9,7 @@ from tellapart import errors
 from tellapart.errors import TellapartError
 
 CODES = {
+    "cannot_access",
     "cannot_compare",
     "cannot_ensemble",
     "cannot_explain",
