@@ -1,6 +1,6 @@
 """JPEG pixels, whole or not at all: libjpeg fills lost pixels with grey, and only warns of it.
 
-Every warning is an error here, except for oddities of the headers that cost no pixel: these are mended first.
+Every warning is an error here, except for oddities of the headers that cost no pixel: these are repaired first.
 """
 
 import io
@@ -36,11 +36,11 @@ def decode_jpeg(data: bytes, image: Image.Image) -> Pixels:
     try:
         pixels = _decode_strictly(data, color)
     except ValueError as error:
-        mended = _mend_headers(data)
-        if mended == data:
+        repaired = _repair_headers(data)
+        if repaired == data:
             raise _lost_pixels(error) from error
-        check_jpeg(mended, color)
-        data, pixels = mended, None if color == "CMYK" else _decode_strictly(mended, color)
+        check_jpeg(repaired, color)
+        data, pixels = repaired, None if color == "CMYK" else _decode_strictly(repaired, color)
     return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if pixels is None or color == "CMYK" else pixels
 
 
@@ -147,14 +147,14 @@ def _check_zeros(data: bytes) -> None:
         raise ValueError("a stretch of its coefficients is zero")
 
 
-def _mend_headers(data: bytes) -> bytes:
+def _repair_headers(data: bytes) -> bytes:
     """Return the file without what libjpeg warns of before the first scan, though no pixel depends on it.
 
     Extra bytes between segments are left out, as cameras and editors write them, and color profiles, which may be cut.
     A JFIF version above 1, an unknown color transform of Adobe, and the parameters of a sequential scan, which phones
     write wrongly, are set to those that libjpeg assumes. Damaged headers are returned as they are.
     """
-    mended, is_sequential, components = bytearray(data[:2]), False, 0
+    repaired, is_sequential, components = bytearray(data[:2]), False, 0
     try:
         for code, original, end in _segments(data):  # noqa: B007
             segment = bytearray(original)
@@ -165,18 +165,18 @@ def _mend_headers(data: bytes) -> bytes:
             elif code == _ADOBE and segment[4:9] == b"Adobe" and segment[15] > _LAST_ADOBE_TRANSFORM:
                 segment[15] = 1 if components < 4 else _LAST_ADOBE_TRANSFORM
             if not (code == _ICC and segment[4:15] == b"ICC_PROFILE"):
-                mended += segment
+                repaired += segment
     except (IndexError, struct.error):
         return data
     scans = bytes(segment) + data[end:]
-    return bytes(mended[: -len(segment)]) + (_mend_scans(scans) if is_sequential else scans)
+    return bytes(repaired[: -len(segment)]) + (_repair_scans(scans) if is_sequential else scans)
 
 
-def _mend_scans(scans: bytes) -> bytes:
+def _repair_scans(scans: bytes) -> bytes:
     """Set the spectral selection of sequential scans to 0..63 without successive approximation (T.81, table B.3)."""
-    mended = bytearray(scans)
+    repaired = bytearray(scans)
     for match in _SCAN_HEADER.finditer(scans):
         end = match.start() + 2 + struct.unpack_from(">H", scans, match.end())[0]
         if end <= len(scans):
-            mended[end - 3 : end] = b"\x00\x3f\x00"
-    return bytes(mended)
+            repaired[end - 3 : end] = b"\x00\x3f\x00"
+    return bytes(repaired)
