@@ -74,3 +74,10 @@ def test_classes_whose_names_have_such_words_stay_classes(tmp_path, small_images
 def test_what_cannot_be_decided_is_refused(tmp_path, small_images, paths):
     with pytest.raises(SourceError):
         load_dataset(build(tmp_path / "data", small_images, paths))
+
+
+def test_a_wrapper_with_images_beside_it_is_not_entered(tmp_path, small_images):
+    root = build(tmp_path / "data", small_images, tree(["photos"]))
+    shutil.copy(small_images[0], root / "beside.png")
+    with pytest.raises(SourceError):
+        load_dataset(root)

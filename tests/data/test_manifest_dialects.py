@@ -82,3 +82,9 @@ def test_columns_of_other_tools_are_recognized(folder, header, advice):
     with pytest.raises(ManifestError) as error:
         load_dataset(folder / "m.csv")
     assert advice in str(error.value)
+
+
+def test_a_damaged_name_in_utf_8_does_not_change_the_others(folder):
+    content = text().encode().replace("Größe".encode(), b"Gr\xf6\xdfe", 1)
+    (folder / "m.csv").write_bytes(content)
+    assert {"Größe", "café"} <= set(load_dataset(folder / "m.csv").classes)

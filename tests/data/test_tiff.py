@@ -114,3 +114,12 @@ def test_an_orientation_may_be_a_byte(photo):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + bytes.fromhex("1201010001000000") + b"\x06\0\0\0" + bytes(4)
     data = encode(photo, "JPEG", exif=exif)
     np.testing.assert_array_equal(decode(data), np.rot90(decode(encode(photo, "JPEG")), -1))
+
+
+def test_a_jpeg_inside_a_tiff_may_not_claim_more_pixels_than_the_image(photo):
+    data = encode(photo, "TIFF", compression="jpeg")
+    frame = data.index(b"\xff\xc0")
+    bomb = data[: frame + 5] + b"\xff\xdc\xff\xdc" + data[frame + 9 :]
+    with pytest.raises(UnreadableImageError) as error:
+        decode(bomb)
+    assert "claim" in error.value.reason

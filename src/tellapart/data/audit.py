@@ -100,7 +100,7 @@ class Audit:
     def look_alikes(self) -> NDArray[np.int64]:
         """Return the rows that differ from five or more others no more than copies may, and are not joined with them.
 
-        They may be copies that could not be told from similar images, or images that are alike, as digits are.
+        They may be copies that could not be distinguished from similar images, or images that are alike, as digits are.
         """
         pairs = [(p.first, p.second) for p in self.possible_duplicates if p.residual < MAX_RESIDUAL]
         clusters, rows = self.duplicate_clusters(), np.array(pairs, np.int64).reshape(-1, 2)

@@ -45,11 +45,14 @@ def find_layout(root: Path) -> tuple[Path, list[tuple[str, Path]]]:
 def _enter_wrapper(root: Path) -> Path:
     """Return the only folder in a folder, or in that one, and so on, that contains at least two others; else root."""
     inner = root
-    while len(folders := _subfolders(inner)) == 1 and not is_split_name(folders[0]):
+    while True:
+        entries = _entries(inner)
+        folders = [entry.name for entry in entries if is_folder(entry)]
+        if any(is_image_name(entry.name) and not is_folder(entry) for entry in entries):
+            return root  # else these images would be left out without a word
+        if len(folders) != 1 or is_split_name(folders[0]):
+            return inner if len(folders) >= 2 else root
         inner = inner / folders[0]
-        if any(is_image_name(entry.name) and not is_folder(entry) for entry in _entries(inner)):
-            return root  # a class with images of its own
-    return inner if len(folders) >= 2 else root
 
 
 def _enter_same_name(folder: Path) -> Path:

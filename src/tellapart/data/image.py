@@ -127,7 +127,7 @@ def _decode(data: bytes) -> ImageArray:
         if image.format in _JPEG:
             return _apply_orientation(decode_jpeg(data, image), _read_orientation(image))
         if isinstance(image, TiffImageFile):
-            TiffTags(image.tag_v2).check_jpeg_parts(data)
+            TiffTags(image.tag_v2).check_jpeg_parts(data, image.width * image.height)
         pixels = _decode_with_pillow(image)
         if image.format == "PNG":
             check_all_rows(data, image)

@@ -39,6 +39,8 @@ def decode_jpeg(data: bytes, image: Image.Image) -> Pixels:
         repaired = _repair_headers(data)
         if repaired == data:
             raise _lost_pixels(error) from error
+        if count_jpeg_pixels(repaired) != image.width * image.height:
+            raise ValueError("its header is ambiguous") from error
         check_jpeg(repaired, color)
         data, pixels = repaired, None if color == "CMYK" else _decode_strictly(repaired, color)
     return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if pixels is None or color == "CMYK" else pixels
@@ -59,6 +61,18 @@ def check_jpeg(data: bytes, color: str) -> None:
         _decode_strictly(data, color)
     except ValueError as error:
         raise _lost_pixels(error) from error
+
+
+def count_jpeg_pixels(data: bytes) -> int:
+    """Return the number of pixels that the header of a JPEG claims; 0 if it is damaged."""
+    try:
+        for code, segment, _ in _segments(data):
+            if code in _FRAMES:
+                height, width = struct.unpack_from(">HH", segment, 5)
+                return int(height * width)
+    except (IndexError, struct.error):
+        pass
+    return 0
 
 
 def unsupported_jpeg(data: bytes) -> str:

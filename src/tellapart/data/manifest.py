@@ -102,8 +102,9 @@ def _decode(raw: bytes, folder: Path) -> str:
     if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return raw.decode("utf-16", "replace")
     text = raw.decode("utf-8-sig", "surrogateescape")
-    if text.isprintable() or not any("\udc80" <= character <= "\udcff" for character in text):
-        return text
+    unusual = {character for character in text if not character.isascii()}
+    if any(not "\udc80" <= character <= "\udcff" for character in unusual) or not unusual:
+        return text  # it is UTF-8, perhaps with a few damaged names
     for line in text.splitlines():
         name = line.partition(",")[0].strip('"')
         if not name.isascii() and _is_file(folder / name):

@@ -5,11 +5,12 @@ from typing import Any
 
 from PIL import TiffImagePlugin
 
-from tellapart.data.jpeg import check_jpeg, join_jpeg_tables
+from tellapart.data.jpeg import check_jpeg, count_jpeg_pixels, join_jpeg_tables
 
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _MAKE, _OFFSETS, _SAMPLES = 254, 258, 259, 262, 271, 273, 277
 _COUNTS, _PLANAR, _COLORMAP, _TILE_OFFSETS, _TILE_COUNTS, _SUBIFDS, _SAMPLE_FORMAT = 279, 284, 320, 324, 325, 330, 339
 _JPEG_TABLES, _DNG_VERSION = 347, 50706
+_EDGE_PIXELS = 2**24
 _REDUCED, _SEPARATE, _WHITE_IS_ZERO, _JPEG, _SIGNED = 1, 2, 0, 7, 2
 
 
@@ -68,15 +69,21 @@ class TiffTags:
         kind = {1: "unsigned", 2: "signed", 3: "float"}.get(int(self._numbers(_SAMPLE_FORMAT, (1,))[0]), "other")
         return f"{self.samples} samples of {self.bits} {kind} bits per pixel"
 
-    def check_jpeg_parts(self, data: bytes) -> None:
-        """Raise `ValueError` if a strip or tile that is a JPEG has lost pixels."""
+    def check_jpeg_parts(self, data: bytes, pixels: int) -> None:
+        """Raise `ValueError` if a strip or tile that is a JPEG has lost pixels, or claims more than the image has.
+
+        pixels: of the image; tiles at its edges may have a few more.
+        """
         if self._numbers(_COMPRESSION, (1,))[0] != _JPEG:
             return
         offsets = self._numbers(_OFFSETS, ()) or self._numbers(_TILE_OFFSETS, ())
         counts = self._numbers(_COUNTS, ()) or self._numbers(_TILE_COUNTS, ())
-        tables = self._tags.get(_JPEG_TABLES, b"")
+        tables, left = self._tags.get(_JPEG_TABLES, b""), 4 * pixels + _EDGE_PIXELS
         for offset, count in zip(offsets, counts, strict=False):
             part = join_jpeg_tables(bytes(tables), data[int(offset) : int(offset) + int(count)])
+            left -= count_jpeg_pixels(part)
+            if left < 0:
+                raise ValueError("its strips or tiles claim more pixels than the image has")
             check_jpeg(part, "CMYK" if self.samples == 4 else "RGB")
 
     def _numbers(self, tag: int, default: tuple[int, ...]) -> tuple[Any, ...]:
