@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tellapart.models import MODELS, create
 from tellapart.models.base import Network
 from tellapart.models.published_results import PUBLISHED
-from tellapart.training.execution.autotune import has_bfloat16
+from tellapart.training.execution.plan import has_bfloat16
 
 
 def speed(step: Callable[[], object], images: int, repeats: int) -> tuple[float, float]:

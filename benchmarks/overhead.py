@@ -5,8 +5,8 @@
 
 checkpoints: the seconds spent in saving over those of training small_resnet on MNIST-5k by the default recipe (aim: at
 most 2%). report: those from the end of training to the end of the run, which calibrates, tests, examines and writes
-(aim: at most 20%). plans: for several networks, the step of the plan that the trial at the start chooses over the step
-of the best of all plans, each timed at length and alternately (aim: at most 1.03).
+(aim: at most 20%). plans: for several networks, the step of the default plan over the step of the best of all
+plans, each timed at length and alternately (aim: at most 1.03).
 """
 
 import argparse
@@ -25,12 +25,13 @@ from unittest import mock
 import torch
 from accuracy import mnist5k
 
-from tellapart.models.registry import create, get_entry
+from tellapart.models.registry import create
 from tellapart.pipeline import train as pipeline
+from tellapart.recipe.recipe import Recipe
 from tellapart.training.checkpointing.policy import CheckpointPolicy
-from tellapart.training.execution import autotune
-from tellapart.training.execution.autotune import ExecutionPlan, default_plan, find_fastest_plan
+from tellapart.training.execution.autotune import time_plan
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
+from tellapart.training.execution.plan import ExecutionPlan
 
 NETWORKS = (
     ("simple_cnn", 1, 28, 64),
@@ -75,14 +76,14 @@ def clocked(owner: Any, name: str) -> Iterator[list[float]]:
 def plan(name: str, channels: int, size: int, batch: int) -> dict[str, Any]:
     """Measure the step of the chosen plan against the best of all."""
     network = create(name, 10, channels, **({"size": size} if name == "simple_cnn" else {})).train()
-    chosen = find_fastest_plan(network, size, batch, default_plan("auto", get_entry(name).fast_bfloat16), "auto")
+    chosen = ExecutionPlan.of(Recipe().with_settings(model=name))
     threads = sorted({1, max(1, torch.get_num_threads() // 2), torch.get_num_threads()})
     plans = [ExecutionPlan(*values) for values in itertools.product((False, True), (False, True), threads)]
     images = torch.rand(batch, channels, size, size)
     seconds: dict[ExecutionPlan, list[float]] = {tried: [] for tried in plans}
     with retain_freed_memory():
         for _, tried in itertools.product(range(ROUNDS), plans):
-            seconds[tried].append(autotune._time_plan(network, images, tried))
+            seconds[tried].append(time_plan(network, images, tried))
     steps = {tried: statistics.median(found) for tried, found in seconds.items()}
     best = min(steps, key=lambda tried: steps[tried])
     return {

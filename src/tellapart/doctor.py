@@ -124,7 +124,7 @@ def _device(advice: list[str]) -> dict[str, str]:
     import torch
 
     from tellapart.classifier.forward import default_device
-    from tellapart.training.execution.autotune import has_bfloat16
+    from tellapart.training.execution.plan import has_bfloat16
 
     device = default_device()
     environment = {"training": device.type, "threads": str(torch.get_num_threads())}

@@ -44,6 +44,7 @@ from tellapart.progress import Progress, TerminalProgress
 from tellapart.recipe.overrides import RecipeOverrides
 from tellapart.recipe.recipe import Recipe, load_recipe
 from tellapart.runs.run import run_identity
+from tellapart.training.execution_settings import resolve_execution
 from tellapart.training.fit import TrainingSession
 from tellapart.training.initialization import apply_base_classifier
 
@@ -119,11 +120,12 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
     def _fit_dataset(self, dataset: ImageDataset, progress: Progress) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         recipe = override_recipe(self._base_recipe(), self._settings() | {"seed": seed})
-        audit = audit_dataset(dataset, progress)
+        audit = audit_dataset(dataset, progress, near_duplicates=recipe.data.near_duplicates)
         check_unreadable_fraction(audit, recipe.data.max_unreadable_fraction)
         train, validation = make_holdout(audit, self.validation_fraction, seed)
         splits = Splits(train, validation, np.array([], np.int64), "estimator")
         recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
+        recipe = resolve_execution(recipe, len(dataset.classes), progress)
         with tempfile.TemporaryDirectory() as directory:
             session = TrainingSession(
                 audit=audit,

@@ -11,7 +11,8 @@ from encoding import encode
 from folders import digit_folder
 from image_copies import crop, light_copies
 from tellapart.data import near_duplicates
-from tellapart.data.audit import AuditWarningKind, audit_dataset
+from tellapart.data.audit import audit_dataset
+from tellapart.data.audit_warning_kind import AuditWarningKind
 from tellapart.data.builtin import load_digits
 from tellapart.data.dataset import dataset_from_labels
 from tellapart.data.image import decode, read_image

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folders import run_cli
-from tellapart.data.audit import AuditWarningKind, audit_dataset
+from tellapart.data.audit import audit_dataset
+from tellapart.data.audit_warning_kind import AuditWarningKind
 from tellapart.data.independence import independent_units
 from tellapart.data.name_groups import name_groups
 from tellapart.data.sources import load_dataset

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,18 +199,13 @@ def process_state():
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
-def test_training_leaves_the_process_as_it_was(folder, tmp_path, monkeypatch, is_stopped):
+def test_training_leaves_the_process_as_it_was(folder, tmp_path, is_stopped):
     train(folder, out=tmp_path / "first", **QUICK)  # imports and thread pools of the first run
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-
-    def single_thread(network, size, batch, default, precision):
-        return replace(default, threads=1)
-
-    monkeypatch.setattr("tellapart.training.fit.find_fastest_plan", single_thread)
     try:
         before = process_state()
-        settings = QUICK | {"autotune": True, "deterministic": True}
+        settings = QUICK | {"threads": 1, "deterministic": True}
         if is_stopped:
             with pytest.raises(StoppedError):
                 train(folder, out=tmp_path / "run", progress=StopAt(Event.EPOCH_END, epoch=1), **settings)

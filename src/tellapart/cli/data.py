@@ -8,7 +8,14 @@ from rich.table import Table
 
 import tellapart
 from tellapart.cli.console import SHOWN, print_json, print_list, print_warnings, terminal, without_markup
-from tellapart.cli.options import Json, SeedOption, SourceArgument, exit_if_unreadable
+from tellapart.cli.options import (
+    Json,
+    NearDuplicates,
+    NearDuplicatesOption,
+    SeedOption,
+    SourceArgument,
+    exit_if_unreadable,
+)
 from tellapart.errors import printable
 from tellapart.metric_text import format_interval
 from tellapart.progress import TerminalProgress
@@ -33,11 +40,12 @@ def audit(
             )
         ),
     ] = None,
+    near_duplicates: NearDuplicatesOption = NearDuplicates.GROUP,
     json_output: Json = False,
 ) -> None:
     """Check every image: unreadable files, duplicates, label conflicts.
 
-    Also reports class balance and image sizes.
+    Also reports class balance and image sizes. The exit code is 1 if training would fail.
     """
     from tellapart.data.split import training_obstacle
     from tellapart.data.written_manifests import check_manifest_path, save_name_groups
@@ -46,18 +54,22 @@ def audit(
     dataset = tellapart.load_dataset(source, progress)
     if out:
         check_manifest_path(dataset, out, "corrected groups")
-    result = tellapart.audit_dataset(dataset, progress)
+    result = tellapart.audit_dataset(dataset, progress, near_duplicates=near_duplicates)
     error = training_obstacle(result)
     if out:
         save_name_groups(result, out)
     if json_output:
         print_json(result.to_json() | {"obstacle": {"code": error.code, "message": str(error)} if error else None})
-        return
-    print_audit(result)
-    if out:
-        terminal().print(f"All images are in {printable(str(out))}: check its groups, then train on it.", markup=False)
+    else:
+        print_audit(result)
+        if out:
+            terminal().print(
+                f"All images are in {printable(str(out))}: check its groups, then train on it.", markup=False
+            )
+        if error:
+            terminal().print(f"Training would fail: {error}", markup=False)
     if error:
-        terminal().print(f"Training would fail: {error}", markup=False)
+        raise typer.Exit(1)
 
 
 @app.command("label-issues")
@@ -72,13 +84,16 @@ def label_issues(
         ),
     ] = None,
     seed: SeedOption = None,
+    near_duplicates: NearDuplicatesOption = NearDuplicates.GROUP,
     json_output: Json = False,
 ) -> None:
     """Find likely label errors.
 
     Also finds classes that are hard to tell apart, and outliers.
     """
-    issues = tellapart.find_label_issues(source, out=out, seed=seed or 0, progress=TerminalProgress())
+    issues = tellapart.find_label_issues(
+        source, out=out, seed=seed or 0, progress=TerminalProgress(), near_duplicates=near_duplicates
+    )
     if json_output:
         print_json(issues.to_json())
     else:
@@ -87,12 +102,17 @@ def label_issues(
 
 
 @app.command("learning-curve")
-def learning_curve(source: SourceArgument, seed: SeedOption = None, json_output: Json = False) -> None:
+def learning_curve(
+    source: SourceArgument,
+    seed: SeedOption = None,
+    near_duplicates: NearDuplicatesOption = NearDuplicates.GROUP,
+    json_output: Json = False,
+) -> None:
     """Forecast whether more images would help.
 
     Fits linear classifiers on frozen features, with training sets of increasing size.
     """
-    forecast = tellapart.learning_curve(source, seed or 0, TerminalProgress())
+    forecast = tellapart.learning_curve(source, seed or 0, TerminalProgress(), near_duplicates=near_duplicates)
     if json_output:
         print_json(forecast.to_json())
     else:

@@ -2,9 +2,18 @@
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class NearDuplicates(StrEnum):
+    """The values of `data.near_duplicates`."""
+
+    GROUP = "group"
+    IGNORE = "ignore"
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SourceArgument = Annotated[
@@ -26,6 +35,10 @@ SeedOption = Annotated[
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue the interrupted run or study in --out, if there is one.")
+]
+NearDuplicatesOption = Annotated[
+    NearDuplicates,
+    typer.Option(help="Whether changed copies of an image stay together, or are taken for different images."),
 ]
 
 

@@ -12,6 +12,7 @@ from tellapart.cli.options import Json, ResumeOption, SeedOption, SourceArgument
 from tellapart.metric_text import format_interval
 from tellapart.optional import require
 from tellapart.progress import TerminalProgress
+from tellapart.training.execution.cpu_contention import wait_passively_if_busy
 
 if TYPE_CHECKING:
     from tellapart.recipe.overrides import RecipeOverrides
@@ -52,7 +53,8 @@ def train(
         typer.Option("--activation-checkpointing", help="Use less memory at the cost of time; for very deep networks."),
     ] = None,
     no_autotune: Annotated[
-        bool, typer.Option("--no-autotune", help="Skip the initial search for the fastest execution settings.")
+        bool,
+        typer.Option("--no-autotune", help="On a GPU, do not search for the fastest settings of execution."),
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     max_time: Annotated[
@@ -98,6 +100,7 @@ def train(
         "seed": seed,
     }
     base, values = _recipe(recipe, settings or [], given)
+    wait_passively_if_busy()
     if folds is not None:
         if track:
             raise typer.BadParameter(
@@ -161,6 +164,7 @@ def tune(
 
     Trials are compared on validation images; a new recipe is used only if its gain is confirmed.
     """
+    wait_passively_if_busy()
     tuning = require("tellapart.tuning.tune", "tune")
     base, values = _recipe(recipe, settings or [], {"seed": seed, "epochs": epochs})
     result = tuning.tune(

@@ -27,17 +27,19 @@ class DataForecast:
         return {"source": self.source, "features": self.features, **self.curve.to_json()}
 
 
-def learning_curve(source: Source, seed: int = 0, progress: Progress | None = None) -> DataForecast:
+def learning_curve(
+    source: Source, seed: int = 0, progress: Progress | None = None, *, near_duplicates: str = "group"
+) -> DataForecast:
     """Return the accuracy by number of training images, and a forecast for more of them.
 
     Only linear classifiers on frozen features are trained, on subsets of the training split that `train` makes. They
     are evaluated on its validation split; the test split is not used. A fully trained network is more accurate, and
-    usually gains a little more from further images.
+    usually gains a little more from further images. near_duplicates: as for `audit_dataset`.
 
     Raises `SplitError` if there are too few images for a curve, and what `load_dataset` and `audit_dataset` raise.
     """
     progress = progress or progress_for_viewers()
-    audit = audit_dataset(load_dataset(source, progress), progress)
+    audit = audit_dataset(load_dataset(source, progress), progress, near_duplicates=near_duplicates)
     splits, labels = make_splits(audit, DataRecipe(), seed), audit.dataset.labels
     train, validation = splits.train, splits.validation
     best: DataForecast | None = None

@@ -144,12 +144,18 @@ class LabelIssues:
 
 
 def find_label_issues(
-    source: Source, *, out: str | Path | None = None, seed: int = 0, progress: Progress | None = None
+    source: Source,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    near_duplicates: str = "group",
 ) -> LabelIssues:
     """Find likely label errors, classes that are hard to distinguish, and outliers.
 
     source: as for `load_dataset`; a given split is ignored. out: path of a manifest to write, as `LabelIssues.save`
     does; it is checked before the images are read. seed: of the folds and of other random choices.
+    near_duplicates: as for `audit_dataset`.
 
     Features that need no training are chosen by cross-validated log loss. Each image is scored by a classifier on
     these features that was fitted on neither the image, nor a duplicate of it, nor an image of its group.
@@ -161,7 +167,7 @@ def find_label_issues(
     dataset = load_dataset(source, progress)
     if out is not None:
         check_manifest_path(dataset, Path(out), _CONTENT)
-    issues = _score_labels(audit_dataset(dataset, progress), seed, progress)
+    issues = _score_labels(audit_dataset(dataset, progress, near_duplicates=near_duplicates), seed, progress)
     if out is not None:
         issues.save(out)
     return issues
@@ -198,7 +204,8 @@ def _scorable_rows(audit: Audit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if is_scorable.sum() < 2:
         raise LabelIssuesError(
             f"{audit.dataset.title} has {is_scorable.sum()} classes with two independent images (readable, not "
-            "duplicates, not of one group), expected at least 2: add images."
+            "duplicates, not of one group), expected at least 2: add images, or take near duplicates for different "
+            "images with --near-duplicates ignore."
         )
     return rows[is_scorable[labels[rows]]], rows[~is_scorable[labels[rows]]]
 

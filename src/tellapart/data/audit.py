@@ -3,19 +3,25 @@
 import hashlib
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.data.audit_warning_kind import AuditWarningKind
 from tellapart.data.dataset import ImageDataset, SkippedFile, is_split_name
 from tellapart.data.image_outline import Outlines, make_outlines
 from tellapart.data.image_summary import DIGEST_BYTES, ImageSummary, summarize_image
 from tellapart.data.name_groups import name_groups
-from tellapart.data.near_duplicates import MAX_RESIDUAL, Pair, connected_components, find_near_duplicates
+from tellapart.data.near_duplicates import (
+    MAX_RESIDUAL,
+    DuplicatePairs,
+    Pair,
+    connected_components,
+    find_copies,
+)
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
 from tellapart.data.thumbnails import SIDE, is_nearly_uniform
@@ -24,22 +30,6 @@ from tellapart.progress import Progress
 
 _IMBALANCED = 10  # ratio of the largest class to the smallest
 _LOOK_ALIKES = 5  # so many images that differ as little as copies may be copies that hide each other
-
-
-class AuditWarningKind(StrEnum):
-    """What a warning of the audit is about. Programs look at these names; the wording may change."""
-
-    FILES_SKIPPED = "files_skipped"
-    UNREADABLE = "unreadable"
-    LABEL_CONFLICTS = "label_conflicts"
-    NEAR_LABEL_CONFLICTS = "near_label_conflicts"
-    LEAKAGE = "leakage"
-    DUPLICATES = "duplicates"
-    LOOK_ALIKES = "look_alikes"
-    NAME_GROUPS = "name_groups"
-    SIMILAR_CLASS_NAMES = "similar_class_names"
-    IMBALANCE = "imbalance"
-    DIM_IMAGES = "dim_images"
 
 
 @dataclass(frozen=True)
@@ -52,6 +42,8 @@ class Audit:
     widths: (N,) pixels, 0 if unreadable. grey: (N,) whether all channels are equal. dim: (N,) whether an image uses
     less than an eighth of the brightness range. digests: (N, 16) hash of the pixels. outlines: (N, 64). fingerprint:
     SHA-256 of the pixels and labels of the readable rows. started_at: start of the audit, in seconds since 1970.
+    scene_images: number of images of several classes that are near duplicates of each other, if they are nearly all of
+    the dataset, as with a fixed camera: then there are no near duplicates here, since they do not indicate copies.
     """
 
     dataset: ImageDataset
@@ -68,6 +60,7 @@ class Audit:
     outlines: Outlines
     fingerprint: str
     started_at: float = 0.0
+    scene_images: int = 0
 
     def __repr__(self) -> str:
         images, classes = _count(len(self.dataset), "image"), _count(len(self.dataset.classes), "class", "classes")
@@ -175,6 +168,11 @@ class Audit:
             )
         elif self.exact_duplicates or self.near_duplicates:
             warnings[AuditWarningKind.DUPLICATES] = "Duplicates are assigned to the same split."
+        if self.scene_images:
+            warnings[AuditWarningKind.SAME_SCENE] = (
+                f"{self.scene_images:,} of {len(self.dataset):,} images are near duplicates of each other, as those of "
+                "a fixed camera are, and are taken for different images: if they are copies, give them a group."
+            )
         if look_alikes := len(self.look_alikes()):
             warnings[AuditWarningKind.LOOK_ALIKES] = (
                 f"{_count(look_alikes, 'image')} with {_LOOK_ALIKES} or more look-alikes that were not joined: if "
@@ -228,8 +226,12 @@ class Audit:
         }
 
 
-def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
-    """Decode every image once and return the findings; source: as for `load_dataset`, whose errors it raises."""
+def audit_dataset(source: Source, progress: Progress | None = None, *, near_duplicates: str = "group") -> Audit:
+    """Decode every image once and return the findings.
+
+    source: as for `load_dataset`, whose errors it raises. near_duplicates: "group" keeps changed copies of an image
+    together, "ignore" takes them for different images, and does not search for them.
+    """
     dataset = load_dataset(source, progress)
     count, started_at = len(dataset), time.time()
     heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
@@ -246,13 +248,16 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
                 thumbnails[row], digests[row] = image.thumbnail, np.frombuffer(image.digest, np.uint8)
                 rows_by_digest[image.digest].append(row)
             advance(1, "")
-    near, possible = _near_and_possible(thumbnails, rows_by_digest, progress)
+    duplicates = DuplicatePairs()
+    if near_duplicates == "group":
+        distinct = np.array(sorted(rows[0] for rows in rows_by_digest.values()), np.int64)
+        duplicates = find_copies(thumbnails, distinct, dataset.labels, progress)
     return Audit(
         dataset=dataset,
         unreadable=tuple(unreadable),
         exact_duplicates=tuple(tuple(rows) for rows in rows_by_digest.values() if len(rows) > 1),
-        near_duplicates=near,
-        possible_duplicates=possible,
+        near_duplicates=duplicates.near,
+        possible_duplicates=duplicates.possible,
         uniform=is_nearly_uniform(thumbnails) & (heights > 0),
         heights=heights,
         widths=widths,
@@ -262,6 +267,7 @@ def audit_dataset(source: Source, progress: Progress | None = None) -> Audit:
         outlines=make_outlines(thumbnails),
         fingerprint=_fingerprint(dataset, rows_by_digest),
         started_at=started_at,
+        scene_images=len(duplicates.scene),
     )
 
 
@@ -271,19 +277,6 @@ def _summarize_image(dataset: ImageDataset, row: int) -> ImageSummary | str:
         return summarize_image(dataset.images.read(row))
     except UnreadableImageError as error:
         return error.reason
-
-
-def _near_and_possible(
-    thumbnails: NDArray[np.uint8], rows_by_digest: dict[bytes, list[int]], progress: Progress | None
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Return the near and the possible duplicates among the rows, of exact duplicates only the first."""
-    rows = np.array(sorted(rows[0] for rows in rows_by_digest.values()), np.int64)
-    found = find_near_duplicates(thumbnails[rows], progress)
-    near, possible = (
-        tuple(replace(pair, first=int(rows[pair.first]), second=int(rows[pair.second])) for pair in pairs)
-        for pairs in (found.near, found.possible)
-    )
-    return near, possible
 
 
 def _fingerprint(dataset: ImageDataset, rows_by_digest: dict[bytes, list[int]]) -> str:

@@ -7,13 +7,13 @@ many there are: where the sorted residuals rise steeply.
 """
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.copy_candidates import CandidateSearch
+from tellapart.data.copy_candidates import Candidates, CandidateSearch
 from tellapart.data.copy_residuals import copy_residuals
 from tellapart.data.thumbnails import Thumbnails, equalize, is_uniform
 from tellapart.io.json_cache import cache_path, load_cached_json, save_cached_json
@@ -30,6 +30,7 @@ _NEXT = 5  # rank of the similar image that is the reference, not counting those
 _STEP = 3.0  # unless the residuals of many close images rise by this factor: then it is the _NEXT-th after the step
 _CROWD, _MEMBERS = 0.06, 4  # images with this many residuals below _CROWD are searched for such a step
 _MAX_REFERENCE = 0.4  # of the reference after a step
+_MIN_SCENE, _SCENE_SHARE, _SCENE_PAIRS = 10, 0.8, 200  # images of one scene, their share of all, pairs compared
 _MIN_CACHED = 500  # images: fewer are compared in seconds
 
 
@@ -48,10 +49,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class DuplicatePairs:
-    """Near duplicates, and possible ones, which differ no less than other images of the dataset do."""
+    """Near duplicates, and possible ones, which differ no less than other images of the dataset do.
+
+    scene: the rows of nearly all images, if these are near duplicates of each other, as those of a fixed camera are.
+    """
 
     near: tuple[Pair, ...] = ()
     possible: tuple[Pair, ...] = ()
+    scene: tuple[int, ...] = ()
 
 
 def find_near_duplicates(thumbnails: Thumbnails, progress: Progress | None = None) -> DuplicatePairs:
@@ -68,10 +73,27 @@ def find_near_duplicates(thumbnails: Thumbnails, progress: Progress | None = Non
     if cached is not None:
         return cached
     duplicates = _find_pairs(thumbnails, progress or Progress())
-    save_cached_json(
-        path, [[list(astuple(pair)) for pair in pairs] for pairs in (duplicates.near, duplicates.possible)]
-    )
+    pairs = [[list(astuple(pair)) for pair in pairs] for pairs in (duplicates.near, duplicates.possible)]
+    save_cached_json(path, [*pairs, list(duplicates.scene)])
     return duplicates
+
+
+def find_copies(
+    thumbnails: Thumbnails, rows: Rows, labels: NDArray[np.integer], progress: Progress | None
+) -> DuplicatePairs:
+    """Return the near and possible duplicates among some rows of thumbnails and labels (N,), by their row numbers.
+
+    There are none if nearly all images show one scene and have several labels: similarity does not indicate copies.
+    """
+    found = find_near_duplicates(thumbnails[rows], progress)
+    scene = rows[list(found.scene)]
+    if len(np.unique(labels[scene])) > 1:
+        return DuplicatePairs(scene=tuple(scene.tolist()))
+    near, possible = (
+        tuple(replace(pair, first=int(rows[pair.first]), second=int(rows[pair.second])) for pair in pairs)
+        for pairs in (found.near, found.possible)
+    )
+    return DuplicatePairs(near, possible)
 
 
 def connected_components(count: int, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
@@ -93,11 +115,15 @@ def connected_components(count: int, pairs: list[tuple[int, int]]) -> NDArray[np
 def _parse(value: object, count: int) -> DuplicatePairs | None:
     """Return cached pairs; None if there are none, or if they are damaged."""
     try:
-        near, possible = (tuple(Pair(int(a), int(b), float(r), bool(t)) for a, b, r, t in pairs) for pairs in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        near, possible = (
+            tuple(Pair(int(a), int(b), float(r), bool(t)) for a, b, r, t in pairs)
+            for pairs in value[:2]  # type: ignore[index]
+        )
+        rows = tuple(int(row) for row in value[2])  # type: ignore[index]
+    except (TypeError, ValueError, LookupError):
         return None
     is_valid = all(0 <= pair.first < pair.second < count for pair in near + possible)
-    return DuplicatePairs(near, possible) if is_valid else None
+    return DuplicatePairs(near, possible, rows) if is_valid and all(0 <= row < count for row in rows) else None
 
 
 def _find_pairs(thumbnails: Thumbnails, progress: Progress) -> DuplicatePairs:
@@ -112,7 +138,8 @@ def _find_pairs(thumbnails: Thumbnails, progress: Progress) -> DuplicatePairs:
     limit = np.minimum(_RATIO * np.maximum(by_rank, by_step), MAX_RESIDUAL)
     is_near = compared.plausible & (residual < np.maximum(limit, _ALWAYS))
     is_possible = ~is_near & (residual < _POSSIBLE)
-    return DuplicatePairs(compared.select(is_near), compared.select(is_possible))
+    scene = _find_scene(thumbnails, connected_components(count, pairs[is_near].tolist()))
+    return DuplicatePairs(compared.select(is_near), compared.select(is_possible), scene)
 
 
 @dataclass(frozen=True)
@@ -150,6 +177,23 @@ def _compare(thumbnails: Thumbnails, progress: Progress) -> _Compared:
     turned = np.concatenate([compared.turned, further.turned, np.zeros(missing, bool)])
     pairs, first = np.unique(pairs, axis=0, return_index=True)
     return _Compared(pairs, residual[first], plausible[first], turned[first])
+
+
+def _find_scene(thumbnails: Thumbnails, clusters: Rows) -> tuple[int, ...]:
+    """Return the rows of the largest cluster, if it has nearly all images and any two of them are near duplicates.
+
+    In a video, too, a cluster may have all images, but distant frames differ.
+    """
+    rows = np.flatnonzero(clusters == np.bincount(clusters).argmax())
+    if len(rows) < max(_MIN_SCENE, _SCENE_SHARE * len(thumbnails)):
+        return ()
+    order = np.random.default_rng(0).permutation(rows)
+    pairs = np.stack([order, np.roll(order, 1)], axis=1)[:_SCENE_PAIRS]
+    identity = Candidates(
+        pairs, np.tile(np.eye(2, dtype=np.float32), (len(pairs), 1, 1)), np.zeros((len(pairs), 2), np.float32)
+    )
+    residual = copy_residuals(thumbnails, equalize(thumbnails), identity, lambda step, note: None).residual
+    return tuple(rows.tolist()) if np.mean(residual < MAX_RESIDUAL) >= _SCENE_SHARE else ()
 
 
 def _reference_by_rank(pairs: Rows, residual: Floats, copies: Rows) -> Floats:

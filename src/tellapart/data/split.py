@@ -1,7 +1,7 @@
 """`ImageDataset` -> `Splits`: stratified and seeded, without leakage: no group and no image is in two splits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def make_splits(audit: Audit, settings: DataRecipe, seed: int) -> Splits:
         return _complete_given_split(audit, settings, seed, units)
     held_out = (settings.validation_fraction, settings.test_fraction)
     fractions = (_training_fraction(held_out), *held_out)
-    _check_enough(dataset, rows, units, fractions)
+    _check_enough(audit, rows, units, fractions)
     splits = _stratify(dataset, rows, units, fractions, seed)
     rule = f"stratified {fractions[0]:.0%} / {fractions[1]:.0%} / {fractions[2]:.0%}, seed {seed}"
     return Splits(*_rows_by_split(rows, splits), rule)
@@ -111,7 +111,7 @@ def make_holdout(audit: Audit, fraction: float, seed: int) -> tuple[Rows, Rows]:
         _cautious_units(audit),
         (1 - fraction, fraction),
     )
-    _check_enough(dataset, rows, units, fractions)
+    _check_enough(audit, rows, units, fractions)
     splits = _stratify(dataset, rows, units, fractions, seed)
     return rows[splits == 0], rows[splits == 1]
 
@@ -154,16 +154,21 @@ def _training_fraction(held_out: Sequence[float]) -> float:
     return 1 - sum(held_out)
 
 
-def _check_enough(dataset: ImageDataset, rows: Rows, units: NDArray[np.int64], fractions: Sequence[float]) -> None:
-    needed = sum(fraction > 0 for fraction in fractions)
+def _check_enough(audit: Audit, rows: Rows, units: NDArray[np.int64], fractions: Sequence[float]) -> None:
+    dataset, needed = audit.dataset, sum(fraction > 0 for fraction in fractions)
     for label, name in enumerate(dataset.classes):
         members = rows[dataset.labels[rows] == label]
         independent = len(np.unique(units[members]))
         if independent < needed:
+            advice = "Add images or remove the class."
+            if len(np.unique(independent_units(replace(audit, near_duplicates=()))[members])) >= needed:
+                advice = (
+                    "Add images, or set data.near_duplicates=ignore if the near duplicates among them, as "
+                    "`tellapart audit` lists them, are different images."
+                )
             raise SplitError(
                 f"Class '{name}' has too few images: {len(members)} usable, {independent} of them independent (no "
-                f"duplicates, not of the same group); expected at least {needed}, one per split. Add images or remove "
-                "the class."
+                f"duplicates, not of the same group); expected at least {needed}, one per split. {advice}"
             )
 
 
@@ -181,7 +186,7 @@ def _complete_given_split(audit: Audit, settings: DataRecipe, seed: int, units: 
     held_out = [fraction_of[split] if split in missing else 0.0 for split in (VALIDATION, TEST)]
     fractions = (_training_fraction(held_out), *held_out)
     training = np.flatnonzero(splits == TRAIN)
-    _check_enough(dataset, rows[training], units, fractions)
+    _check_enough(audit, rows[training], units, fractions)
     splits[training] = _stratify(dataset, rows[training], units, fractions, seed)
     names = " and ".join(f"{SPLITS[split]} ({fraction_of[split]:.0%})" for split in missing)
     rule = f"as given, {names} taken from the training split, stratified, seed {seed}"

@@ -3,7 +3,6 @@
 It runs after the metrics are computed, and does not change the classifier.
 """
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tellapart.classifier.calibrate import TrainingFeatures
-from tellapart.data.batching import select_rows
 from tellapart.data.dataset import ImageDataset
 from tellapart.data.threads import map_in_order
 from tellapart.errors import UnreadableImageError
@@ -24,7 +22,7 @@ from tellapart.evaluation.misclassified import (
     most_confused,
 )
 from tellapart.evaluation.predictions import TestPredictions
-from tellapart.evaluation.robustness import CORRUPTIONS, CorruptionResult, corruption_robustness
+from tellapart.evaluation.robustness import CorruptionResult, corruption_robustness
 from tellapart.evaluation.slices import Column, Slice, accuracy_by_slice, property_columns
 from tellapart.evaluation.uncertainty_summary import (
     UncertaintySummary,
@@ -76,13 +74,13 @@ def analyze_errors(
     dataset: ImageDataset,
     test: TestPredictions,
     training: TrainingFeatures | None,
-    max_seconds: float,
+    n_corrupted: int,
     progress: Progress,
 ) -> ErrorAnalysis:
     """Return the error analysis of the test predictions.
 
-    training: training images to find the nearest neighbors among, if available. max_seconds: for the test of
-    corruption robustness; it sets the number of images.
+    training: training images to find the nearest neighbors among, if available. n_corrupted: number
+    of images for the test of corruption robustness, within limits.
     """
     return ErrorAnalysis(
         before=uncalibrated_reliability(classifier, test),
@@ -93,7 +91,7 @@ def analyze_errors(
         confusions=tuple(most_confused(classifier.classes, dataset, test)),
         label_errors=tuple(likely_label_errors(classifier.classes, dataset, test)),
         slices=tuple(_slices(dataset, test)),
-        robustness=tuple(_robustness(classifier, test, max_seconds, progress)),
+        robustness=tuple(_robustness(classifier, test, n_corrupted, progress)),
     )
 
 
@@ -109,15 +107,9 @@ def _slices(dataset: ImageDataset, test: TestPredictions) -> list[Slice]:
 
 
 def _robustness(
-    classifier: Predictor, test: TestPredictions, max_seconds: float, progress: Progress
+    classifier: Predictor, test: TestPredictions, n_corrupted: int, progress: Progress
 ) -> list[CorruptionResult]:
-    """Return the corruption robustness, on as many images as the time allows."""
-    started = time.perf_counter()
-    sample = select_rows(test.pixels, np.arange(min(_MIN_CORRUPTED, len(test.labels))))
-    classifier.predict_proba(sample)
-    seconds_per_image = (time.perf_counter() - started) / len(sample)
-    n_severities = sum(len(corruption.amounts) for corruption in CORRUPTIONS.values())
-    limit = int(np.clip(max_seconds / (seconds_per_image * n_severities), _MIN_CORRUPTED, _MAX_CORRUPTED))
+    limit = int(np.clip(n_corrupted, _MIN_CORRUPTED, _MAX_CORRUPTED))
     return corruption_robustness(
         classifier, test.pixels, test.labels, limit=limit, progress=progress, groups=test.groups
     )

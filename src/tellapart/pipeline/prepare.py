@@ -10,15 +10,17 @@ from tellapart.data.seen_overlap import resemblance_warning, set_aside_seen
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import Splits, check_unreadable_fraction, make_splits, small_test_warning
 from tellapart.errors import RecipeError, printable
+from tellapart.io.run_directory import RunDirectory
 from tellapart.models import get_entry
 from tellapart.models.registry import SEQUENTIAL
 from tellapart.models.sequential import load_layers, parse_layers, to_tables
 from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.progress import Event, Progress
 from tellapart.recipe.overrides import RecipeOverrides, paths_of
-from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.recipe import Recipe, load_recipe
 from tellapart.runs.run import folder_name, is_finished, refuse_existing, refuse_inside, run_identity
 from tellapart.training.execution.distributed import was_restarted
+from tellapart.training.execution_settings import keep_execution, resolve_execution
 from tellapart.training.initialization import apply_base_classifier, seen_before
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}  # by unit
@@ -60,7 +62,10 @@ def prepare_run(
     audit, splits = audit_and_split(dataset, recipe, progress)
     if not purpose and (warning := small_test_warning(audit, splits)):
         progress.warn(Event.SMALL_TEST_WARNING, warning)
+    if (saved := RunDirectory(directory).recipe).is_file():
+        recipe = keep_execution(recipe, load_recipe(saved))
     recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
+    recipe = resolve_execution(recipe, len(dataset.classes), progress)
     identity = run_identity(recipe, audit, splits) + purpose
     finished = is_finished(directory, recipe, identity, progress)
     return PreparedRun(audit, splits, recipe, identity, directory, finished)
@@ -71,7 +76,7 @@ def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -
 
     Images that the weights or the teacher of the recipe have seen are not in the test split; see `set_aside_seen`.
     """
-    audit = audit_dataset(dataset, progress)
+    audit = audit_dataset(dataset, progress, near_duplicates=recipe.data.near_duplicates)
     progress.report(
         Event.DATASET_LOADED,
         f"{dataset.title}: {len(dataset)} images of {len(dataset.classes)} classes.",

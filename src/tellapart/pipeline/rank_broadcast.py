@@ -42,6 +42,7 @@ def share_prepared(ranks: Ranks, source: Source, prepare: Callable[[], PreparedR
         possible_duplicates=(),
         fingerprint=values["fingerprint"],
         started_at=values["started_at"],
+        scene_images=values["scene_images"],
         **{name: arrays[name] for name in _AUDIT_ARRAYS},
     )
     return PreparedRun(
@@ -67,6 +68,7 @@ def _to_json(prepared: PreparedRun) -> dict[str, Any]:
     return {
         "fingerprint": prepared.audit.fingerprint,
         "started_at": prepared.audit.started_at,
+        "scene_images": prepared.audit.scene_images,
         "rule": prepared.splits.rule,
         "recipe": prepared.recipe.to_table(),
         "identity": prepared.identity,

@@ -16,9 +16,9 @@ from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import Run, create_run, read_run
 from tellapart.tracking.callbacks import CallbackList, check_trackers, create_callbacks
 from tellapart.training.checkpointing.policy import load_own_checkpoint
-from tellapart.training.execution.autotune import use_threads
 from tellapart.training.execution.distributed import Ranks, join_ranks
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
+from tellapart.training.execution.plan import ExecutionPlan, use_threads
 from tellapart.training.fit import TrainingSession
 
 
@@ -95,7 +95,7 @@ class _Pipeline:
             fit_result = session.run(architecture, network, checkpoint)
             if not ranks.is_first:
                 return None
-            with use_threads(fit_result.plan):
+            with use_threads(ExecutionPlan.of(prepared.recipe).threads):
                 run = finish_run(prepared, fit_result, self.progress)
             callbacks.on_train_end(run)
         except BaseException:

@@ -23,6 +23,7 @@ class RecipeOverrides(TypedDict, total=False):
     test_fraction: float
     on_leak: str
     max_unreadable_fraction: float
+    near_duplicates: str
     resize: str
     size: int
     channels: int
@@ -74,6 +75,9 @@ class RecipeOverrides(TypedDict, total=False):
     checkpoint_minutes: float
     checkpoint_steps: int
     precision: str
+    channels_last: bool
+    threads: int
+    compile_mode: str
     micro_batches: int
     activation_checkpointing: bool
     sync_batch_norm: bool

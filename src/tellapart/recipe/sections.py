@@ -16,13 +16,15 @@ class DataRecipe:
 
     validation_fraction, test_fraction: of the images. on_leak: `refuse` a given split that has the same image in two
     splits, or `drop` the copies outside the test split. max_unreadable_fraction: of the images; one unreadable image is
-    accepted unless it is 0.
+    accepted unless it is 0. near_duplicates: `group` keeps changed copies of an image in one split, `ignore` takes them
+    for different images.
     """
 
     validation_fraction: float = number(0.01, 0.8, 0.15)
     test_fraction: float = number(0.01, 0.8, 0.15)
     on_leak: str = choice("refuse", "refuse", "drop")
     max_unreadable_fraction: float = number(0.0, 1.0, 0.01)
+    near_duplicates: str = choice("group", "group", "ignore")
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,16 @@ class ExecutionRecipe:
 
     precision: `auto` is bfloat16 where the hardware supports it. micro_batches: split each batch to save memory
     (gradient accumulation). activation_checkpointing: save memory in very deep networks, at the cost of time.
-    sync_batch_norm: compute BatchNorm statistics over all ranks. autotune: find the fastest execution plan at the
-    start. deterministic: reproducible to the bit on a GPU, but slower; training on a CPU always is.
+    sync_batch_norm: compute BatchNorm statistics over all ranks. channels_last: memory layout of images and filters.
+    threads: number of CPU threads; all processors by default. compile_mode: of `torch.compile`. autotune: on a GPU,
+    time the settings that are open, and use the fastest. deterministic: reproducible to the bit on a GPU, but slower;
+    training on a CPU always is.
     """
 
     precision: str = choice("auto", "auto", "float32", "bfloat16")
+    channels_last: bool | None = None
+    threads: int | None = number(1, 1024, None)
+    compile_mode: str | None = choice(None, "none", "default", "reduce-overhead")
     micro_batches: int = number(1, 1024, 1)
     activation_checkpointing: bool = False
     sync_batch_norm: bool = False

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from tellapart.data.batching import PixelDataset, pixel_batches
 from tellapart.data.image_summary import pixel_digest
 from tellapart.data.pixel_cache import LazyPixels, open_pixels
 from tellapart.data.split import Rows
-from tellapart.models import get_entry
 from tellapart.models.base import Network
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_preprocess import Preprocess
@@ -28,16 +27,9 @@ from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
 from tellapart.training.checkpointing.state import History
 from tellapart.training.checkpointing.store import Checkpoint
-from tellapart.training.execution.autotune import (
-    ExecutionPlan,
-    default_plan,
-    find_fastest_plan,
-    plan_from_json,
-    use_threads,
-)
 from tellapart.training.execution.determinism import use_deterministic_algorithms
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
-from tellapart.training.freezing import freeze, set_mode
+from tellapart.training.execution.plan import use_threads
 from tellapart.training.initialization import initial_preprocess, initialize_network, load_teacher
 from tellapart.training.linear_probe import fit_linear_probe
 from tellapart.training.trainer import Trainer
@@ -49,7 +41,7 @@ _STATISTICS_IMAGES = 5000  # maximum number of training images for the mean and 
 class FitResult:
     """A trained classifier, not calibrated, with its training and validation splits and the training history.
 
-    audit, pixels: all images of the source, from which further splits can be selected. plan: how it was computed.
+    audit, pixels: all images of the source, from which further splits can be selected.
     """
 
     classifier: Classifier
@@ -58,7 +50,6 @@ class FitResult:
     history: History
     audit: Audit
     pixels: LazyPixels
-    plan: ExecutionPlan = field(default_factory=lambda: ExecutionPlan(threads=torch.get_num_threads()))
 
     def select(self, rows: Rows) -> PixelDataset:
         """Return the images of some rows of the source."""
@@ -99,8 +90,7 @@ class TrainingSession:
         if not self.recipe.model.pretrained:
             mean, std = self.ranks.broadcast(lambda: _channel_statistics(settings, train, self.progress))
             settings = replace(settings, mean=tuple(mean), std=tuple(std))
-        plan = plan_from_json(self.ranks.broadcast(lambda: asdict(self._plan(network, checkpoint))))
-        trainer = self._trainer(plan, Preprocess(settings).to(default_device()), train, validation)
+        trainer = self._trainer(Preprocess(settings).to(default_device()), train, validation)
         history = self._fit(trainer, network, checkpoint)
         classifier = Classifier(
             architecture=architecture, network=network.eval(), preprocess=settings, classes=self.audit.dataset.classes
@@ -112,7 +102,6 @@ class TrainingSession:
             history=history,
             audit=self.audit,
             pixels=pixels,
-            plan=plan,
         )
 
     def _require_same_inputs(self) -> None:
@@ -131,10 +120,8 @@ class TrainingSession:
         dataset = self.audit.dataset
         return hashlib.sha256(json.dumps(dataset.classes).encode() + dataset.labels.tobytes()).hexdigest()
 
-    def _trainer(
-        self, plan: ExecutionPlan, preprocess: Preprocess, train: PixelDataset, validation: PixelDataset
-    ) -> Trainer:
-        recipe, classes = self.recipe.with_values({"execution.precision": plan.precision}), self.audit.dataset.classes
+    def _trainer(self, preprocess: Preprocess, train: PixelDataset, validation: PixelDataset) -> Trainer:
+        recipe, classes = self.recipe, self.audit.dataset.classes
         return Trainer(
             preprocess=preprocess,
             recipe=recipe,
@@ -144,7 +131,6 @@ class TrainingSession:
             directory=self.directory,
             identity=self.identity,
             progress=self.progress,
-            plan=plan,
             ranks=self.ranks,
             teacher=load_teacher(recipe, classes),
             frozen_norms=bool(recipe.model.pretrained),
@@ -152,28 +138,15 @@ class TrainingSession:
         )
 
     def _fit(self, trainer: Trainer, network: Network, checkpoint: Checkpoint | None) -> History:
-        with use_threads(trainer.plan), use_deterministic_algorithms(self.recipe.execution.deterministic):
+        if checkpoint is None:
+            self.progress.report(Event.EXECUTION_PLAN, f"Training with {trainer.plan}.")
+        with use_threads(trainer.plan.threads), use_deterministic_algorithms(self.recipe.execution.deterministic):
             if trainer.frozen_norms and self.recipe.fine_tuning.linear_probe_epochs and checkpoint is None:
                 start = time.monotonic()
                 self.progress.report(Event.LINEAR_PROBE_START, "Fitting a linear probe on the pretrained features.")
                 fit_linear_probe(trainer, network)
                 trainer = replace(trainer, probe_seconds=time.monotonic() - start)
             return trainer.fit(network, checkpoint).history
-
-    def _plan(self, network: Network, checkpoint: Checkpoint | None) -> ExecutionPlan:
-        """Return the plan of the checkpoint, or the fastest plan on this machine."""
-        if checkpoint is not None:
-            return plan_from_json(checkpoint.document["plan"])
-        recipe = self.recipe
-        plan = default_plan(recipe.execution.precision, get_entry(str(recipe.model.name)).fast_bfloat16)
-        if recipe.execution.autotune:
-            size, batch = recipe.preprocess.size or 0, recipe.optimizer.batch_size or 64
-            micro_batch = max(2, batch // (self.ranks.world_size * recipe.execution.micro_batches))
-            freeze(network, recipe.fine_tuning)
-            set_mode(network, recipe.fine_tuning, bool(recipe.model.pretrained))
-            plan = find_fastest_plan(network, size, micro_batch, plan, recipe.execution.precision)
-        self.progress.report(Event.EXECUTION_PLAN, f"Training with {plan}.")
-        return plan
 
 
 def pixel_subset(audit: Audit, pixels: LazyPixels, rows: Rows) -> PixelDataset:

@@ -67,7 +67,7 @@ def initialize_network(recipe: Recipe, num_classes: int, progress: Progress) -> 
     Raises `LayerError`, `InputShapeError`, `RecipeError` for settings that this network does not support, and
     `WeightsError` or `DownloadError` for the weights.
     """
-    architecture = _architecture(recipe, num_classes)
+    architecture = architecture_of(recipe, num_classes)
     network = architecture.build()
     channels, size = architecture.in_channels, recipe.preprocess.size or 0
     network.check_shape(torch.empty(1, channels, size, size, device="meta"))
@@ -83,7 +83,8 @@ def initialize_network(recipe: Recipe, num_classes: int, progress: Progress) -> 
     return architecture, network
 
 
-def _architecture(recipe: Recipe, num_classes: int) -> Architecture:
+def architecture_of(recipe: Recipe, num_classes: int) -> Architecture:
+    """Return the architecture of a resolved recipe for K classes."""
     name, base = str(recipe.model.name), _base_classifier(recipe)
     if base is None:
         size, is_pretrained = recipe.preprocess.size or 0, bool(recipe.model.pretrained)

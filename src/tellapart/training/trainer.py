@@ -33,10 +33,10 @@ from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.class_balance import class_weights
 from tellapart.training.distillation import Teacher
 from tellapart.training.ema import WeightAverage
-from tellapart.training.execution.autotune import ExecutionPlan
 from tellapart.training.execution.cpu_contention import ContentionMonitor
 from tellapart.training.execution.cross_rank_norm import use_cross_rank_norms
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
+from tellapart.training.execution.plan import ExecutionPlan
 from tellapart.training.execution.seeding import seed_torch
 from tellapart.training.freezing import freeze, set_mode
 from tellapart.training.losses import Loss
@@ -63,7 +63,6 @@ class Trainer:
     directory: Path
     identity: str
     progress: Progress
-    plan: ExecutionPlan = field(default_factory=ExecutionPlan)
     ranks: Ranks = SINGLE_PROCESS
     teacher: Teacher | None = None
     frozen_norms: bool = False
@@ -77,7 +76,7 @@ class Trainer:
         signal, when the state is saved.
         """
         state = self._start(network, checkpoint)
-        policy = CheckpointPolicy(self.directory, self.identity, self.recipe.checkpoint, self.plan)
+        policy = CheckpointPolicy(self.directory, self.identity, self.recipe.checkpoint)
         with stop_requests() as stop_request:
             while not self.ranks.broadcast(lambda: self._is_finished(state)):
                 self._run_epoch(state, policy, stop_request)
@@ -93,6 +92,11 @@ class Trainer:
         message = selection_message(self.recipe.schedule.monitor, state, len(self.validation.rows))
         self.progress.report(Event.TRAINING_END, message, epoch=state.selected_epoch)
         return state
+
+    @cached_property
+    def plan(self) -> ExecutionPlan:
+        """How steps are computed."""
+        return ExecutionPlan.of(self.recipe)
 
     @cached_property
     def validator(self) -> Validator:
@@ -147,8 +151,8 @@ class Trainer:
         forward: nn.Module = _TrainingOutputs(network)
         if self.ranks.world_size > 1:
             forward = DistributedDataParallel(forward, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        if self.plan.compiled:
-            forward.compile(mode=self.plan.compiled)
+        if self.plan.compile_mode != "none":
+            forward.compile(mode=self.plan.compile_mode)
         return forward
 
     def _is_finished(self, state: State) -> bool:

@@ -29,6 +29,7 @@ from tellapart.runs.run import run_identity
 from tellapart.training.checkpointing.policy import load_own_checkpoint
 from tellapart.training.checkpointing.state import History
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
+from tellapart.training.execution_settings import resolve_execution
 from tellapart.training.fit import TrainingSession
 from tellapart.tuning.search_space import SearchSpace
 from tellapart.tuning.selection import METRICS, ValidationResult, validation_score
@@ -99,7 +100,7 @@ class TrialRunner:
             audit=self.audit,
             train=splits.train,
             validation=splits.validation,
-            recipe=recipe,
+            recipe=resolve_execution(recipe, len(self.audit.dataset.classes), Progress()),
             identity=identity,
             directory=directory,
             progress=_LabelledBars(self.progress, label),

@@ -1,65 +1,99 @@
-"""The execution plan: the choice of threads for a cached plan, and its JSON."""
+"""The execution plan: a function of the recipe and the machine on a CPU, timed once on a GPU."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
+from recording import RecordingProgress
 from tellapart.models import create
-from tellapart.training.execution import autotune
-from tellapart.training.execution.autotune import ExecutionPlan, find_fastest_plan, plan_from_json, use_threads
+from tellapart.progress import Event, Progress
+from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.sections import ExecutionRecipe
+from tellapart.training import execution_settings
+from tellapart.training.execution import autotune, plan
+from tellapart.training.execution.autotune import find_fastest_plan
+from tellapart.training.execution.plan import ExecutionPlan, use_threads
+from tellapart.training.execution_settings import keep_execution, resolve_execution
+
+LENET = Recipe().with_settings(model="lenet5", size=32, channels=1, batch_size=4)
 
 
 @pytest.fixture
-def time_by_threads(monkeypatch):
-    """Return a dict of the seconds of a step by the number of threads."""
-    seconds = {}
-    monkeypatch.setattr(autotune, "_time_plan", lambda network, images, plan: seconds[plan.threads])
-    return seconds
-
-
-def test_threads_of_a_cached_plan_are_adapted_only_for_a_clear_gain(time_by_threads):
-    cached = ExecutionPlan(bfloat16=True, threads=8)
-
-    def adapt(plan, available, seconds):
-        time_by_threads.update(seconds)
-        adapted = autotune._adapt_threads(None, torch.zeros(1, 1, 4, 4), plan, available)
-        assert replace(adapted, threads=plan.threads) == plan
-        return adapted.threads
-
-    assert adapt(cached, 8, {8: 1.0, 4: 0.9, 2: 0.8, 1: 0.7}) == 8  # within chance
-    assert adapt(cached, 8, {8: 1.0, 4: 0.5, 2: 0.4, 1: 0.45}) == 4
-    assert adapt(cached, 8, {8: 1.0, 4: 0.7, 2: 0.5, 1: 0.2}) == 1
-    # The CPU was in use when the plan was cached.
-    assert adapt(replace(cached, threads=1), 8, {8: 0.7, 4: 0.9, 2: 0.95, 1: 1.0}) == 8
-    assert adapt(replace(cached, threads=1), 1, {}) == 1
-
-
-def test_the_fastest_plan_is_selected_and_cached(monkeypatch, tmp_path):
+def times(monkeypatch, tmp_path):
+    """Return the plans that are timed, where channels first is fastest; the cache is empty."""
     monkeypatch.setenv("TELLAPART_CACHE", str(tmp_path))
-    network, default = create("lenet5", 10, 1), ExecutionPlan(threads=2)
     plans = []
 
-    def time_plan(network, images, plan):
-        plans.append(plan)
-        return 0.5 if not plan.channels_last else 1.0
+    def time_plan(network, images, tried):
+        plans.append(tried)
+        return 0.5 if not tried.channels_last else 1.0
 
-    monkeypatch.setattr(autotune, "_time_plan", time_plan)
+    monkeypatch.setattr(autotune, "time_plan", time_plan)
+    return plans
+
+
+def test_the_fastest_plan_is_selected_and_cached(times):
+    network, default = create("lenet5", 10, 1), ExecutionPlan(threads=2)
     expected = replace(default, channels_last=False)
-    assert find_fastest_plan(network, 32, 4, default, "float32") == expected
-    timed = len(plans)
-    assert timed > 2
-    assert find_fastest_plan(network, 32, 4, default, "float32") == expected
-    assert len(plans) < 2 * timed  # the cached plan is only checked for contention
+    assert find_fastest_plan(network, 32, 4, default, ExecutionRecipe()) == expected
+    timed = len(times)
+    assert {tried.compile_mode for tried in times} == {"none", "default", "reduce-overhead"}
+    assert find_fastest_plan(network, 32, 4, default, ExecutionRecipe()) == expected
+    assert len(times) == timed
 
 
-def test_a_plan_is_restored_from_its_json():
-    plan = ExecutionPlan(bfloat16=True, channels_last=False, threads=3, compiled="default")
-    assert plan_from_json(asdict(plan)) == plan
+def test_settings_of_the_recipe_are_not_changed_by_timing(times):
+    settings = ExecutionRecipe(precision="float32", channels_last=True, compile_mode="none")
+    default = ExecutionPlan(threads=2)
+    assert find_fastest_plan(create("lenet5", 10, 1), 32, 4, default, settings) == default
+    assert set(times) == {default}
+
+
+def test_nothing_is_timed_on_a_cpu(times):
+    resolved = resolve_execution(LENET, 10, Progress())
+    assert times == []
+    assert resolved.execution.precision in ("float32", "bfloat16")
+    assert resolved.execution.threads == torch.get_num_threads()
+    assert resolve_execution(resolved, 10, Progress()) == resolved
+
+
+@pytest.mark.parametrize("settings", [{"deterministic": True}, {"autotune": False}, {}])
+def test_on_a_gpu_plans_are_timed_unless_the_same_bits_are_wanted(times, monkeypatch, settings):
+    class Device:
+        type = "cuda"
+
+    monkeypatch.setattr(execution_settings, "default_device", Device)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **kwargs: self)
+    resolve_execution(LENET.with_settings(**settings), 10, Progress())
+    assert bool(times) == (not settings)
+
+
+def test_threads_follow_the_quota_of_a_container_and_the_recipe(monkeypatch):
+    monkeypatch.setattr(plan, "cpu_count", lambda: 1)
+    assert ExecutionPlan.of(LENET).threads == 1
+    assert ExecutionPlan.of(LENET.with_settings(threads=3)).threads == 3
+
+
+def test_more_threads_than_processors_are_reported():
+    progress = RecordingProgress()
+    resolve_execution(LENET.with_settings(threads=1000), 10, progress)
+    assert progress.events == [Event.CPU_CONTENTION]
+
+
+def test_a_resumed_run_keeps_what_the_user_does_not_set():
+    saved = LENET.with_settings(threads=7, channels_last=False, precision="bfloat16", compile_mode="default")
+    assert keep_execution(LENET, saved).execution == saved.execution
+    assert keep_execution(LENET.with_settings(threads=2), saved).execution == replace(saved.execution, threads=2)
+
+
+def test_a_plan_is_restored_from_its_settings():
+    expected = ExecutionPlan(bfloat16=True, channels_last=False, threads=3, compile_mode="default")
+    assert ExecutionPlan.of(LENET.with_values(expected.settings)) == expected
 
 
 def test_threads_are_restored():
     before = torch.get_num_threads()
-    with use_threads(ExecutionPlan(threads=before + 1)):
+    with use_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before

@@ -1,7 +1,6 @@
 """The schedule of checkpoints, and the checkpoint that a run resumes from."""
 
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from tellapart.progress import Event, Progress
 from tellapart.recipe.sections import CheckpointRecipe
 from tellapart.training.checkpointing.state import State
 from tellapart.training.checkpointing.store import Checkpoint, load_checkpoint, save_checkpoint
-from tellapart.training.execution.autotune import ExecutionPlan
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
 
 _MAX_TIME_SHARE = 0.01  # of training that checkpoints may take, for any interval
@@ -22,12 +20,11 @@ _MAX_TIME_SHARE = 0.01  # of training that checkpoints may take, for any interva
 class CheckpointPolicy:
     """Saves the state of a run by minutes and by steps. identity: of the run that the checkpoints belong to."""
 
-    def __init__(self, directory: Path, identity: str, recipe: CheckpointRecipe, plan: ExecutionPlan) -> None:
+    def __init__(self, directory: Path, identity: str, recipe: CheckpointRecipe) -> None:
         self.folder = RunDirectory(directory).checkpoints
         self.identity = identity
         self.steps = recipe.steps
         self.interval = 60 * recipe.minutes  # in seconds
-        self.plan = plan
         self._last_time = time.monotonic()
         self._last_duration = 0.0
         self._last_saved = (-1, -1)  # step and epoch
@@ -44,7 +41,7 @@ class CheckpointPolicy:
         if (state.step, state.epoch) == self._last_saved:
             return
         start = time.monotonic()
-        document = {"identity": self.identity, "plan": asdict(self.plan), **state.document()}
+        document = {"identity": self.identity, **state.document()}
         save_checkpoint(self.folder, state.step, state.tensors(), document)
         self._last_time, self._last_saved = time.monotonic(), (state.step, state.epoch)
         self._last_duration = self._last_time - start
