@@ -1,6 +1,6 @@
 """`python -m tellapart` is the command `tellapart`."""
 
-from tellapart.cli import main
+from tellapart.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -37,6 +37,7 @@ class Event(StrEnum):
     LINEAR_PROBE_END = "linear_probe_end"
     EPOCH_END = "epoch_end"
     EARLY_STOPPING = "early_stopping"
+    TRAINING_FINISHED_EARLY = "training_finished_early"
     TRAINING_RESUMED = "training_resumed"
     TRAINING_END = "training_end"
     CHECKPOINT_DAMAGED = "checkpoint_damaged"
@@ -87,6 +88,10 @@ class Progress:
     def _emit(self, level: int, event: Event, message: str, values: dict[str, Any]) -> None:
         logger.log(level, message, extra={"event": event, "values": values})
 
+    def ask(self, question: str, default: str) -> str:
+        """Return the first letter of the answer of a person, `default` where there is none."""
+        return default
+
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
         """Show progress through `total` steps; call the yielded function with (steps done, note)."""
@@ -103,11 +108,24 @@ class TerminalProgress(Progress):
 
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: RichProgress | None = None
 
     def _emit(self, level: int, event: Event, message: str, values: dict[str, Any]) -> None:
         if logger.hasHandlers():  # without one, Python itself would print warnings, a second time
             super()._emit(level, event, message, values)
         self.console.print(f"Warning: {message}" if level == logging.WARNING else message, markup=False)
+
+    def ask(self, question: str, default: str) -> str:
+        """Return the first letter of the answer in the terminal; `default` after Ctrl-C, Ctrl-D or Enter alone."""
+        if self._bar:
+            self._bar.stop()
+        try:
+            answer = self.console.input(question, markup=False).strip().lower()
+        except (EOFError, KeyboardInterrupt):
+            answer = ""
+        if self._bar:
+            self._bar.start()
+        return answer[:1] or default
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Advance]:
@@ -123,4 +141,6 @@ class TerminalProgress(Progress):
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         ) as progress:
             task = progress.add_task(label, total=total, note="")
+            self._bar = progress
             yield lambda steps, note: progress.update(task, advance=steps, note=note)
+        self._bar = None

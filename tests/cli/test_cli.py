@@ -90,6 +90,12 @@ def test_predict_prints_json_csv_and_a_table(trained, tmp_path, capsys):
     assert rows[0]["label"] in rows[0]["prediction_set"].split(" | ")
     assert rows[0]["in_distribution"] in ("True", "False")
     assert 0 < float(rows[0]["probability"]) <= 1
+    assert not any(column.startswith("label_") for column in rows[0])
+    code, out, _ = run_cli(capsys, "predict", model, str(folder / "0*.png"), "--csv", "--top", "2")
+    row = next(csv.DictReader(io.StringIO(out)))
+    assert row["label_2"].startswith("digit ")
+    assert float(row["probability_2"]) <= float(row["probability"])
+    assert "label_3" not in row
     code, out, _ = run_cli(capsys, "predict", model, folder / "broken.png", next(folder.glob("0*.png")))
     assert code == 1
     assert "broken.png" in out
@@ -453,10 +459,11 @@ def test_interrupting_names_the_way_to_resume(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tellapart.load_dataset", interrupted)
-    code, _, err = run_cli(capsys, "audit", "digits")
-    assert (code, err.count("\n")) == (130, 1)
-    assert "--resume" in err
+    for function, command, is_resumable in (("train", "train", True), ("load_dataset", "audit", False)):
+        monkeypatch.setattr(f"tellapart.{function}", interrupted)
+        code, _, err = run_cli(capsys, command, "digits")
+        assert (code, err.count("\n")) == (130, 1)
+        assert ("--resume" in err) == is_resumable
 
 
 def test_importing_tellapart_brings_no_torch():

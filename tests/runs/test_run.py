@@ -9,11 +9,12 @@ import torch
 from folders import QUICK, digit_folder
 from recording import RecordingProgress
 from tellapart.errors import CheckpointError, RecipeError, RunExistsError
+from tellapart.io.new_directory import folder_name, refuse_existing, refuse_inside
 from tellapart.io.run_directory import RunDirectory, find_runs
 from tellapart.pipeline.train import train
 from tellapart.progress import Event
 from tellapart.recipe.recipe import load_recipe
-from tellapart.runs.run import folder_name, read_run, refuse_existing, refuse_inside
+from tellapart.runs.run import read_run
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The training loop: resumed runs, time limits, early stopping, diverging losses, and reproducible recipes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,10 +17,16 @@ from threadpoolctl import threadpool_info
 
 from folders import QUICK, digit_folder
 from recording import RecordingProgress, StopAt, StoppedError
-from tellapart.errors import CheckpointError, InterruptedTrainingError, RunExistsError, TrainingDivergedError
-from tellapart.pipeline.prepare import parse_duration
+from tellapart.errors import (
+    CheckpointError,
+    InterruptedTrainingError,
+    RecipeError,
+    RunExistsError,
+    TrainingDivergedError,
+)
 from tellapart.pipeline.train import train
 from tellapart.progress import Event
+from tellapart.recipe.duration import parse_duration
 from tellapart.recipe.recipe import Recipe, load_recipe
 from tellapart.training.checkpointing import state
 from tellapart.training.checkpointing.store import load_checkpoint
@@ -214,3 +221,74 @@ def test_training_leaves_the_process_as_it_was(folder, tmp_path, is_stopped):
         assert process_state() == before
     finally:
         torch.set_num_threads(threads)
+
+
+class InterruptAfter(RecordingProgress):
+    """Sends Ctrl-C after an epoch, once."""
+
+    def __init__(self, epoch, answer=""):
+        super().__init__()
+        self.epoch, self.answer, self.questions = epoch, answer, []
+
+    def _emit(self, level, event, message, values):
+        super()._emit(level, event, message, values)
+        if event == Event.EPOCH_END and values["epoch"] == self.epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def ask(self, question, default):
+        self.questions.append(question)
+        return self.answer or default
+
+
+LONG = {"epochs": 30, "size": 16, "batch_size": 4}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a signal")
+def test_ctrl_c_finishes_a_run_with_the_best_weights(folder, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    progress = InterruptAfter(2)
+    run = train(folder, out=tmp_path / "run", on_interrupt="finish", progress=progress, **LONG)
+    assert len(run.history) == 3  # the epoch in which the signal was received is validated, too
+    assert run.history[-1]["step"] < 3 * run.history[0]["step"]
+    assert Event.TRAINING_FINISHED_EARLY in progress.events
+    assert run.metrics["test"]["accuracy"]["value"] > 0
+    assert (run.directory / "model.safetensors").is_file()
+    assert json.loads((run.directory / "report.json").read_text())["metadata"]["finished_early"]
+    assert "epoch 3 of 30" in run.report.read_text()
+    assert signal.getsignal(signal.SIGINT) == handler
+    again = train(folder, out=tmp_path / "run", resume=True, **LONG)
+    assert again.history == run.history
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a signal")
+def test_the_answer_decides_what_ctrl_c_does(folder, tmp_path):
+    progress = InterruptAfter(1, "c")
+    assert len(train(folder, out=tmp_path / "c", on_interrupt="ask", progress=progress, **QUICK).history) == 2
+    assert len(progress.questions) == 1
+    assert (
+        len(train(folder, out=tmp_path / "f", on_interrupt="ask", progress=InterruptAfter(1, "f"), **LONG).history) == 2
+    )
+    with pytest.raises(InterruptedTrainingError):
+        train(folder, out=tmp_path / "s", on_interrupt="ask", progress=InterruptAfter(1), **LONG)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a signal")
+def test_an_interrupted_run_is_finished_later(folder, tmp_path):
+    with pytest.raises(InterruptedTrainingError):
+        train(folder, out=tmp_path / "run", progress=InterruptAfter(2), **LONG)
+    run = train(folder, out=tmp_path / "run", resume=True, finish=True, **LONG)
+    assert len(run.history) == 3
+    with pytest.raises(RecipeError):
+        train(folder, out=tmp_path / "other", finish=True, **LONG)
+    with pytest.raises(RecipeError):
+        train(folder, out=tmp_path / "other", on_interrupt="finnish", **LONG)
+    run = train(folder, out=tmp_path / "new", resume=True, finish=True, **LONG)  # nothing to resume: one step
+    assert [entry["step"] for entry in run.history] == [1]
+
+
+def test_a_run_that_was_killed_while_finishing_does_not_train_on(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tellapart.pipeline.train.finish_run", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(folder, out=tmp_path / "run", on_interrupt="finish", progress=InterruptAfter(1), **LONG)
+    assert len(train(folder, out=tmp_path / "run", resume=True, **LONG).history) == 2

@@ -13,9 +13,9 @@ from tellapart.classifier.load import load_torch_classifier
 from tellapart.io.run_directory import RunDirectory
 from tellapart.models import get_entry
 from tellapart.models.layers import Layer
-from tellapart.models.registry import SEQUENTIAL
 from tellapart.models.sequential import load_layers, parse_layers, to_tables
 from tellapart.models.summary import Summary, summarize
+from tellapart.recipe.model_names import SEQUENTIAL
 
 
 def summary(

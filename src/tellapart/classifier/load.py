@@ -15,13 +15,13 @@ from tellapart.classifier.classifier import OOD_PREFIX, Classifier
 from tellapart.classifier.file import decode_file
 from tellapart.classifier.forward import default_device
 from tellapart.data.seen_images import ARRAYS, SeenImages
-from tellapart.errors import ClassifierFileError, TellapartError, UnknownModelError, did_you_mean, printable
+from tellapart.errors import ClassifierFileError, TellapartError, UnknownModelError, printable
+from tellapart.inference.model_path import check_model_path
 from tellapart.inference.prediction import parse_classes, parse_temperature
-from tellapart.io.run_directory import CLASSIFIER, RunDirectory
-from tellapart.models import MODELS, get_entry
+from tellapart.io.run_directory import CLASSIFIER
+from tellapart.models import get_entry
 from tellapart.models.base import Network
 from tellapart.models.pretrained import load_weights
-from tellapart.models.timm_models import PREFIX
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.uncertainty.conformal import ConformalPredictor
@@ -43,16 +43,8 @@ def load_torch_classifier(model: str | os.PathLike[str], progress: Progress | No
         return load_classifier_file(path)
     if os.path.isfile(path / CLASSIFIER):
         return load_classifier_file(path / CLASSIFIER)
-    if name in MODELS or name.startswith(PREFIX):
-        return load_pretrained(name, progress or TerminalProgress())
-    if RunDirectory(path).recipe.is_file():
-        raise UnknownModelError(
-            f"The run in {printable(name)} has no classifier yet: repeat its command with --resume to finish it."
-        )
-    raise UnknownModelError(
-        f"Found no file and no pretrained model named '{printable(name)}': expected a classifier file (.safetensors), "
-        f"a run directory, or a name from `tellapart models`.{_suggestion(path)}"
-    )
+    check_model_path(name)
+    return load_pretrained(name, progress or TerminalProgress())
 
 
 def load_classifier_file(path: Path) -> Classifier:
@@ -122,15 +114,6 @@ def load_pretrained(name: str, progress: Progress) -> Classifier:
         classes=classes,
         metadata={"source": pretrained.source},
     )
-
-
-def _suggestion(path: Path) -> str:
-    """Return "Did you mean ...?" for a run directory or a model with a similar name, or an empty string."""
-    run = Path("runs") / path
-    if os.path.isfile(run / CLASSIFIER):
-        return f" Did you mean '{run.as_posix()}'?"
-    runs = [file.parent.as_posix() for file in path.parent.glob(f"*/{CLASSIFIER}")]
-    return did_you_mean(os.fspath(path), [*MODELS, *runs])
 
 
 def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[str, Tensor]) -> Classifier:

@@ -34,6 +34,9 @@ def evaluate(
 
     Classes are matched by name.
     """
+    from tellapart.cli.early_checks import check_models
+
+    check_models([model], source)
     result = tellapart.evaluate(model, source, TerminalProgress(), report=report)
     if json_output:
         print_json(result.to_json())
@@ -58,6 +61,9 @@ def compare(
 
     Both are evaluated on the same images; classes and images on which they differ are listed.
     """
+    from tellapart.cli.early_checks import check_models
+
+    check_models([model_a, model_b], on)
     result = tellapart.compare(model_a, model_b, on, TerminalProgress())
     if json_output:
         print_json(result.to_json())

@@ -55,8 +55,11 @@ def serve(
     ] = 1,
 ) -> None:
     """Serve classifiers over HTTP, with a web page."""
-    server = require("tellapart.serving.server", "serve")
+    from tellapart.cli.early_checks import check_models
+
     repository = require("tellapart.serving.model_repository", "serve")
+    check_models([repository.split_name(model)[1] for model in models], check)
+    server = require("tellapart.serving.server", "serve")
     progress = TerminalProgress()
     settings = server.ServerSettings(
         host=host,

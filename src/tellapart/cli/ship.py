@@ -13,7 +13,7 @@ import tellapart
 from tellapart.cli.console import SHOWN, print_json, terminal, without_markup
 from tellapart.cli.options import Json, ModelArgument, complete_from, exit_if_unreadable
 from tellapart.errors import printable
-from tellapart.exporters.targets import TARGETS
+from tellapart.exporters.targets import TARGETS, check_target
 from tellapart.metric_text import format_interval
 from tellapart.progress import TerminalProgress
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tellapart.exporters.export_job import ExportResult
     from tellapart.inference.prediction import Prediction, UnreadableFile
 
+_TOP = 5  # classes to list by default
 app = typer.Typer()
 
 
@@ -34,19 +35,26 @@ def predict(
     ],
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to list per image.")] = 5,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of classes to list per image, by default 5; in a CSV table, one."),
+    ] = None,
 ) -> None:
     """Classify images. Files that cannot be read are reported."""
     if json_output and csv_output:
         raise typer.BadParameter("give either --json or --csv")
+    from tellapart.cli.early_checks import all_unreadable, check_models
     from tellapart.data.folder import expand_image_paths
 
-    classifier = tellapart.load(model, TerminalProgress())
-    results = classifier.predict_many(expand_image_paths(paths), top)
+    check_models([model])
+    files = expand_image_paths(paths)
+    results: Iterable[Prediction | UnreadableFile] = all_unreadable(files)
+    if not results:
+        results = tellapart.load(model, TerminalProgress()).predict_many(files, top or _TOP)
     failed = (
         print_json_lines(results)
         if json_output
-        else print_csv(results)
+        else print_csv(results, top or 1)
         if csv_output
         else print_prediction_table(results)
     )
@@ -86,6 +94,10 @@ def export(
 
     The file is written only if a parity check passes: the exported model's predictions must match the original's.
     """
+    from tellapart.cli.early_checks import check_models
+
+    check_target(to)
+    check_models([model], check)
     result = tellapart.export(
         model,
         to,
@@ -140,16 +152,19 @@ def print_json_lines(results: "Iterable[Prediction | UnreadableFile]") -> int:
     return failed
 
 
-def print_csv(results: "Iterable[Prediction | UnreadableFile]") -> int:
-    """Print a CSV table; return how many files cannot be read."""
+def print_csv(results: "Iterable[Prediction | UnreadableFile]", top: int) -> int:
+    """Print a CSV table, with columns for the `top` most probable classes; return how many files cannot be read."""
     failed = 0
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    columns = ["path", "label", "index", "probability", "prediction_set", "in_distribution", "error", "code"]
+    further = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "probability")]
+    columns = ["path", "label", "index", "probability", *further, "prediction_set", "in_distribution", "error", "code"]
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
         failed += hasattr(result, "error")
-        row = {key: value for key, value in result.to_json().items() if key != "top"}
+        row = result.to_json()
+        for rank, (label, probability) in enumerate(row.pop("top", [])[1:top], 2):
+            row |= {f"label_{rank}": label, f"probability_{rank}": probability}
         writer.writerow(row | {"prediction_set": " | ".join(row.get("prediction_set") or [])})
     return failed
 

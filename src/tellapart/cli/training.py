@@ -1,4 +1,4 @@
-"""Commands that train: train, tune, ensemble."""
+"""Commands that train: train, tune."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tellapart
-from tellapart.cli.console import ensemble_table, metrics_table, print_json, terminal
+from tellapart.cli.console import metrics_table, print_json, terminal
 from tellapart.cli.options import Json, ResumeOption, SeedOption, SourceArgument, complete_from
 from tellapart.metric_text import format_interval
 from tellapart.optional import require
 from tellapart.progress import TerminalProgress
+from tellapart.training.checkpointing.signals import OnInterrupt
 from tellapart.training.execution.cpu_contention import wait_passively_if_busy
 
 if TYPE_CHECKING:
@@ -71,6 +72,17 @@ def train(
     settings: SetOption = None,
     seed: SeedOption = None,
     resume: ResumeOption = False,
+    finish: Annotated[
+        bool,
+        typer.Option("--finish", help="With --resume: finish the interrupted run now, with its best weights so far."),
+    ] = False,
+    on_interrupt: Annotated[
+        OnInterrupt | None,
+        typer.Option(
+            help="After Ctrl-C: stop, to be resumed; finish with the best weights so far; or ask, in a terminal the "
+            "default."
+        ),
+    ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,6 +100,9 @@ def train(
     json_output: Json = False,
 ) -> None:
     """Train a classifier, test it once, and write a report."""
+    from tellapart.cli.early_checks import check_new_run
+    from tellapart.tracking.tracker_names import check_trackers
+
     given = {
         "model": model,
         "weights": str(weights) if weights else None,
@@ -100,16 +115,31 @@ def train(
         "seed": seed,
     }
     base, values = _recipe(recipe, settings or [], given)
+    check_trackers(track or ())
+    check_new_run(source, out, "runs", resume)
     wait_passively_if_busy()
     if folds is not None:
+        if finish or on_interrupt:
+            raise typer.BadParameter(
+                "--finish and --on-interrupt end a single training run early, and --folds has several: omit it."
+            )
         if track:
             raise typer.BadParameter(
                 "--track follows a single training run, and --folds has several: omit one of them."
             )
         run = _cross_validate(source, base, values, folds, out, resume)
     else:
+        asks = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
         run = tellapart.train(
-            source, base, out=out, resume=resume, track=track or (), progress=TerminalProgress(), **values
+            source,
+            base,
+            out=out,
+            resume=resume,
+            track=track or (),
+            progress=TerminalProgress(),
+            on_interrupt=on_interrupt or ("ask" if asks else "stop"),
+            finish=finish,
+            **values,
         )
     if json_output:
         print_json({"directory": str(run.directory), "metrics": run.metrics})
@@ -164,9 +194,19 @@ def tune(
 
     Trials are compared on validation images; a new recipe is used only if its gain is confirmed.
     """
+    from tellapart.cli.early_checks import check_new_run
+    from tellapart.recipe.duration import parse_duration
+    from tellapart.recipe.model_names import check_model_name
+
+    base, values = _recipe(recipe, settings or [], {"seed": seed, "epochs": epochs})
+    for name in model or []:
+        if not name.endswith(".toml"):
+            check_model_name(name)
+    if timeout is not None:
+        parse_duration(timeout)
+    check_new_run(source, out, "tuning", resume or worker)
     wait_passively_if_busy()
     tuning = require("tellapart.tuning.tune", "tune")
-    base, values = _recipe(recipe, settings or [], {"seed": seed, "epochs": epochs})
     result = tuning.tune(
         source,
         base,
@@ -193,44 +233,6 @@ def tune(
     console = terminal()
     console.print(f"Study: {result.report}", markup=False, soft_wrap=True)
     console.print(f"Recipe: {result.recipe_file}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def ensemble(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories with the same split.")],
-    average: Annotated[
-        str,
-        typer.Option(
-            help="What to average: probabilities, or weights (model soup; requires the same architecture).",
-            autocompletion=complete_from("probabilities", "weights"),
-        ),
-    ] = "probabilities",
-    tta: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VIEWS",
-            help="Test-time augmentation: hflip, shift or both (hflip,shift); with it, one run is enough.",
-            autocompletion=complete_from("hflip", "shift", "hflip,shift"),
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Directory of the new run; next to that of the first run by default.")
-    ] = None,
-    resume: ResumeOption = False,
-    json_output: Json = False,
-) -> None:
-    """Combine runs into one classifier, and measure the gain.
-
-    With --tta (test-time augmentation), a single run is enough.
-    """
-    views = [view.strip() for view in tta.split(",")] if tta else []
-    result = tellapart.ensemble(runs, average=average, tta=views, out=out, resume=resume, progress=TerminalProgress())
-    if json_output:
-        print_json(result.to_json())
-        return
-    print_run(result.run)
-    terminal().print(ensemble_table(result))
-    terminal().print(result.describe(), markup=False, soft_wrap=True)
 
 
 def _head(text: str | None) -> str | list[int] | None:
@@ -265,12 +267,21 @@ def _recipe(
     path: Path | None, assignments: list[str], given: dict[str, Any]
 ) -> tuple["Recipe | None", "RecipeOverrides"]:
     """Return the recipe in a file, if one is named, and the settings that replace some of it."""
-    from tellapart.recipe.overrides import parse_assignment
-    from tellapart.recipe.recipe import load_recipe
+    from tellapart.recipe.duration import parse_duration
+    from tellapart.recipe.model_names import check_model_name
+    from tellapart.recipe.overrides import parse_assignment, paths_of
+    from tellapart.recipe.recipe import Recipe, load_recipe
 
     settings = dict(parse_assignment(text) for text in assignments)
     settings |= {name: value for name, value in given.items() if value is not None}
-    return load_recipe(path) if path else None, settings  # type: ignore[return-value]
+    if "max_time" in settings:
+        settings["max_time"] = parse_duration(settings["max_time"])
+    if not str(settings.get("model", "x.toml")).endswith(".toml"):
+        check_model_name(settings["model"])
+    parsed = load_recipe(path) if path else None
+    plain = {key: value for key, value in paths_of(settings).items() if key not in ("model.layers", "model.head")}
+    (parsed or Recipe()).with_values(plain)
+    return parsed, settings  # type: ignore[return-value]
 
 
 def print_run(run: "Run") -> None:

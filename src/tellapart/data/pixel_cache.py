@@ -15,12 +15,11 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.audit import Audit
 from tellapart.data.dataset import FileImages
 from tellapart.data.image import ImageArray
 from tellapart.data.image_summary import pixel_digest
@@ -29,6 +28,9 @@ from tellapart.errors import UnreadableImageError, printable
 from tellapart.io.atomic import cache_folder
 from tellapart.io.disk_cache import map_file, size_limit
 from tellapart.progress import Event, Progress
+
+if TYPE_CHECKING:  # predicting needs no audit
+    from tellapart.data.audit import Audit
 
 Indices = slice | NDArray[np.int64]
 _FORMAT = 1
@@ -65,7 +67,7 @@ class LazyPixels:
 
 
 def open_pixels(
-    audit: Audit, resize: Callable[[ImageArray], ImageArray], key: str, size: int, progress: Progress
+    audit: "Audit", resize: Callable[[ImageArray], ImageArray], key: str, size: int, progress: Progress
 ) -> LazyPixels:
     """Return the images of all rows (N, size, size, 3), none of them decoded yet.
 
@@ -91,7 +93,7 @@ class _Storage:
 class _Reader:
     """Decodes and resizes rows, and checks that the images have not changed since the audit."""
 
-    audit: Audit
+    audit: "Audit"
     resize: Callable[[ImageArray], ImageArray]
 
     def __call__(self, row: int) -> ImageArray:
@@ -184,7 +186,7 @@ def _checksum(image: NDArray[np.uint8]) -> int:
     return zlib.crc32(np.ascontiguousarray(image).data) or 1
 
 
-def _open_storage(audit: Audit, key: str, size: int, progress: Progress) -> _Storage | None:
+def _open_storage(audit: "Audit", key: str, size: int, progress: Progress) -> _Storage | None:
     """Return storage in the cache folder, else in memory, else None, with a warning if it is not the usual one."""
     count = len(audit.dataset)
     needed = count * size * size * 3
@@ -209,7 +211,7 @@ def _open_storage(audit: Audit, key: str, size: int, progress: Progress) -> _Sto
     return _Storage(np.zeros(count, np.uint32), np.empty((count, size, size, 3), np.uint8))
 
 
-def _open_file(audit: Audit, key: str, size: int, limit: int) -> _Storage | str:
+def _open_file(audit: "Audit", key: str, size: int, limit: int) -> _Storage | str:
     """Return storage in the cache folder, or the reason why there is none."""
     folder, count = cache_folder() / "pixels", len(audit.dataset)
     start = -(-4 * count // _PAGE) * _PAGE
@@ -226,6 +228,6 @@ def _open_file(audit: Audit, key: str, size: int, limit: int) -> _Storage | str:
     return _Storage(content[: 4 * count].view(np.uint32), content[start:].reshape(count, size, size, 3))
 
 
-def _content_key(audit: Audit, key: str, size: int) -> str:
+def _content_key(audit: "Audit", key: str, size: int) -> str:
     head = json.dumps([_FORMAT, key, size, len(audit.dataset)]).encode()
     return hashlib.sha256(head + np.ascontiguousarray(audit.digests).tobytes()).hexdigest()

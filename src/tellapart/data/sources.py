@@ -45,8 +45,14 @@ def load_dataset(source: Source, progress: Progress | None = None) -> ImageDatas
         return _load_directory(path)
     if os.path.exists(path):
         return _load_file(path)
-    if name in BUILTIN_NAMES:
-        return load_builtin(name, progress or Progress())
+    check_source(name)
+    return load_builtin(name, progress or Progress())
+
+
+def check_source(name: str) -> None:
+    """Raise `SourceError` unless a path, or a built-in dataset or one on the Hugging Face Hub, has this name."""
+    if name.startswith(PREFIX) or name in BUILTIN_NAMES or os.path.exists(name):
+        return
     hint = did_you_mean(name, BUILTIN_NAMES)
     raise SourceError(
         f"There is no folder, file or built-in dataset '{printable(name)}': expected a folder of class folders "

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.data.sources import Source
-from tellapart.errors import ExportError, did_you_mean, printable
+from tellapart.errors import ExportError
 from tellapart.evaluation.dataset import Model, OpenedModel, open_model
 from tellapart.exporters.executorch.export import to_executorch, to_executorch_core_ml, to_executorch_int8
 from tellapart.exporters.export_job import ExportJob, ExportResult, golden_folder
 from tellapart.exporters.image_sets import load_check_images
 from tellapart.exporters.onnx.export import to_onnx, to_web
 from tellapart.exporters.onnx.export_int8 import to_onnx_int8
-from tellapart.exporters.targets import TARGETS
+from tellapart.exporters.targets import TARGETS, check_target
 from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable
 from tellapart.progress import Progress, progress_for_viewers
@@ -82,10 +82,7 @@ def export(
 
 def _check_arguments(to: str, options: Mapping[str, object]) -> None:
     """Raise `ExportError` for an unknown target, or an option of another target."""
-    if to not in TARGETS:
-        raise ExportError(
-            f"Unknown target '{printable(to)}': expected one of {', '.join(TARGETS)}.{did_you_mean(to, TARGETS)}"
-        )
+    check_target(to)
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         if value is not None and name not in TARGETS[to].options:

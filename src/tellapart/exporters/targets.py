@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tellapart.errors import ExportError, did_you_mean, printable
+
 _INT8 = frozenset({"calibration", "max_drop", "min_speedup"})
 
 
@@ -21,3 +23,11 @@ TARGETS = {
     "executorch-int8": Target(".int8.pte", _INT8),
     "web": Target(".web", frozenset({"runtime"})),
 }
+
+
+def check_target(to: str) -> None:
+    """Raise `ExportError`, which suggests the closest target, for an unknown one."""
+    if to not in TARGETS:
+        raise ExportError(
+            f"Unknown target '{printable(to)}': expected one of {', '.join(TARGETS)}.{did_you_mean(to, TARGETS)}"
+        )

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from tellapart.inference.base_predictor import Predictor
-from tellapart.inference.onnx import load_onnx
 from tellapart.io.hub import PREFIX, fetch_model
 from tellapart.optional import require
 from tellapart.progress import Progress, TerminalProgress
@@ -22,6 +21,7 @@ def load(model: str | os.PathLike[str], progress: Progress | None = None) -> Pre
     name, progress = os.fspath(model), progress or TerminalProgress()
     path = fetch_model(name, progress) if name.startswith(PREFIX) else Path(model)
     if path.suffix.lower() == ".onnx" and path.is_file():
-        return load_onnx(path)
+        exported: Predictor = require("tellapart.inference.onnx", "serve").load_onnx(path)
+        return exported
     classifier: Predictor = require("tellapart.classifier.load", "train").load_torch_classifier(path, progress)
     return classifier

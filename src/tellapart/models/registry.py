@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tellapart.errors import InputShapeError, UnknownModelError, did_you_mean, printable
+from tellapart.errors import InputShapeError, printable
 from tellapart.models import timm_models
 from tellapart.models.base import Network, last_linear
 from tellapart.models.ensemble import IDENTITY, Ensemble, EnsembleMember
@@ -26,6 +26,7 @@ from tellapart.models.zoo.lenet import LeNet5
 from tellapart.models.zoo.preact_resnet import resnet1001
 from tellapart.models.zoo.simple_cnn import SimpleCNN
 from tellapart.models.zoo.small_resnet import SmallResNet
+from tellapart.recipe.model_names import ENSEMBLE, SEQUENTIAL, TIMM_PREFIX, check_model_name
 
 _MAX_WIDTH = 8192  # of a dense layer of the head
 SMALL_IMAGE_SIDE = 64  # smaller images use the small stem
@@ -130,8 +131,6 @@ MODELS: dict[str, ModelEntry] = {
     "efficientnet_lite4": ModelEntry(lite.efficientnet_lite4, 300, fast_bfloat16=False),
     "convnext_tiny": ModelEntry(convnext_tiny, 224, WEIGHTS["convnext_tiny"], fast_bfloat16=False),
 }
-SEQUENTIAL = "sequential"
-ENSEMBLE = "ensemble"
 _SEQUENTIAL_ENTRY = ModelEntry(SequentialNetwork, 32, classes=10, min_size=1, small_stem=False, fixed_size=True)
 
 
@@ -144,14 +143,9 @@ def get_entry(name: str) -> ModelEntry:
         return _SEQUENTIAL_ENTRY
     if name == ENSEMBLE:
         return _ENSEMBLE_ENTRY
-    if name.startswith(timm_models.PREFIX):
+    if name.startswith(TIMM_PREFIX):
         return _timm_entry(name)
-    if name not in MODELS:
-        raise UnknownModelError(
-            f"Unknown model '{printable(name)}': expected a name that `tellapart models` lists, a network "
-            f"definition (.toml), "
-            f"or timm:NAME.{did_you_mean(name, MODELS)}"
-        )
+    check_model_name(name)
     return MODELS[name]
 
 

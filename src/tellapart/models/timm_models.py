@@ -11,8 +11,7 @@ from tellapart.models.base import Network
 from tellapart.models.pretrained import PretrainedWeights, StateDict, imagenet_classes
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.progress import Event, Progress
-
-PREFIX = "timm:"
+from tellapart.recipe.model_names import TIMM_PREFIX
 
 
 class TimmNetwork(Network):
@@ -21,7 +20,7 @@ class TimmNetwork(Network):
     def __init__(self, name: str, num_classes: int, in_channels: int) -> None:
         super().__init__(in_channels)
         self.model = _import_timm().create_model(
-            name.removeprefix(PREFIX), num_classes=num_classes, in_chans=in_channels
+            name.removeprefix(TIMM_PREFIX), num_classes=num_classes, in_chans=in_channels
         )
         head = self.model.get_classifier()
         self.head_name = next(path for path, module in self.named_modules() if module is head)
@@ -53,7 +52,7 @@ class TimmWeights(PretrainedWeights):
 
 def weights(name: str) -> TimmWeights:
     """Return the pretrained weights of timm:NAME; raises `UnknownModelError` or `MissingExtraError`."""
-    timm, bare = _import_timm(), name.removeprefix(PREFIX)
+    timm, bare = _import_timm(), name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(bare):
         hint = did_you_mean(bare, timm.list_models())
         raise UnknownModelError(

@@ -12,7 +12,7 @@ from tellapart.classifier.classifier import Classifier
 from tellapart.data.seen_images import SeenImages
 from tellapart.errors import EnsembleError, printable
 from tellapart.models.ensemble import HFLIP, IDENTITY, SHIFTS
-from tellapart.models.registry import ENSEMBLE
+from tellapart.recipe.model_names import ENSEMBLE
 
 TTA = {"hflip": (HFLIP,), "shift": tuple(SHIFTS)}  # option -> the views that are added to the image itself
 

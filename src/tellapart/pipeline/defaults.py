@@ -10,8 +10,9 @@ from tellapart.data.audit import Audit
 from tellapart.data.split import Rows, Splits
 from tellapart.errors import RecipeError, UnknownModelError, printable
 from tellapart.models import get_entry
-from tellapart.models.registry import SEQUENTIAL, SMALL_IMAGE_SIDE
+from tellapart.models.registry import SMALL_IMAGE_SIDE
 from tellapart.progress import Event, Progress
+from tellapart.recipe.model_names import SEQUENTIAL
 from tellapart.recipe.recipe import Recipe
 from tellapart.recipe.sections import AugmentRecipe, PreprocessRecipe
 from tellapart.training.optimizers import default_learning_rate, default_weight_decay

@@ -131,6 +131,7 @@ def _make_report(
         analysis=analysis,
         metadata={
             **_metadata(prepared, metrics["test"]),
+            "finished_early": fit_result.finished_early,
             "temperature": calibration.classifier.temperature,
             "recipe_toml": prepared.recipe.to_toml(),
         },

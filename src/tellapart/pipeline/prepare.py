@@ -1,6 +1,5 @@
 """The steps before training: update the recipe, audit and split the images, resolve the defaults."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +8,21 @@ from tellapart.data.dataset import ImageDataset
 from tellapart.data.seen_overlap import resemblance_warning, set_aside_seen
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import Splits, check_unreadable_fraction, make_splits, small_test_warning
-from tellapart.errors import RecipeError, printable
+from tellapart.errors import RecipeError
+from tellapart.io.new_directory import folder_name, refuse_existing, refuse_inside
 from tellapart.io.run_directory import RunDirectory
 from tellapart.models import get_entry
-from tellapart.models.registry import SEQUENTIAL
 from tellapart.models.sequential import load_layers, parse_layers, to_tables
 from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.progress import Event, Progress
+from tellapart.recipe.duration import parse_duration
+from tellapart.recipe.model_names import SEQUENTIAL
 from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.recipe import Recipe, load_recipe
-from tellapart.runs.run import folder_name, is_finished, refuse_existing, refuse_inside, run_identity
+from tellapart.runs.run import is_finished, run_identity
 from tellapart.training.execution.distributed import was_restarted
 from tellapart.training.execution_settings import keep_execution, resolve_execution
 from tellapart.training.initialization import apply_base_classifier, seen_before
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600}  # by unit
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,6 @@ def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -
         test=len(splits.test),
     )
     return audit, splits
-
-
-def parse_duration(text: str | float) -> float:
-    """Return seconds, from a number, or from text with a unit: "90s", "5m" or "1.5h"; raises `RecipeError`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text if isinstance(text, str) else f"{text}s")
-    if not match:
-        raise RecipeError(f"Expected a duration such as 90s, 5m or 1h, found '{printable(str(text))}'.")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def override_recipe(recipe: Recipe | None, settings: RecipeOverrides) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from tellapart.data.dataset import SPLITS
 from tellapart.data.sources import Source
+from tellapart.errors import RecipeError
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
@@ -14,8 +15,10 @@ from tellapart.progress import Progress, progress_for_viewers
 from tellapart.recipe.overrides import RecipeOverrides
 from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import Run, create_run, read_run
-from tellapart.tracking.callbacks import CallbackList, check_trackers, create_callbacks
+from tellapart.tracking.callbacks import CallbackList, create_callbacks
+from tellapart.tracking.tracker_names import check_trackers
 from tellapart.training.checkpointing.policy import load_own_checkpoint
+from tellapart.training.checkpointing.signals import OnInterrupt, parse_on_interrupt
 from tellapart.training.execution.distributed import Ranks, join_ranks
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
 from tellapart.training.execution.plan import ExecutionPlan, use_threads
@@ -30,6 +33,8 @@ def train(
     resume: bool = False,
     track: Sequence[str] = (),
     progress: Progress | None = None,
+    on_interrupt: str = "stop",
+    finish: bool = False,
     **settings: Unpack[RecipeOverrides],
 ) -> Run:
     """Audit, split, train, calibrate, test once, and save; return the run.
@@ -40,12 +45,17 @@ def train(
     resume: continue the run in `out`, if there is one; without it an existing run is never overwritten. track:
     experiment trackers, "tensorboard" or "mlflow:URI", as for `tellapart.tracking.callbacks.create_callbacks`.
     progress: receives messages and progress bars; by default they are shown in a terminal or a notebook, and nowhere
-    else.
+    else. on_interrupt: after Ctrl-C, "stop" saves the state for resume=True and raises `InterruptedTrainingError`,
+    "finish" ends training with the best weights so far and tests them, "ask" asks in the terminal. finish: with resume,
+    finish the interrupted run in `out` now, with its best weights so far.
 
     Raises the subclass of `TellapartError` for the defect of the input.
     """
     directory = Path(out) if out is not None else None
     check_trackers(track)
+    interruption = parse_on_interrupt(on_interrupt)
+    if finish and not resume:
+        raise RecipeError("finish continues an interrupted run: set resume too, as in --resume --finish.")
     with join_ranks() as ranks:
         progress = (progress or progress_for_viewers()) if ranks.is_first else Progress()
         prepared = share_prepared(
@@ -53,7 +63,7 @@ def train(
             source,
             lambda: prepare_run(source, override_recipe(recipe, settings), directory, resume, progress),
         )
-        pipeline = _Pipeline(prepared, ranks, progress, track)
+        pipeline = _Pipeline(prepared, ranks, progress, track, interruption, finish)
         if not prepared.finished:
             with retain_freed_memory():
                 run = pipeline.run()
@@ -70,6 +80,8 @@ class _Pipeline:
     ranks: Ranks
     progress: Progress
     track: Sequence[str] = ()
+    on_interrupt: OnInterrupt = OnInterrupt.STOP
+    finishes: bool = False
 
     def run(self) -> Run | None:
         """Train, calibrate, test and save; return the run on the first rank, None on the others."""
@@ -86,6 +98,8 @@ class _Pipeline:
             progress=self.progress,
             ranks=ranks,
             on_epoch=callbacks.on_epoch_end,
+            on_interrupt=self.on_interrupt,
+            finishes=self.finishes,
         )
         architecture, network = session.start()
         if ranks.is_first:

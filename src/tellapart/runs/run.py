@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,9 @@ from tellapart.classifier.file import package_versions
 from tellapart.classifier.load import load_classifier_file
 from tellapart.data.audit import Audit
 from tellapart.data.manifest import write_manifest
-from tellapart.data.sources import Source
 from tellapart.data.split import Splits
 from tellapart.data.written_manifests import write_splits
-from tellapart.errors import CheckpointError, RecipeError, RunExistsError, printable
+from tellapart.errors import CheckpointError, printable
 from tellapart.evaluation.report.plots import confusion, training_curves
 from tellapart.io.atomic import make_folder, save_error, write_atomic
 from tellapart.io.run_directory import RunDirectory
@@ -67,34 +64,6 @@ class Run:
         plots = training_curves(self.history) + confusion(np.array(test["confusion_matrix"]), tuple(test["classes"]))
         title = f"{self.directory}: {test['images']:,} test images; full report: {self.report}"
         return metrics_with_plots(title, test, plots)
-
-
-def folder_name(title: str) -> str:
-    """Return the name of the run directory for a source."""
-    title = title.partition("?")[0] if "://" in title else title  # drop the query of a URL
-    name = Path(os.path.realpath(title)).name if title not in ("", ".") else Path.cwd().name
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-
-
-def refuse_inside(source: Source, directory: Path) -> None:
-    """Raise `RecipeError` if the run directory is inside the folder of images."""
-    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
-    if is_folder and Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(str(source))):
-        raise RecipeError(
-            f"The run directory {printable(str(directory))} is inside the folder of images: choose another directory "
-            "with --out."
-        )
-
-
-def refuse_existing(directory: Path) -> None:
-    """Raise `RunExistsError` if the directory is not empty: a run is never overwritten."""
-    if os.path.exists(directory) and not directory.is_dir():
-        raise RunExistsError(f"{printable(str(directory))} is a file: choose a directory with --out.")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise RunExistsError(
-            f"{printable(str(directory))} already exists: resume it with --resume, or choose another directory with "
-            "--out."
-        )
 
 
 def create_run(

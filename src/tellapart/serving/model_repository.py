@@ -23,7 +23,7 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
     """
     files: dict[str, Path] = {}
     for number, argument in enumerate(models):
-        name, model = _split_name(argument)
+        name, model = split_name(argument)
         if name in files:
             raise ServeError(
                 f"Two models are named {printable(name)}: give them different names, as in dogs={printable(model)}."
@@ -42,7 +42,7 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
     return files
 
 
-def _split_name(argument: str) -> tuple[str, str]:
+def split_name(argument: str) -> tuple[str, str]:
     """Return the name and the model of NAME=MODEL or MODEL; the default name is that of the file or directory."""
     name, _, model = argument.rpartition("=") if "=" in argument and not Path(argument).exists() else ("", "", argument)
     path = Path(model)

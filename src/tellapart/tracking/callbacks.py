@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tellapart.errors import OptionError, did_you_mean, printable
+from tellapart.errors import printable
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
 from tellapart.runs.run import Run, write_history
 from tellapart.training.checkpointing.state import History
 
-_EXTRAS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # tracker -> the extra that installs it
 _MAX_REASON = 200  # characters
 
 
@@ -88,18 +87,6 @@ class CallbackList:
                     tracker=name,
                 )
                 del self.trackers[name]
-
-
-def check_trackers(trackers: Sequence[str]) -> None:
-    """Raise `OptionError` for an unknown tracker, `MissingExtraError` for one that is not installed."""
-    for tracker in trackers:
-        kind = tracker.partition(":")[0]
-        if kind not in _EXTRAS:
-            raise OptionError(
-                f"Expected a tracker such as tensorboard or mlflow:sqlite:///mlruns.db, found '{printable(tracker)}'."
-                f"{did_you_mean(kind, _EXTRAS)}"
-            )
-        require(_EXTRAS[kind], kind)
 
 
 def create_callbacks(trackers: Sequence[str], directory: Path, title: str, progress: Progress) -> CallbackList:

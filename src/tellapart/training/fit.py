@@ -25,7 +25,8 @@ from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
-from tellapart.training.checkpointing.state import History
+from tellapart.training.checkpointing.signals import OnInterrupt
+from tellapart.training.checkpointing.state import History, State
 from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.execution.determinism import use_deterministic_algorithms
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
@@ -41,7 +42,8 @@ _STATISTICS_IMAGES = 5000  # maximum number of training images for the mean and 
 class FitResult:
     """A trained classifier, not calibrated, with its training and validation splits and the training history.
 
-    audit, pixels: all images of the source, from which further splits can be selected.
+    audit, pixels: all images of the source, from which further splits can be selected. finished_early: whether the user
+    ended training before its last epoch.
     """
 
     classifier: Classifier
@@ -50,6 +52,7 @@ class FitResult:
     history: History
     audit: Audit
     pixels: LazyPixels
+    finished_early: bool = False
 
     def select(self, rows: Rows) -> PixelDataset:
         """Return the images of some rows of the source."""
@@ -60,7 +63,7 @@ class FitResult:
 class TrainingSession:
     """Trains the network of a resolved recipe on some rows, and selects the weights that are best on others.
 
-    identity: of the run, stored in its checkpoints in `directory`. on_epoch: called with the history after each epoch.
+    identity: of the run, stored in its checkpoints in `directory`. on_epoch, on_interrupt, finishes: as for `Trainer`.
     """
 
     audit: Audit
@@ -72,6 +75,8 @@ class TrainingSession:
     progress: Progress
     ranks: Ranks = SINGLE_PROCESS
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
+    on_interrupt: OnInterrupt = OnInterrupt.STOP
+    finishes: bool = False
 
     def start(self) -> tuple[Architecture, Network]:
         """Return the network with its initial weights; raises what `initialize_network` raises."""
@@ -91,7 +96,7 @@ class TrainingSession:
             mean, std = self.ranks.broadcast(lambda: _channel_statistics(settings, train, self.progress))
             settings = replace(settings, mean=tuple(mean), std=tuple(std))
         trainer = self._trainer(Preprocess(settings).to(default_device()), train, validation)
-        history = self._fit(trainer, network, checkpoint)
+        state = self._fit(trainer, network, checkpoint)
         classifier = Classifier(
             architecture=architecture, network=network.eval(), preprocess=settings, classes=self.audit.dataset.classes
         )
@@ -99,9 +104,10 @@ class TrainingSession:
             classifier=classifier,
             train=train,
             validation=validation,
-            history=history,
+            history=state.history,
             audit=self.audit,
             pixels=pixels,
+            finished_early=state.finished_early,
         )
 
     def _require_same_inputs(self) -> None:
@@ -135,9 +141,11 @@ class TrainingSession:
             teacher=load_teacher(recipe, classes),
             frozen_norms=bool(recipe.model.pretrained),
             on_epoch=self.on_epoch,
+            on_interrupt=self.on_interrupt,
+            finishes=self.finishes,
         )
 
-    def _fit(self, trainer: Trainer, network: Network, checkpoint: Checkpoint | None) -> History:
+    def _fit(self, trainer: Trainer, network: Network, checkpoint: Checkpoint | None) -> State:
         if checkpoint is None:
             self.progress.report(Event.EXECUTION_PLAN, f"Training with {trainer.plan}.")
         with use_threads(trainer.plan.threads), use_deterministic_algorithms(self.recipe.execution.deterministic):
@@ -146,7 +154,7 @@ class TrainingSession:
                 self.progress.report(Event.LINEAR_PROBE_START, "Fitting a linear probe on the pretrained features.")
                 fit_linear_probe(trainer, network)
                 trainer = replace(trainer, probe_seconds=time.monotonic() - start)
-            return trainer.fit(network, checkpoint).history
+            return trainer.fit(network, checkpoint)
 
 
 def pixel_subset(audit: Audit, pixels: LazyPixels, rows: Rows) -> PixelDataset:

@@ -27,7 +27,7 @@ from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
 from tellapart.training.batch_indices import Batch, plan_batches
 from tellapart.training.checkpointing.policy import CheckpointPolicy
-from tellapart.training.checkpointing.signals import StopRequest, stop_requests
+from tellapart.training.checkpointing.signals import OnInterrupt, StopRequest, stop_requests
 from tellapart.training.checkpointing.state import History, State
 from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.class_balance import class_weights
@@ -52,7 +52,8 @@ class Trainer:
     """Everything that does not change during training. The recipe is resolved: all that training needs has a value.
 
     frozen_norms: in fine-tuning, keep the pretrained statistics of BatchNorm. probe_seconds: duration of the linear
-    probe. on_epoch: called with the history after each epoch. ranks: the processes that train together.
+    probe. on_epoch: called with the history after each epoch. ranks: the processes that train together. on_interrupt:
+    what Ctrl-C does. finishes: end after the epoch of the checkpoint, with the best weights so far.
     """
 
     preprocess: Preprocess
@@ -68,6 +69,8 @@ class Trainer:
     frozen_norms: bool = False
     probe_seconds: float = 0.0
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
+    on_interrupt: OnInterrupt = OnInterrupt.STOP
+    finishes: bool = False
 
     def fit(self, network: Network, checkpoint: Checkpoint | None = None) -> State:
         """Train until the epochs, the time or the patience are used up; the network ends with its best weights.
@@ -77,8 +80,8 @@ class Trainer:
         """
         state = self._start(network, checkpoint)
         policy = CheckpointPolicy(self.directory, self.identity, self.recipe.checkpoint)
-        with stop_requests() as stop_request:
-            while not self.ranks.broadcast(lambda: self._is_finished(state)):
+        with stop_requests(self.finishes) as stop_request:
+            while not self.ranks.broadcast(lambda: self._is_finished(state, stop_request)):
                 self._run_epoch(state, policy, stop_request)
                 self.validator.validate_epoch(state)
                 if self.ranks.is_first:
@@ -155,8 +158,15 @@ class Trainer:
             forward.compile(mode=self.plan.compile_mode)
         return forward
 
-    def _is_finished(self, state: State) -> bool:
+    def _is_finished(self, state: State, stop_request: StopRequest) -> bool:
         schedule, epochs = self.recipe.schedule, len(state.history)
+        if state.finished_early:
+            return True
+        if stop_request.finishes and state.best and not state.batch:
+            state.finished_early = schedule.epochs is None or epochs < schedule.epochs
+            message = f"Finishing early, after step {state.step}."
+            self.progress.report(Event.TRAINING_FINISHED_EARLY, message, step=state.step)
+            return True
         if schedule.patience and epochs - state.best_epoch >= schedule.patience and not state.batch:
             message = f"Stopping early: {schedule.monitor} has not improved for {schedule.patience} epochs."
             self.progress.report(Event.EARLY_STOPPING, message)
@@ -184,7 +194,20 @@ class Trainer:
                 rate = (state.sums[2] - images_before) / max(1e-9, state.seconds - start)
                 advance(len(batch.indices), progress_note(state.sums, rate))
                 if self.ranks.is_first:
-                    _save(state, policy, stop_request)
+                    self._save(state, policy, stop_request)
+                if stop_request.finishes and self.ranks.world_size == 1:
+                    break
+
+    def _save(self, state: State, policy: CheckpointPolicy, stop_request: StopRequest) -> None:
+        """Save if a checkpoint is due; after a stop request, save and stop, unless the run is to be finished."""
+        if stop_request:
+            policy.save(state)
+            stop_request.decide(
+                self.on_interrupt, epoch_title(self.recipe.schedule, state.epoch).lower(), self.progress
+            )
+        if stop_request:
+            raise stop_request.error(state.step)
+        policy.save_if_due(state)
 
     def _step(self, state: State, batch: Batch, pixels: list[Tensor], size: int) -> None:
         """Update the weights by one batch; pixels: of each micro-batch (n, S, S, 3)."""
@@ -260,11 +283,3 @@ class _TrainingOutputs(nn.Module):
 def _local_gradients(forward: nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """If enabled, accumulate gradients on this rank only: they are exchanged with the last micro-batch."""
     return forward.no_sync() if enabled and isinstance(forward, DistributedDataParallel) else nullcontext()
-
-
-def _save(state: State, policy: CheckpointPolicy, stop_request: StopRequest) -> None:
-    """Save if a checkpoint is due; after a stop request, save and stop."""
-    if stop_request:
-        policy.save(state)
-        raise stop_request.error(state.step)
-    policy.save_if_due(state)

@@ -21,14 +21,16 @@ from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import Splits
 from tellapart.errors import TuningError, printable
 from tellapart.io.atomic import make_folder, write_atomic
+from tellapart.io.new_directory import folder_name, refuse_existing, refuse_inside
 from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.defaults import resolve_defaults
-from tellapart.pipeline.prepare import audit_and_split, override_recipe, parse_duration
+from tellapart.pipeline.prepare import audit_and_split, override_recipe
 from tellapart.pipeline.train import train
 from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.recipe.duration import parse_duration
 from tellapart.recipe.overrides import RecipeOverrides, paths_of
 from tellapart.recipe.recipe import Recipe
-from tellapart.runs.run import Run, folder_name, refuse_existing, refuse_inside, run_identity
+from tellapart.runs.run import Run, run_identity
 from tellapart.training.initialization import apply_base_classifier
 from tellapart.tuning.confirmation import confirm
 from tellapart.tuning.report import render

@@ -21,6 +21,7 @@ from tellapart.evaluation.report.templates import templates, thumbnail_url
 from tellapart.evaluation.scoring import baseline_warning
 from tellapart.evaluation.slices import Slice
 
+_NOT_STRENGTHS = ("policy", "num_ops", "magnitude", "alternating_hflip")  # keys of `augment` that modify others
 _SIZE_STARTS = (1, 2, 3, 4, 6, 11, 21, 51, 101, sys.maxsize)  # of the rows in the table of prediction set sizes
 
 
@@ -76,6 +77,7 @@ def render(report: Report) -> str:
         baseline_warning=baseline_warning(test),
         few_units=[name for name, row in test["classes"].items() if 0 < row["units"] < FEW_TEST_UNITS],
         few=FEW_TEST_UNITS,
+        training_notes=_training_notes(report.metadata, len(report.history)),
         training_curves=plots.training_curves(report.history) if report.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
         reliability_diagrams=plots.reliability_diagrams(analysis.before, analysis.after),
@@ -87,6 +89,27 @@ def render(report: Report) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _training_notes(metadata: dict[str, Any], epochs: int) -> list[str]:
+    """Return what a reader of the training curves should know, from the recipe of the run."""
+    recipe = metadata.get("recipe", {})
+    notes, augment = [], recipe.get("augment", {})
+    if metadata.get("finished_early"):
+        planned = recipe.get("schedule", {}).get("epochs")
+        of = f" of {planned}" if planned else ""
+        notes.append(f"Training was finished early, in epoch {epochs}{of}, with the best weights so far.")
+    strengths = [value for name, value in augment.items() if name not in _NOT_STRENGTHS]
+    effects = {
+        "augmentation": any(strengths) or augment.get("policy", "none") != "none",
+        "label smoothing": bool(recipe.get("loss", {}).get("label_smoothing")),
+    }
+    if used := [name for name, is_used in effects.items() if is_used]:
+        both = "loss and accuracy are" if "augmentation" in used else "loss is"
+        notes.append(
+            f"The training {both} measured with {' and '.join(used)}, and may be worse than on the validation split."
+        )
+    return notes
 
 
 def _is_worse(result: Slice) -> bool:

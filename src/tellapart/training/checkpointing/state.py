@@ -15,7 +15,17 @@ from tellapart.training.ema import WeightAverage
 
 History = list[dict[str, Any]]
 Score = tuple[float, float]  # the monitored metric, higher is better, and its standard error
-_SAVED = ("epoch", "batch", "step", "probe_seconds", "sums", "best_epoch", "selected_epoch", "history")
+_SAVED = (
+    "epoch",
+    "batch",
+    "step",
+    "probe_seconds",
+    "sums",
+    "best_epoch",
+    "selected_epoch",
+    "history",
+    "finished_early",
+)
 
 
 @dataclass
@@ -25,7 +35,8 @@ class State:
     forward: the network's training outputs, wrapped for the ranks and compiled. epoch: the current epoch, from 1;
     batch: its completed batches; sums: over them, loss, correct predictions and images. step: updates of the weights.
     epoch_start: seconds of training before this epoch. probe_seconds: duration of the linear probe. best_epoch: the
-    epoch with the best score. selected_epoch: the epoch whose weights are `best`.
+    epoch with the best score. selected_epoch: the epoch whose weights are `best`. finished_early: whether the user
+    ended training before its last epoch.
     """
 
     network: Network
@@ -43,6 +54,7 @@ class State:
     best_epoch: int = 0
     selected_epoch: int = 0
     history: History = field(default_factory=list)
+    finished_early: bool = False
     _origin: float = field(default_factory=time.monotonic)
 
     @property
