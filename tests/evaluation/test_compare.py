@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tellapart
 from folders import QUICK, digit_folder, run_cli
@@ -93,10 +94,42 @@ def test_an_unknown_class_is_an_error_that_names_it(runs, new_images):
         tellapart.evaluate(runs / "a", (pixels, np.where(names == "digit 2", "digt 2", names)))
     assert "'digt 2'" in str(error.value)
     assert str(error.value).count("'digit 2'") == 2  # among the classes, and as a suggestion
+    with pytest.raises(UnknownClassError):
+        tellapart.evaluate(runs / "a", (pixels, np.full(len(names), "zebra")))
+
+
+def test_images_of_classes_that_a_classifier_lacks_are_set_aside(runs, new_images):
+    """As after a class was added to the data."""
+    pixels, names = new_images
     narrow = replace(tellapart.load(runs / "a"), classes=("digit 0", "digit 1", "b"))
-    with pytest.raises(UnknownClassError) as error:
-        tellapart.compare(runs / "a", narrow, (pixels, names))
-    assert "'digit 2'" in str(error.value)
+    result = tellapart.compare(runs / "a", narrow, (pixels, names))
+    n_shared = int((names != "digit 2").sum())
+    assert result.paired.images == n_shared
+    assert [warning for warning in result.warnings if "'digit 2'" in warning]
+    assert len([left for left in result.excluded if "'digit 2'" in left["reason"]]) == len(names) - n_shared
+    more = np.where(np.arange(len(names)) % 5 == 0, "zebra", names)
+    evaluation = tellapart.evaluate(runs / "a", (pixels, more))
+    assert evaluation.metrics["images"] == int((more != "zebra").sum())
+    assert [warning for warning in evaluation.warnings if "'zebra'" in warning]
+
+
+@pytest.mark.parametrize("layout", ["one class", "test only", "validation and test"])
+def test_data_that_cannot_be_trained_on_can_be_evaluated(runs, tmp_path, layout):
+    images = runs / "images"
+    if layout == "one class":
+        shutil.copytree(images / "digit 1", tmp_path / "new" / "digit 1")
+    for split in {"test only": ("test",), "validation and test": ("val", "test")}.get(layout, ()):
+        for name in ("digit 0", "digit 1"):
+            shutil.copytree(images / name, tmp_path / "new" / split / name)
+    for path in (tmp_path / "new").rglob("*.png"):
+        with Image.open(path) as image:
+            turned = image.rotate(90)
+        turned.save(path)  # other images than those of the run
+    evaluation = tellapart.evaluate(runs / "a", tmp_path / "new")
+    assert evaluation.split == ("all" if layout == "one class" else "test")
+    assert evaluation.metrics["images"] > 5
+    with pytest.raises(SourceError):
+        tellapart.load_dataset(tmp_path / "new")
 
 
 def test_unreadable_images_are_listed_and_the_others_evaluated(runs, tmp_path, capsys):

@@ -179,8 +179,7 @@ def dataset_from_labels(
 ) -> ImageDataset:
     """Build an `ImageDataset` from the class name of each image and, optionally, its split and its group.
 
-    Raises `SourceError` if there are no images, if there is only one class, or if the validation or test split has a
-    class that the training split lacks.
+    Raises `SourceError` if there are no images.
     """
     if not len(images):
         raise SourceError(f"{title} contains no images: expected one folder of images per class.")
@@ -195,7 +194,6 @@ def dataset_from_labels(
     if groups is not None:
         group_names, codes = np.unique(np.array(groups, dtype=str), return_inverse=True)
         dataset = replace(dataset, groups=codes.astype(np.int32), group_names=tuple(group_names.tolist()))
-    _check_classes(dataset)
     return dataset
 
 
@@ -225,7 +223,8 @@ def _sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _check_classes(dataset: ImageDataset) -> None:
+def check_training_classes(dataset: ImageDataset) -> None:
+    """Raise `SourceError` for a single class, and for a given split without training images of each class."""
     if len(dataset.classes) < 2:
         raise SourceError(
             f"{dataset.title} contains only one class, '{dataset.classes[0]}': "

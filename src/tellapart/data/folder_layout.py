@@ -85,7 +85,9 @@ def _is_split_tree(root: Path) -> bool:
     folders = _subfolders(root)
     splits = [name for name in folders if is_split_name(name)]
     training = [name for name in splits if parse_split(name) == TRAIN]
-    if not training or (len(splits) < 2 and len(folders) > 1):
+    if not training:
+        return 0 < len(splits) == len(folders) and all(_subfolders(root / name) for name in splits)
+    if len(splits) < 2 and len(folders) > 1:
         return False  # a class may be called "train" or "test"
     if len(splits) < len(folders):
         other = next(name for name in folders if name not in splits)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from tellapart.data.arrays import from_arrays, idx_files, is_cifar, load_cifar, load_idx, load_npz
 from tellapart.data.builtin import BUILTIN_NAMES, load_builtin
-from tellapart.data.dataset import ImageDataset
+from tellapart.data.dataset import ImageDataset, check_training_classes
 from tellapart.data.folder import load_folder
 from tellapart.data.huggingface import PREFIX, from_huggingface, is_huggingface_dataset, load_from_hub
 from tellapart.data.manifest import load_manifest
@@ -19,34 +19,21 @@ Source = (
 )  # or a dataset of `datasets`
 
 
-def load_dataset(source: Source, progress: Progress | None = None) -> ImageDataset:
+def load_dataset(source: Source, progress: Progress | None = None, *, for_training: bool = True) -> ImageDataset:
     """Load labelled images.
 
     source: a folder of class folders, or of train/, val/ and test/; a manifest (.csv, .parquet); arrays (.npz, or the
     pair images (N, H, W[, C]) uint8 and labels (N,), or these and splits (N,)); a folder or file of IDX (MNIST); a
     folder of CIFAR's binary version; a built-in dataset, such as `digits` or `cifar10`; `hf://datasets/OWNER/NAME`, or
-    a dataset of the library `datasets`; an `ImageDataset` is returned unchanged.
+    a dataset of the library `datasets`; an `ImageDataset` is returned unchanged. for_training: require two classes, and
+    of a given split the training split with all of them.
 
     Raises `SourceError`, or a subclass of it, for anything else.
     """
-    if isinstance(source, ImageDataset):
-        return source
-    if isinstance(source, tuple):
-        if len(source) not in (2, 3):
-            raise SourceError(f"Expected images and labels, and optionally splits, found a tuple of {len(source)}.")
-        return from_arrays(source[0], source[1], splits=source[2] if len(source) == 3 else None)
-    if is_huggingface_dataset(source):
-        return from_huggingface(source)
-    path = Path(source)
-    name = str(source)
-    if name.startswith(PREFIX):
-        return load_from_hub(name, progress or Progress())
-    if os.path.isdir(path):
-        return _load_directory(path)
-    if os.path.exists(path):
-        return _load_file(path)
-    check_source(name)
-    return load_builtin(name, progress or Progress())
+    dataset = _load(source, progress or Progress())
+    if for_training and dataset is not source:
+        check_training_classes(dataset)
+    return dataset
 
 
 def check_source(name: str) -> None:
@@ -82,3 +69,24 @@ def _load_file(path: Path) -> ImageDataset:
     if files:
         return load_idx(files, title)
     raise SourceError(f"{title} is not a supported source: expected a folder, or a .csv, .parquet, .npz or IDX file.")
+
+
+def _load(source: Source, progress: Progress) -> ImageDataset:
+    if isinstance(source, ImageDataset):
+        return source
+    if isinstance(source, tuple):
+        if len(source) not in (2, 3):
+            raise SourceError(f"Expected images and labels, and optionally splits, found a tuple of {len(source)}.")
+        return from_arrays(source[0], source[1], splits=source[2] if len(source) == 3 else None)
+    if is_huggingface_dataset(source):
+        return from_huggingface(source)
+    path = Path(source)
+    name = str(source)
+    if name.startswith(PREFIX):
+        return load_from_hub(name, progress)
+    if os.path.isdir(path):
+        return _load_directory(path)
+    if os.path.exists(path):
+        return _load_file(path)
+    check_source(name)
+    return load_builtin(name, progress)

@@ -5,7 +5,7 @@ Letters: N rows evaluated, S the network's input size, K classes of a classifier
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +54,14 @@ class EvaluationSet:
     """Audited images with labels, and the rows (N,) to evaluate classifiers on.
 
     split: "test" if the source has a given split, and then only its test rows are evaluated; else "all". set_aside:
-    images that are not evaluated, because a classifier has seen them.
+    images that are not evaluated, because a classifier has seen them or lacks their class. warnings: one sentence each.
     """
 
     audit: Audit
     rows: NDArray[np.int64]
     split: str
     set_aside: tuple[SkippedFile, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -104,11 +105,12 @@ class EvaluationSet:
 def load_evaluation_set(source: Source, models: Sequence[OpenedModel], progress: Progress) -> EvaluationSet:
     """Load and audit labelled images to evaluate classifiers on.
 
-    The images that training excludes are excluded here too: unreadable files, and images with two labels.
-    Raises `UnknownClassError` for a label that is not a class of every classifier, before any image is decoded, and
-    `SourceError` if no image remains.
+    The images that training excludes are excluded here too: unreadable files, and images with two labels. Images of
+    classes that one of the classifiers lacks are set aside.
+    Raises `UnknownClassError` if there are only such images, or if their class seems to be one of the classifier under
+    another name, before any image is decoded, and `SourceError` if no image remains.
     """
-    dataset = load_dataset(source, progress)
+    dataset = load_dataset(source, progress, for_training=False)
     for model in models:
         _check_classes(dataset, model)
     audit = audit_dataset(dataset, progress)
@@ -125,14 +127,41 @@ def load_evaluation_set(source: Source, models: Sequence[OpenedModel], progress:
         raise SourceError(
             f"{dataset.title} has no image to evaluate: all are excluded, for example {first.name} ({first.reason})."
         )
-    return EvaluationSet(audit, rows, split)
+    return _set_aside_unknown(EvaluationSet(audit, rows, split), models)
+
+
+def _set_aside_unknown(data: EvaluationSet, models: Sequence[OpenedModel]) -> EvaluationSet:
+    """Return the evaluation set without the images of classes that a classifier lacks."""
+    present = set(data.label_names)
+    lacking = {name: model for model in reversed(models) for name in present - set(model.classifier.classes)}
+    is_unknown = np.array([name in lacking for name in data.label_names], bool)
+    if not is_unknown.any():
+        return data
+    names = data.audit.dataset.images.name
+    set_aside = tuple(
+        SkippedFile(names(row), f"its class '{printable(label)}' is not one of {lacking[label].name}")
+        for row, label in zip(data.rows.tolist(), data.label_names, strict=True)
+        if label in lacking
+    )
+    if is_unknown.all():
+        raise UnknownClassError(
+            f"{data.audit.dataset.title} has only images of {listed(sorted(lacking))}, not a class of "
+            f"{lacking[data.label_names[0]].name}: evaluate on images of its classes."
+        )
+    warning = (
+        f"{len(set_aside)} of the {len(data.rows)} images are of {listed(sorted(lacking))}, which not every classifier "
+        "knows: only images of shared classes are evaluated."
+    )
+    return replace(data, rows=data.rows[~is_unknown], set_aside=set_aside, warnings=(warning,))
 
 
 def _check_classes(dataset: ImageDataset, model: OpenedModel) -> None:
     classes = model.classifier.classes
     unknown = [name for name in dataset.classes if name not in classes]
-    if unknown:
+    absent = [name for name in classes if name not in dataset.classes]
+    renamed = next((name for name in unknown if did_you_mean(name, absent)), None)
+    if renamed is not None or len(unknown) == len(dataset.classes):
         raise UnknownClassError(
             f"{dataset.title} has images of {listed(unknown)}, not a class of {model.name}: its classes are "
-            f"{listed(classes)}. Classes are matched by name.{did_you_mean(unknown[0], classes)}"
+            f"{listed(classes)}. Classes are matched by name.{did_you_mean(renamed or unknown[0], classes)}"
         )

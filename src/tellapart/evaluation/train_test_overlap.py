@@ -57,7 +57,8 @@ def set_aside_seen(models: Sequence[OpenedModel], data: EvaluationSet) -> tuple[
         )
     name = data.audit.dataset.images.name
     set_aside = tuple(SkippedFile(name(row), reasons[row]) for row in sorted(reasons))
-    return replace(data, rows=data.rows[~seen], set_aside=set_aside), list(filter(None, warnings))
+    warnings = [*data.warnings, *filter(None, warnings)]
+    return replace(data, rows=data.rows[~seen], set_aside=(*data.set_aside, *set_aside)), warnings
 
 
 def seen_images(model: OpenedModel) -> SeenImages:
