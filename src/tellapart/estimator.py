@@ -42,7 +42,7 @@ from tellapart.pipeline.prepare import override_recipe
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Progress, TerminalProgress
 from tellapart.recipe.overrides import RecipeOverrides
-from tellapart.recipe.recipe import Recipe, load_recipe
+from tellapart.recipe.recipe import RecipeLike
 from tellapart.runs.run import run_identity
 from tellapart.training.execution_settings import resolve_execution
 from tellapart.training.fit import TrainingSession
@@ -77,7 +77,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         size: int | None = None,
         pretrained: bool | None = None,
         weights: str | os.PathLike[str] | None = None,
-        recipe: Recipe | str | os.PathLike[str] | None = None,
+        recipe: RecipeLike = None,
         validation_fraction: float = 0.15,
         random_state: int | np.random.RandomState | None = 0,
         verbose: bool = False,
@@ -119,7 +119,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
 
     def _fit_dataset(self, dataset: ImageDataset, progress: Progress) -> None:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        recipe = override_recipe(self._base_recipe(), self._settings() | {"seed": seed})
+        recipe = override_recipe(self.recipe, self._settings() | {"seed": seed})
         audit = audit_dataset(dataset, progress, near_duplicates=recipe.data.near_duplicates)
         check_unreadable_fraction(audit, recipe.data.max_unreadable_fraction)
         train, validation = make_holdout(audit, self.validation_fraction, seed)
@@ -175,9 +175,6 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
             return np.stack([self.classifier_.resize(images.read(row)) for row in range(len(images))])
         except UnreadableImageError as error:
             raise ImageInputError(str(error)) from error
-
-    def _base_recipe(self) -> Recipe | None:
-        return self.recipe if isinstance(self.recipe, Recipe | None) else load_recipe(Path(self.recipe))
 
     def _settings(self) -> RecipeOverrides:
         settings: dict[str, Any] = {

@@ -98,9 +98,13 @@ class Progress:
         yield lambda steps, note: None
 
 
-def progress_for_viewers() -> Progress:
-    """Return messages and bars where a person watches, in a terminal or a notebook, and the logger alone elsewhere."""
-    return TerminalProgress() if sys.stderr.isatty() or "ipykernel" in sys.modules else Progress()
+def default_progress() -> Progress:
+    """Return messages on stderr, with bars in a terminal or a notebook.
+
+    A program without a terminal that has configured logging receives log records instead.
+    """
+    is_watched = (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules
+    return Progress() if logger.hasHandlers() and not is_watched else TerminalProgress()
 
 
 class TerminalProgress(Progress):

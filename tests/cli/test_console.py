@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from folders import digit_folder
-from tellapart.progress import Progress, TerminalProgress, progress_for_viewers
+from tellapart.progress import Progress, TerminalProgress, default_progress
 
 TRAIN = ["train", "digits", "--epochs", "1", "--set", "preprocess.size=16", "--no-autotune", "--out"]
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|38;[\d;]+)m")
@@ -59,13 +59,16 @@ def test_a_log_gets_lines_without_control_characters(folder):
     assert "accuracy" in done.stdout
 
 
-def test_progress_is_shown_only_where_a_person_watches(monkeypatch):
-    assert type(progress_for_viewers()) is Progress  # pytest has replaced the terminal
+def test_a_program_that_configured_logging_gets_records_instead_of_messages(monkeypatch):
+    assert type(default_progress()) is Progress  # pytest has configured logging
+    with monkeypatch.context() as patch:
+        patch.setattr("tellapart.progress.logger.hasHandlers", lambda: False)
+        assert isinstance(default_progress(), TerminalProgress)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert isinstance(progress_for_viewers(), TerminalProgress)
+    assert isinstance(default_progress(), TerminalProgress)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     monkeypatch.setitem(sys.modules, "ipykernel", object())
-    assert isinstance(progress_for_viewers(), TerminalProgress)
+    assert isinstance(default_progress(), TerminalProgress)
 
 
 @pytest.mark.parametrize(

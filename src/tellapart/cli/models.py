@@ -6,12 +6,11 @@ import typer
 from rich.table import Table
 
 import tellapart
-from tellapart.cli.console import print_json, terminal, without_markup
+from tellapart.cli.console import print_json, terminal
 from tellapart.cli.options import Json
 
 if TYPE_CHECKING:
     from tellapart.models.published_results import PublishedResult
-    from tellapart.models.summary import Summary
 
 app = typer.Typer()
 
@@ -84,7 +83,7 @@ def summary(
     if json_output:
         print_json(result.to_json())
     else:
-        print_summary(result)
+        print(result)
 
 
 def print_models(published: "dict[str, PublishedResult]", sizes: dict[str, int], weights: dict[str, str]) -> None:
@@ -112,30 +111,3 @@ def print_models(published: "dict[str, PublishedResult]", sizes: dict[str, int],
         "first use. Top-1: as published; --json has the sources.",
         markup=False,
     )
-
-
-def print_summary(summary: "Summary") -> None:
-    """Print a network's layers and the memory to train it."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("kind")
-    for column in ("output", "parameters", "MACs"):
-        table.add_column(column, justify="right")
-    for row in summary.layers:
-        note = " (training only)" if row.training_only else ""
-        shape = " x ".join(map(str, row.shape))
-        table.add_row(without_markup(row.name), row.kind + note, shape, f"{row.parameters:,}", f"{row.macs:,}")
-    console = terminal()
-    console.print(table)
-    console.print(
-        f"{summary.model}: {summary.parameters:,} parameters, {summary.macs / 1e9:.3g} GMACs "
-        f"({2 * summary.macs / 1e9:.3g} GFLOPs) for an image of {summary.channels} x {summary.size} x {summary.size}, "
-        f"{summary.classes} classes",
-        markup=False,
-    )
-    auxiliary = sum(row.parameters for row in summary.layers if row.training_only)
-    if auxiliary:
-        console.print(f"{auxiliary:,} of the parameters are in auxiliary heads, for training only", markup=False)
-    parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in summary.memory.items() if name != "total")
-    total = summary.memory["total"] / 2**20
-    console.print(f"Memory to train with batches of {summary.batch}: {total:,.0f} MiB ({parts})", markup=False)

@@ -10,7 +10,7 @@ from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import make_splits
 from tellapart.errors import SplitError
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Progress, default_progress
 from tellapart.recipe.sections import DataRecipe
 
 
@@ -38,7 +38,7 @@ def learning_curve(
 
     Raises `SplitError` if there are too few images for a curve, and what `load_dataset` and `audit_dataset` raise.
     """
-    progress = progress or progress_for_viewers()
+    progress = progress or default_progress()
     audit = audit_dataset(load_dataset(source, progress), progress, near_duplicates=near_duplicates)
     splits, labels = make_splits(audit, DataRecipe(), seed), audit.dataset.labels
     train, validation = splits.train, splits.validation

@@ -23,7 +23,7 @@ from tellapart.data.sources import Source, load_dataset
 from tellapart.data.split import make_folds
 from tellapart.data.written_manifests import check_manifest_path, manifest_record, save_manifest
 from tellapart.errors import LabelIssuesError
-from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, default_progress
 from tellapart.uncertainty.ood import fit_ood_detector
 
 _FOLDS = 5
@@ -163,7 +163,7 @@ def find_label_issues(
     Raises `LabelIssuesError` if fewer than two classes have two independent images, and what `load_dataset` and
     `LabelIssues.save` raise.
     """
-    progress = progress or progress_for_viewers()
+    progress = progress or default_progress()
     dataset = load_dataset(source, progress)
     if out is not None:
         check_manifest_path(dataset, Path(out), _CONTENT)

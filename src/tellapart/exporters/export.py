@@ -18,7 +18,7 @@ from tellapart.exporters.onnx.export_int8 import to_onnx_int8
 from tellapart.exporters.targets import TARGETS, check_target
 from tellapart.inference.base_predictor import Predictor
 from tellapart.io.atomic import check_writable
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Progress, default_progress
 
 EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {
     "onnx": to_onnx,
@@ -56,7 +56,7 @@ def export(
     `MissingExtraError` if a package is missing, `DownloadError` or `RuntimeVersionError` for the runtime of a web app,
     and the errors of `load` and `load_dataset`.
     """
-    progress = progress or progress_for_viewers()
+    progress = progress or default_progress()
     options = {"runtime": runtime, "calibration": calibration, "max_drop": max_drop, "min_speedup": min_speedup}
     _check_arguments(to, options)
     opened = open_model(model, progress)

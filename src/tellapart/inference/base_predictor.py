@@ -17,7 +17,7 @@ from PIL import Image
 from tellapart.data.batching import BATCH_SIZE, PixelArray
 from tellapart.data.image import ImageArray, from_array, from_pillow, read_image
 from tellapart.data.threads import map_in_order
-from tellapart.errors import UnreadableImageError
+from tellapart.errors import ImageInputError, UnreadableImageError
 from tellapart.inference.prediction import Prediction, PredictionBatch, UnreadableFile
 from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.uncertainty.conformal import ConformalPredictor
@@ -61,12 +61,28 @@ class Predictor(ABC):
         return self.infer(pixels).probabilities
 
     def predict(self, image: ImageLike, top: int = 5) -> Prediction:
-        """Return the prediction for one image, with the `top` most probable classes; raises `UnreadableImageError`."""
+        """Return the prediction for one image, with the `top` most probable classes.
+
+        Raises `UnreadableImageError`, or `ImageInputError` for several images.
+        """
+        if isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4):
+            raise ImageInputError(
+                f"Expected one image, found {len(image)}: use predict_many, predict_labels or probabilities."
+            )
         pixels = to_image(image)
         batch = self.infer(self.resize(pixels)[None])
         if isinstance(image, (str, os.PathLike)):
             return batch.prediction(0, os.fspath(image), self.classes, top)
         return replace(batch.prediction(0, "image", self.classes, top), image=pixels)
+
+    def predict_labels(self, images: Sequence[ImageLike]) -> NDArray[Any]:
+        """Return the labels (N,) of images, as scikit-learn expects them: integers if all class names are integers.
+
+        Raises `UnreadableImageError` for the first image that cannot be read.
+        """
+        are_integers = all(name.isascii() and name.isdigit() and name == str(int(name)) for name in self.classes)
+        labels = np.array([int(name) for name in self.classes] if are_integers else self.classes)
+        return np.asarray(labels[self.probabilities(images).argmax(axis=1)])
 
     def predict_many(self, images: Iterable[ImageLike], top: int = 5) -> Iterator[Prediction | UnreadableFile]:
         """Yield a prediction for each image in order, or an `UnreadableFile` if the image cannot be read."""

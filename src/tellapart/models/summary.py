@@ -63,6 +63,28 @@ class Summary:
         """Return a JSON object; "flops" is two per multiply-accumulate operation."""
         return asdict(self) | {"flops": 2 * self.macs}
 
+    def __str__(self) -> str:
+        """Return the layers and the memory as a table of text."""
+        rows = [("layer", "kind", "output", "parameters", "MACs")]
+        for row in self.layers:
+            kind = row.kind + " (training only)" * row.training_only
+            rows.append((row.name, kind, " x ".join(map(str, row.shape)), f"{row.parameters:,}", f"{row.macs:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]).rstrip()
+            for row in rows
+        ]
+        lines.append(
+            f"{self.model}: {self.parameters:,} parameters, {self.macs / 1e9:.3g} GMACs ({2 * self.macs / 1e9:.3g} "
+            f"GFLOPs) for an image of {self.channels} x {self.size} x {self.size}, {self.classes} classes"
+        )
+        if auxiliary := sum(row.parameters for row in self.layers if row.training_only):
+            lines.append(f"{auxiliary:,} of the parameters are in auxiliary heads, for training only")
+        parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in self.memory.items() if name != "total")
+        total = self.memory["total"] / 2**20
+        lines.append(f"Memory to train with batches of {self.batch}: {total:,.0f} MiB ({parts})")
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str:
         """Return the layers as an HTML table, for notebooks."""
         size = f"{self.channels} x {self.size} x {self.size}"

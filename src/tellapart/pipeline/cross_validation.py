@@ -23,9 +23,9 @@ from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.combine_classifiers import average_probabilities
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
-from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, default_progress
 from tellapart.recipe.overrides import RecipeOverrides
-from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.recipe import RecipeLike
 from tellapart.runs.run import Run, create_run, read_run, run_identity, write_history
 from tellapart.training.checkpointing.policy import load_own_checkpoint
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
@@ -50,7 +50,7 @@ class CrossValidationResult:
 
 def cross_validate(
     source: Source,
-    recipe: Recipe | None = None,
+    recipe: RecipeLike = None,
     *,
     folds: int = 5,
     out: str | Path | None = None,
@@ -67,7 +67,7 @@ def cross_validate(
     """
     if not 2 <= folds <= _MAX_FOLDS:
         raise RecipeError(f"Expected from 2 to {_MAX_FOLDS} folds, found {folds}.")
-    progress = progress or progress_for_viewers()
+    progress = progress or default_progress()
     directory = Path(out) if out is not None else None
     prepared = prepare_run(source, override_recipe(recipe, settings), directory, resume, progress, f"-{folds}-folds")
     if prepared.finished:

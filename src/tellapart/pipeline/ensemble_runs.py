@@ -30,7 +30,7 @@ from tellapart.metrics.paired import AccuracyDifference, difference_from_mean
 from tellapart.pipeline.combine_classifiers import average_probabilities, average_weights
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, prepare_run
-from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, default_progress
 from tellapart.recipe.recipe import load_recipe
 from tellapart.recipe.sections import DataRecipe
 from tellapart.runs.run import Run, create_run, read_history, read_run, write_history
@@ -110,7 +110,7 @@ def ensemble(
     Raises `EnsembleError` for runs that do not fit together, `RunExistsError`, `ComparisonError` where the images are
     no longer available, or what `load` raises.
     """
-    progress = progress or progress_for_viewers()
+    progress = progress or default_progress()
     if average not in _AVERAGES:
         raise EnsembleError(f"Expected average={' or '.join(_AVERAGES)}, found '{printable(average)}'.")
     models = [open_model(run, progress) for run in runs]

@@ -18,7 +18,7 @@ from tellapart.progress import Event, Progress
 from tellapart.recipe.duration import parse_duration
 from tellapart.recipe.model_names import SEQUENTIAL
 from tellapart.recipe.overrides import RecipeOverrides, paths_of
-from tellapart.recipe.recipe import Recipe, load_recipe
+from tellapart.recipe.recipe import Recipe, RecipeLike, as_recipe, load_recipe
 from tellapart.runs.run import is_finished, run_identity
 from tellapart.training.execution.distributed import was_restarted
 from tellapart.training.execution_settings import keep_execution, resolve_execution
@@ -101,9 +101,9 @@ def audit_and_split(dataset: ImageDataset, recipe: Recipe, progress: Progress) -
     return audit, splits
 
 
-def override_recipe(recipe: Recipe | None, settings: RecipeOverrides) -> Recipe:
+def override_recipe(recipe: RecipeLike, settings: RecipeOverrides) -> Recipe:
     """Return the recipe with some settings replaced; raises `RecipeError`, or `LayerError` for a network definition."""
-    recipe = recipe or Recipe()
+    recipe = as_recipe(recipe)
     values = paths_of(settings)
     if values.get("model.head") == "linear":
         values["model.head"] = []

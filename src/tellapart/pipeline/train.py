@@ -11,9 +11,9 @@ from tellapart.errors import RecipeError
 from tellapart.pipeline.finish import finish_run
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
-from tellapart.progress import Progress, progress_for_viewers
+from tellapart.progress import Progress, default_progress
 from tellapart.recipe.overrides import RecipeOverrides
-from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.recipe import RecipeLike
 from tellapart.runs.run import Run, create_run, read_run
 from tellapart.tracking.callbacks import CallbackList, create_callbacks
 from tellapart.tracking.tracker_names import check_trackers
@@ -27,7 +27,7 @@ from tellapart.training.fit import TrainingSession
 
 def train(
     source: Source,
-    recipe: Recipe | None = None,
+    recipe: RecipeLike = None,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -39,15 +39,16 @@ def train(
 ) -> Run:
     """Audit, split, train, calibrate, test once, and save; return the run.
 
-    source: as for `load_dataset`. recipe: every setting of the run; `settings` replace some of them, as in
-    model="resnet18", seed=1, epochs=5, max_time="5m", weights="resnet18.pth", head=[256], freeze_backbone=True or
-    batch_size=32; a model that ends in .toml is a network definition. out: the run directory, runs/<source> by default.
-    resume: continue the run in `out`, if there is one; without it an existing run is never overwritten. track:
-    experiment trackers, "tensorboard" or "mlflow:URI", as for `tellapart.tracking.callbacks.create_callbacks`.
-    progress: receives messages and progress bars; by default they are shown in a terminal or a notebook, and nowhere
-    else. on_interrupt: after Ctrl-C, "stop" saves the state for resume=True and raises `InterruptedTrainingError`,
-    "finish" ends training with the best weights so far and tests them, "ask" asks in the terminal. finish: with resume,
-    finish the interrupted run in `out` now, with its best weights so far.
+    source: as for `load_dataset`. recipe: every setting of the run, or a TOML file with them; `settings` replace some,
+    as in model="resnet18", seed=1, epochs=5, max_time="5m", weights="resnet18.pth", head=[256], freeze_backbone=True,
+    augment=None or batch_size=32; a model that ends in .toml is a network definition. out: the run directory,
+    runs/<source> by default. resume: continue the run in `out`, if there is one; without it an existing run is never
+    overwritten. track: experiment trackers, "tensorboard" or "mlflow:URI", as for
+    `tellapart.tracking.callbacks.create_callbacks`. progress: receives messages and progress bars; by default messages
+    are printed on stderr, with bars in a terminal or a notebook. on_interrupt: after Ctrl-C, "stop" saves the state for
+    resume=True and raises `InterruptedTrainingError`, "finish" ends training with the best weights so far and tests
+    them, "ask" asks in the terminal. finish: with resume, finish the interrupted run in `out` now, with its best
+    weights so far.
 
     Raises the subclass of `TellapartError` for the defect of the input.
     """
@@ -57,7 +58,7 @@ def train(
     if finish and not resume:
         raise RecipeError("finish continues an interrupted run: set resume too, as in --resume --finish.")
     with join_ranks() as ranks:
-        progress = (progress or progress_for_viewers()) if ranks.is_first else Progress()
+        progress = (progress or default_progress()) if ranks.is_first else Progress()
         prepared = share_prepared(
             ranks,
             source,

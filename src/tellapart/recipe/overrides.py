@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from tellapart.errors import RecipeError, did_you_mean, printable
-from tellapart.recipe.sections import SECTIONS
+from tellapart.recipe.sections import SECTIONS, AugmentRecipe
+
+_AUGMENT = "augment"  # the keyword for a whole section
 
 
 class RecipeOverrides(TypedDict, total=False):
@@ -15,7 +17,7 @@ class RecipeOverrides(TypedDict, total=False):
     A keyword has the name of its key. The `name` of a section has the name of the section, as in `optimizer="sgd"`, and
     the keys of `distillation` and `checkpoint` are prefixed with the section, as in `checkpoint_minutes=5`. Some
     keywords accept more: model, a network definition (.toml); max_time, text such as "5m"; head, "linear" for no dense
-    layers.
+    layers. augment=None disables all augmentation, and augment="randaugment" or "trivialaugment" is its policy.
     """
 
     seed: int
@@ -27,6 +29,7 @@ class RecipeOverrides(TypedDict, total=False):
     resize: str
     size: int
     channels: int
+    augment: bool | str | None
     hflip: bool
     rotation: float
     zoom: float
@@ -101,16 +104,60 @@ PATHS = {"seed": "seed"} | {
 }  # keyword -> path in the recipe
 
 
+_OTHER_NAMES = {
+    "lr": "learning_rate",
+    "lr0": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "imgsz": "size",
+    "image_size": "size",
+    "img_size": "size",
+    "dropout": "head_dropout",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "val_fraction": "validation_fraction",
+    "pretrained_weights": "weights",
+    "architecture": "model",
+}  # in other libraries -> keyword, for suggestions
+
+
+def suggest_setting(name: str) -> str:
+    """Return " Did you mean 'optimizer.learning_rate'?" for a keyword, or its name elsewhere; else ""."""
+    keyword = _OTHER_NAMES.get(name, name)
+    return f" Did you mean '{PATHS[keyword]}'?" if keyword in PATHS else ""
+
+
+def _augmentation(value: object) -> dict[str, Any]:
+    """Return the values by path for the keyword `augment`; raises `RecipeError`."""
+    if value in (None, False, "none"):
+        names = [field.name for field in dataclasses.fields(AugmentRecipe)]
+        off: dict[str, Any] = {name: 0.0 for name in names if name not in ("num_ops", "magnitude")}
+        off |= {"hflip": False, "alternating_hflip": False, "policy": "none"}
+        return {f"augment.{name}": setting for name, setting in off.items()}
+    if value in (True, "auto"):
+        return {}
+    if value in ("randaugment", "trivialaugment"):
+        return {"augment.policy": value}
+    raise RecipeError(
+        f"augment: expected 'none' (or None), 'auto', 'randaugment' or 'trivialaugment', found {value!r}; set single "
+        "transforms by name, as in rotation=10."
+    )
+
+
 def paths_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of keywords by path in the recipe, without those that are None; raises `RecipeError`."""
     for keyword in settings:
-        if keyword not in PATHS:
-            raise RecipeError(f"Unknown setting '{printable(keyword)}'.{did_you_mean(keyword, PATHS)}")
-    return {PATHS[keyword]: value for keyword, value in settings.items() if value is not None}
+        if keyword not in PATHS and keyword != _AUGMENT:
+            known = _OTHER_NAMES.get(keyword)
+            hint = f" Did you mean '{known}'?" if known else did_you_mean(keyword, PATHS)
+            raise RecipeError(f"Unknown setting '{printable(keyword)}'.{hint}")
+    values = _augmentation(settings[_AUGMENT]) if _AUGMENT in settings else {}
+    return values | {PATHS[name]: value for name, value in settings.items() if name in PATHS and value is not None}
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Parse `schedule.epochs=5` into ("epochs", 5), the keyword and its value; raises `RecipeError`.
+    """Parse `schedule.epochs=5` or `epochs=5` into ("epochs", 5), the keyword and its value; raises `RecipeError`.
 
     A value that is not valid TOML is text.
     """
@@ -119,6 +166,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not path or "\n" in text:
         raise RecipeError(f"Expected key=value, as in schedule.epochs=5, found '{printable(text)}'.")
     keywords = {path: keyword for keyword, path in PATHS.items()}
+    keywords |= {keyword: keyword for keyword in (*PATHS, _AUGMENT)}
     if path not in keywords:
         hint = did_you_mean(path, keywords) or did_you_mean(path.rpartition(".")[2], PATHS)
         raise RecipeError(f"Unknown recipe key '{printable(path)}'.{hint}")

@@ -1,6 +1,7 @@
 """`Recipe`: every setting of a run, as a dataclass, as TOML and by keyword."""
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import tomli_w
 
 from tellapart.errors import RecipeError, did_you_mean, printable
 from tellapart.recipe.fields import check_values, number
-from tellapart.recipe.overrides import RecipeOverrides, paths_of
+from tellapart.recipe.overrides import RecipeOverrides, paths_of, suggest_setting
 from tellapart.recipe.sections import (
     SECTIONS,
     AugmentRecipe,
@@ -47,6 +48,16 @@ class Recipe:
     execution: ExecutionRecipe = field(default_factory=ExecutionRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
+    def __new__(cls, **sections: Any) -> "Recipe":
+        """Raise `RecipeError` for a key without its section, as in Recipe(learning_rate=0.1)."""
+        unknown = next((name for name in sections if name != "seed" and name not in SECTIONS), None)
+        if unknown is not None:
+            raise RecipeError(
+                f"A recipe has a seed and the sections {', '.join(SECTIONS)}, and no '{printable(unknown)}': set keys "
+                "with Recipe().with_settings(learning_rate=0.001), for example."
+            )
+        return super().__new__(cls)
+
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """Return a copy with some values replaced, by path as in {"schedule.epochs": 5}; raises `RecipeError`.
 
@@ -77,6 +88,9 @@ class Recipe:
         return tomli_w.dumps(self.to_table())
 
 
+RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str] | None
+
+
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested tables as one, with dotted keys such as schedule.epochs."""
     values: dict[str, Any] = {}
@@ -92,11 +106,25 @@ def from_table(table: Mapping[str, Any]) -> Recipe:
         if name not in names:
             raise RecipeError(
                 f"{printable(name)}: unknown section of the recipe, expected one of {', '.join(names)}."
-                f"{did_you_mean(name, names)}"
+                f"{suggest_setting(name) or did_you_mean(name, names)}"
             )
     sections = {name: _parse_section(name, value) for name, value in table.items() if name in SECTIONS}
     seed = {"seed": table["seed"]} if "seed" in table else {}
     return Recipe(**check_values(Recipe, seed, "", RecipeError), **sections)
+
+
+def as_recipe(value: RecipeLike) -> Recipe:
+    """Return the recipe in a value: a `Recipe`, nested dicts, the path of a TOML file, or None for the defaults.
+
+    Raises `RecipeError`.
+    """
+    if value is None or isinstance(value, Recipe):
+        return value or Recipe()
+    if isinstance(value, Mapping):
+        return from_table(value)
+    if isinstance(value, (str, os.PathLike)):
+        return load_recipe(Path(value))
+    raise RecipeError(f"Expected a Recipe, or the path of a TOML file, found {type(value).__name__}.")
 
 
 def load_recipe(path: Path) -> Recipe:

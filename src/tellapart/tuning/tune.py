@@ -26,10 +26,10 @@ from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.defaults import resolve_defaults
 from tellapart.pipeline.prepare import audit_and_split, override_recipe
 from tellapart.pipeline.train import train
-from tellapart.progress import Event, Progress, progress_for_viewers
+from tellapart.progress import Event, Progress, default_progress
 from tellapart.recipe.duration import parse_duration
 from tellapart.recipe.overrides import RecipeOverrides, paths_of
-from tellapart.recipe.recipe import Recipe
+from tellapart.recipe.recipe import Recipe, RecipeLike
 from tellapart.runs.run import Run, run_identity
 from tellapart.training.initialization import apply_base_classifier
 from tellapart.tuning.confirmation import confirm
@@ -47,7 +47,7 @@ _REDUCTION_FACTOR = 2  # the better half of the trials continues
 
 def tune(
     source: Source,
-    recipe: Recipe | None = None,
+    recipe: RecipeLike = None,
     *,
     trials: int = 20,
     timeout: str | float | None = None,
@@ -75,7 +75,7 @@ def tune(
 
     Test images are not used before the recipe is selected. Raises `TuningError`, and what `train` raises.
     """
-    progress = progress or progress_for_viewers()
+    progress = progress or default_progress()
     _check_arguments(metric, trials)
     seconds = parse_duration(timeout) if timeout is not None else None
     base = override_recipe(recipe, settings)
