@@ -88,3 +88,10 @@ def test_a_damaged_name_in_utf_8_does_not_change_the_others(folder):
     content = text().encode().replace("Größe".encode(), b"Gr\xf6\xdfe", 1)
     (folder / "m.csv").write_bytes(content)
     assert {"Größe", "café"} <= set(load_dataset(folder / "m.csv").classes)
+
+
+def test_all_missing_files_are_listed(folder):
+    (folder / "m.csv").write_text("path,label\na.png,x\nb.png,y\n" + "".join(f"gone{k}.png,x\n" for k in range(30)))
+    with pytest.raises(ManifestError) as error:
+        load_dataset(folder / "m.csv")
+    assert all(f"gone{k}.png" in str(error.value) for k in range(30))

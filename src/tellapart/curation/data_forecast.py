@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tellapart.curation.feature_extractors import candidate_features
-from tellapart.curation.learning_curve import LearningCurve, fit_learning_curve
+from tellapart.curation.learning_curve import LearningCurve, fit_learning_curve, has_too_few
 from tellapart.data.audit import audit_dataset
 from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
@@ -39,9 +39,15 @@ def learning_curve(
     Raises `SplitError` if there are too few images for a curve, and what `load_dataset` and `audit_dataset` raise.
     """
     progress = progress or default_progress()
-    audit = audit_dataset(load_dataset(source, progress), progress, near_duplicates=near_duplicates)
-    splits, labels = make_splits(audit, DataRecipe(), seed), audit.dataset.labels
+    dataset = load_dataset(source, progress)
+    if has_too_few(dataset.labels, len(dataset), None):
+        raise _too_few(dataset.title, f"{len(dataset)} images of {len(dataset.classes)} classes")
+    audit = audit_dataset(dataset, progress, near_duplicates=near_duplicates)
+    splits, labels = make_splits(audit, DataRecipe(), seed), dataset.labels
     train, validation = splits.train, splits.validation
+    sizes = f"{len(train)} training and {len(validation)} validation images of {len(dataset.classes)} classes"
+    if has_too_few(labels[train], len(validation), units_of(audit, validation)):
+        raise _too_few(dataset.title, sizes)
     best: DataForecast | None = None
     for extractor in candidate_features(audit, progress):
         curve = fit_learning_curve(
@@ -55,8 +61,12 @@ def learning_curve(
         if curve is not None and (best is None or curve.accuracies[-1] > best.curve.accuracies[-1]):
             best = DataForecast(audit.dataset.title, extractor.name, curve)
     if best is None:
-        raise SplitError(
-            f"{audit.dataset.title} has {len(train)} training and {len(validation)} validation images, too few for a "
-            "learning curve: collect at least 10 training images per class, and 20 validation images of two groups."
-        )
+        raise _too_few(dataset.title, sizes)
     return best
+
+
+def _too_few(title: str, found: str) -> SplitError:
+    return SplitError(
+        f"{title} has {found}, too few for a learning curve: collect at least 10 training images per class, and 20 "
+        "validation images of two groups."
+    )

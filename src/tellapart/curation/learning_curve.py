@@ -114,11 +114,11 @@ def fit_learning_curve(
     `InputShapeError` for arrays of the wrong shape.
     """
     _check(train_features, train_labels, validation_features, validation_labels)
+    if has_too_few(train_labels, len(validation_labels), groups):
+        return None
     orders = [_stratified_shares(train_labels, np.random.default_rng([seed, number])) for number in range(_ORDERS)]
     shares = np.unique(orders[0])  # without shares whose subset equals the next smaller one
-    is_single = groups is not None and len(np.unique(groups)) == 1
-    is_small = is_single or len(train_labels) < _MIN_PER_CLASS * len(np.unique(train_labels))
-    if is_small or len(shares) < _MIN_SIZES or len(validation_labels) < _MIN_VALIDATION:
+    if len(shares) < _MIN_SIZES:
         return None
     sizes = np.array([(orders[0] <= share).sum() for share in shares])  # J, the same for all orders
     inputs, validation_inputs = _standardize(train_features, validation_features)
@@ -132,6 +132,13 @@ def fit_learning_curve(
                 model = _fit(inputs[order <= share], train_labels[order <= share])
                 wrong[number, size] = model.predict(validation_inputs) != validation_labels
     return _extrapolate(sizes, wrong, groups, np.random.default_rng([seed, _ORDERS]))
+
+
+def has_too_few(train_labels: NDArray[np.integer], validation_images: int, groups: NDArray[np.integer] | None) -> bool:
+    """Return whether a curve cannot be fitted, whatever the features are: known before they are computed."""
+    is_single = groups is not None and len(np.unique(groups)) == 1
+    is_small = len(train_labels) < _MIN_PER_CLASS * len(np.unique(train_labels))
+    return is_single or is_small or validation_images < _MIN_VALIDATION
 
 
 def _check(

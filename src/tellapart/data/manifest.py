@@ -20,6 +20,7 @@ _SYNONYMS = {  # how other tools call the columns
     "label": ("class", "class_name", "category", "target", "species", "y"),
 }
 _SEPARATOR_LINE = "sep="  # the first line of CSV files that are written for spreadsheets
+_MAX_LISTED = 100  # missing files in a message
 
 
 @dataclass(frozen=True)
@@ -160,17 +161,22 @@ def _refuse_empty(title: str, column: str, values: list[str], lines: Sequence[in
 
 
 def _find_files(title: str, folder: Path, table: _Table) -> list[str]:
-    paths = []
+    paths, missing = [], []
     for number, name in zip(table.lines, table.columns["path"], strict=True):
         # Manifests written by hand may have spaces around a name, and those from Windows backslashes.
         candidates = (name, name.strip(), name.strip().replace("\\", "/"))
         path = next((candidate for candidate in candidates if _is_file(folder / candidate)), None)
         if path is None:
-            raise ManifestError(
-                f"Row {number} of {title}: the file '{printable(name)}' does not exist; "
-                "paths are relative to the manifest."
-            )
-        paths.append(path)
+            missing.append(f"Row {number} ('{printable(name)}')")
+        else:
+            paths.append(path)
+    if missing:
+        further = len(missing) - _MAX_LISTED
+        names = ", ".join(missing[:_MAX_LISTED]) + (f" and {further:,} more" if further > 0 else "")
+        raise ManifestError(
+            f"{title} names {len(missing):,} file{'s' * (len(missing) > 1)} that do not exist: {names}. Paths are "
+            "relative to the manifest: restore the files, or remove the rows."
+        )
     return paths
 
 

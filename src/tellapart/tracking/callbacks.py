@@ -1,6 +1,7 @@
 """Callbacks of a training run: its own history file, and experiment trackers, whose failures never stop the run."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +88,8 @@ class CallbackList:
                     tracker=name,
                 )
                 del self.trackers[name]
+                with suppress(Exception):
+                    tracker.on_exception()  # else its run seems to continue for ever
 
 
 def create_callbacks(trackers: Sequence[str], directory: Path, title: str, progress: Progress) -> CallbackList:

@@ -9,7 +9,7 @@ _EXTRAS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # tracker -> the e
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Raise `OptionError` for an unknown tracker, `MissingExtraError` for one that is not installed."""
+    """Raise `OptionError` for an unknown tracker or model name, `MissingExtraError` for one that is not installed."""
     for tracker in trackers:
         kind = tracker.partition(":")[0]
         if kind not in _EXTRAS:
@@ -18,3 +18,8 @@ def check_trackers(trackers: Sequence[str]) -> None:
                 f"{did_you_mean(kind, _EXTRAS)}"
             )
         require(_EXTRAS[kind], kind)
+        name = tracker.partition("#")[2]
+        if kind == "mlflow" and (set(name) & set("/:") or name != name.strip()):
+            raise OptionError(
+                f"Expected a name of a registered model in MLflow, without / and :, found '{printable(name)}'."
+            )
