@@ -111,3 +111,14 @@ def test_chroma_sampling_that_turbojpeg_does_not_know_is_read():
         lost = [copy for copy in copies if has_lost_pixels(copy, pixels.astype(int))]
         assert len(lost) > 10
         assert sum(not is_refused(copy) for copy in lost) <= 2
+
+
+def test_zeros_after_the_first_image_of_several_are_not_coefficients(photo):
+    data = write_jpeg(photo, "baseline")
+    assert np.array_equal(decode(data + bytes(4096) + data), decode(data))
+
+
+def test_a_cut_segment_of_adobe_before_the_scan_is_harmless(photo):
+    data = write_jpeg(photo, "baseline")
+    odd = data[:2] + b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00" + b"\x00" + data[2:]
+    assert np.array_equal(decode(odd), by_pillow(odd))

@@ -98,3 +98,19 @@ def test_transparency_of_16_bit_greyscale_is_white():
     expected = np.rint(levels / 257)
     expected[levels == 400] = 255
     np.testing.assert_array_equal(result, np.repeat(expected[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["xmp", "raw profile"])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_orientation_in_a_text_counts_unless_the_text_is_large(photo, kind, is_large):
+    padding = " " * (2 * 2**20 if is_large else 0)
+    texts = PngImagePlugin.PngInfo()
+    if kind == "xmp":
+        texts.add_itxt("XML:com.adobe.xmp", f'<x tiff:Orientation="3"/>{padding}', zip=is_large)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        content = exif.tobytes().hex()
+        texts.add_text("Raw profile type exif", f"\nexif\n{len(content) // 2:8}\n{content}{padding}", zip=True)
+    data = encode(photo, "PNG", pnginfo=texts)
+    assert np.array_equal(decode(data), photo if is_large else photo[::-1, ::-1])

@@ -123,3 +123,28 @@ def test_a_jpeg_inside_a_tiff_may_not_claim_more_pixels_than_the_image(photo):
     with pytest.raises(UnreadableImageError) as error:
         decode(bomb)
     assert "claim" in error.value.reason
+
+
+@pytest.mark.parametrize("compression", ["group4", "tiff_adobe_deflate"])
+def test_damaged_strips_are_refused_and_libtiff_prints_nothing(photo, compression, capfd):
+    """LZW has no redundancy by which its decoder could notice damage."""
+    image = Image.fromarray(photo).convert("1" if compression == "group4" else "RGB")
+    whole = encode(image, "TIFF", compression=compression)
+    np.testing.assert_array_equal(decode(whole), np.asarray(image.convert("RGB")))
+    random, reasons = np.random.default_rng(0), []
+    for _ in range(20):
+        place = int(random.integers(200, len(whole) - 700))
+        try:
+            decode(whole[:place] + random.bytes(64) + whole[place + 64 :])
+        except UnreadableImageError as error:
+            reasons.append(error.reason)
+    assert len(reasons) >= 18
+    assert not any("decoder error" in reason for reason in reasons)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("compression", ["zlib"])
+def test_compressed_planes_of_16_bits_are_read(photo, compression):
+    planes = np.moveaxis(photo.astype(np.uint16) * 257, 2, 0)
+    data = write(planes, photometric="rgb", planarconfig="separate", compression=compression)
+    assert np.array_equal(decode(data), photo)

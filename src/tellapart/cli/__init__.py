@@ -1,8 +1,10 @@
 """The command line: it parses, calls and prints. What a command needs is imported when it runs, so help is quick."""
 
 import json
+import logging
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -45,6 +47,9 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed, as by >&- in a shell
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    # Why an image is refused is reported by the command.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     # What matplotlib caches goes where we cache: the process is ours alone.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     try:

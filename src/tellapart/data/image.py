@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import struct
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from tellapart.data.image_formats import DECODERS, SUPPORTED, check_decoding_cost, detect_image_format
 from tellapart.data.jpeg import decode_jpeg, unsupported_jpeg
+from tellapart.data.libtiff import strict_libtiff
 from tellapart.data.png import check_all_rows, check_png
 from tellapart.data.tiff import TiffTags
 from tellapart.errors import UnreadableImageError, printable
@@ -56,8 +58,10 @@ def decode(data: bytes, name: str = "image") -> ImageArray:
         raise UnreadableImageError(printable(name), f"its header claims more than {MAX_PIXELS:,} pixels") from error
     except MemoryError as error:
         raise UnreadableImageError(printable(name), "there is not enough memory to decode it") from error
-    except Exception as error:  # decoders raise many classes (OSError, SyntaxError, struct.error) on damaged data
+    except ValueError as error:  # of our checks
         raise UnreadableImageError(printable(name), _one_line(error)) from error
+    except Exception as error:  # decoders raise many classes (OSError, SyntaxError, struct.error) on damaged data
+        raise UnreadableImageError(printable(name), f"it cannot be decoded ({_one_line(error)})") from error
 
 
 def from_array(array: NDArray[np.generic], name: str = "image") -> ImageArray:
@@ -127,7 +131,7 @@ def _decode(data: bytes) -> ImageArray:
         if image.format in _JPEG:
             return _apply_orientation(decode_jpeg(data, image), _read_orientation(image))
         if isinstance(image, TiffImageFile):
-            TiffTags(image.tag_v2).check_jpeg_parts(data, image.width * image.height)
+            TiffTags(image.tag_v2).check_parts(data, image.width * image.height)
         pixels = _decode_with_pillow(image)
         if image.format == "PNG":
             check_all_rows(data, image)
@@ -141,7 +145,8 @@ def _decode_with_pillow(image: Image.Image) -> ImageArray:
     tags = TiffTags(dict(image.tag_v2)) if isinstance(image, TiffImageFile) else None
     if tags:
         tags.check()
-    image.load()
+    with strict_libtiff() if tags else nullcontext():
+        image.load()
     # Read after load(): for TIFF, load() rotates the image and drops the tag.
     orientation = _read_orientation(image)
     return _apply_orientation(_from_tiff(image, tags) if tags else _to_rgb(image), orientation)

@@ -157,7 +157,9 @@ def _check_zeros(data: bytes) -> None:
     except (IndexError, struct.error):
         return
     may_be_flat = first_symbols[False] == {0} and first_symbols[True] <= _EMPTY
-    if components and components == segment[4] and not may_be_flat and _ZEROS.search(data, start):
+    end = data.find(bytes([0xFF, _END]), start)  # another image may follow, after zeros
+    is_sequential = bool(components) and components == segment[4]
+    if is_sequential and not may_be_flat and _ZEROS.search(data, start, end if end >= 0 else len(data)):
         raise ValueError("a stretch of its coefficients is zero")
 
 
@@ -176,7 +178,12 @@ def _repair_headers(data: bytes) -> bytes:
                 is_sequential, components = True, segment[9]
             elif code == _JFIF and segment[4:9] == b"JFIF\0":
                 segment[9] = 1
-            elif code == _ADOBE and segment[4:9] == b"Adobe" and segment[15] > _LAST_ADOBE_TRANSFORM:
+            elif (
+                code == _ADOBE
+                and segment[4:9] == b"Adobe"
+                and len(segment) > 15
+                and segment[15] > _LAST_ADOBE_TRANSFORM
+            ):
                 segment[15] = 1 if components < 4 else _LAST_ADOBE_TRANSFORM
             if not (code == _ICC and segment[4:15] == b"ICC_PROFILE"):
                 repaired += segment

@@ -9,7 +9,14 @@ import numpy as np
 from PIL import Image
 
 _SIGNATURE_BYTES = 8
-_UNUSED = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # no pixel depends on them, and Pillow refuses large ones
+_PROFILE, _TEXTS = (
+    b"iCCP",
+    (b"tEXt", b"zTXt", b"iTXt"),
+)  # no pixel depends on most of them, and Pillow refuses large ones
+# except for the orientation in
+_WITH_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+_TEXT_HEADER = 8  # maximum number of bytes between the keyword and a text without languages
+_MAX_TEXT = 2**20 - 1  # bytes, also after decompression
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by color type
 _PALETTE = 3
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
@@ -22,7 +29,10 @@ class _Chunk(NamedTuple):
 
 
 def check_png(data: bytes) -> bytes:
-    """Return the file without texts and color profiles; raises `ValueError` if it is truncated or damaged."""
+    """Return the file without color profiles and texts, except for those with the orientation.
+
+    Raises `ValueError` if it is truncated or damaged.
+    """
     kept, has_palette, color_type = [memoryview(data)[:_SIGNATURE_BYTES]], False, 0
     for chunk in _chunks(data):
         if chunk.kind == b"IHDR" and len(chunk.body) > 9:
@@ -30,9 +40,24 @@ def check_png(data: bytes) -> bytes:
         has_palette |= chunk.kind == b"PLTE"
         if chunk.kind == b"IDAT" and color_type == _PALETTE and not has_palette:
             raise ValueError("its palette is missing")
-        if chunk.kind not in _UNUSED:
+        if chunk.kind != _PROFILE and (chunk.kind not in _TEXTS or _may_have_orientation(chunk.body)):
             kept.append(chunk.whole)
     return b"".join(kept)
+
+
+def _may_have_orientation(text: memoryview) -> bool:
+    """Return whether a text may say which side of the image is up, and is small enough for Pillow."""
+    keyword = next((word for word in _WITH_ORIENTATION if text[: len(word)] == word), None)
+    if keyword is None or len(text) > _MAX_TEXT:
+        return False
+    for start in range(len(keyword), min(len(keyword) + _TEXT_HEADER, len(text))):  # of compressed bytes, perhaps
+        try:
+            inflate = zlib.decompressobj()
+            inflate.decompress(text[start:], _MAX_TEXT)
+            return not inflate.unconsumed_tail
+        except zlib.error:
+            continue
+    return True
 
 
 def check_all_rows(data: bytes, image: Image.Image) -> None:
