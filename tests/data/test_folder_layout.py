@@ -40,6 +40,8 @@ def tree(folders, classes=TWO):
         (tree(["Training", "Testing"]), {0, 2}),
         (tree(["data-train", "data-valid", "data-test"]), {0, 1, 2}),
         ([*tree(["train", "dev"], THREE)], {0, 1}),
+        (tree(["set1_train", "set1_test"]), {0, 2}),
+        (tree(["train1", "test1"]), {0, 2}),
     ],
 )
 def test_layouts_of_shared_data_sets(tmp_path, small_images, paths, splits):
@@ -60,6 +62,8 @@ def test_layouts_of_shared_data_sets(tmp_path, small_images, paths, splits):
         ["train_station/old", "train_station/new", "test_tube/small", "test_tube/large"],
         ["dev_board", "train"],
         ["cat/indoor", "cat/outdoor", "dog/indoor"],
+        ["train", "bus", "car"],
+        ["pred_a", "pred_b"],
     ],
 )
 def test_classes_whose_names_have_such_words_stay_classes(tmp_path, small_images, paths):
@@ -69,7 +73,15 @@ def test_classes_whose_names_have_such_words_stay_classes(tmp_path, small_images
 
 
 @pytest.mark.parametrize(
-    "paths", [tree(["part1", "part2"]), [*tree(["train", "test"]), "other/cat"], tree(["train", "training"])]
+    "paths",
+    [
+        tree(["part1", "part2"]),
+        [*tree(["train", "test"]), "other/cat"],
+        tree(["train", "training"]),
+        ["train", "test1"],  # images without class folders
+        ["digits_train", "digits_test"],
+        [*tree(["digits_train/digits_train"]), "digits_test/digits_test"],
+    ],
 )
 def test_what_cannot_be_decided_is_refused(tmp_path, small_images, paths):
     with pytest.raises(SourceError):
@@ -81,3 +93,11 @@ def test_a_wrapper_with_images_beside_it_is_not_entered(tmp_path, small_images):
     shutil.copy(small_images[0], root / "beside.png")
     with pytest.raises(SourceError):
         load_dataset(root)
+
+
+def test_images_to_predict_beside_the_splits_are_left_out_and_listed(tmp_path, small_images):
+    paths = [*tree(["seg_train/seg_train", "seg_test/seg_test"]), "seg_pred/seg_pred"]
+    dataset = load_dataset(build(tmp_path / "data", small_images, paths))
+    assert dataset.classes == ("cat", "dog")
+    assert set(dataset.given_split.tolist()) == {0, 2}
+    assert [file.name for file in dataset.skipped] == ["seg_pred/seg_pred/0.png", "seg_pred/seg_pred/1.png"]

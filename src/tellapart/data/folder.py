@@ -44,9 +44,21 @@ def load_folder(root: Path) -> ImageDataset:
         raise SourceError(
             f"The class folder '{printable(empty[0])}' in {title} contains no images: add some, or remove the folder."
         )
+    if splits != [("", root)]:
+        listing.skipped += _without_labels(root, [folder for _, folder in splits])
     images = FileImages(root, tuple(listing.names))
     dataset = dataset_from_labels(title, images, listing.labels, None if splits == [("", root)] else listing.splits)
     return replace(dataset, skipped=tuple(listing.skipped))
+
+
+def _without_labels(root: Path, splits: list[Path]) -> list[SkippedFile]:
+    """Return the files in top folders that contain no split, such as images to predict."""
+    others = [entry for entry in all_entries(root) if is_folder(entry) and not is_hidden(entry.name)]
+    others = [entry for entry in others if not any(folder.is_relative_to(entry.path) for folder in splits)]
+    paths = [path for entry in others for path in _walk(entry.path)]
+    return [
+        SkippedFile(printable(_relative(path, root)), "its folder is no split with class folders") for path in paths
+    ]
 
 
 def list_images(folder: Path) -> list[Path]:

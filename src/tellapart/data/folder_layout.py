@@ -14,12 +14,14 @@ _SYSTEM_FILES = frozenset(
     | {"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", ".trashes", ".thumbnails"}
 )
 _APPLE_DOUBLE = "._"  # begins the name of a file that macOS writes beside another
+_DIGITS = re.compile(r"(?<=[a-zA-Z])\d+$")  # as in test1
 _WORDS = re.compile(r"[^a-z0-9]+")
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainset"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "valset", "dev"), VALIDATION),
     **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation", "holdout", "heldout"), TEST),
 }
+_UNLABELLED_WORDS = frozenset({"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "submission"})
 _SPLIT_FOLDERS = ("train", "val", "test")  # names that `parse_split` knows, by split
 
 
@@ -28,13 +30,14 @@ def find_layout(root: Path) -> tuple[Path, list[tuple[str, Path]]]:
 
     Without splits, their name is "". A wrapper, the only folder of an unpacked archive, is entered, and so is a folder
     inside that of a split with the same name, as in `seg_train/seg_train/<class>`. Folders such as `training_set` and
-    `holdout` are splits if the class folders of all others are among those of training. Raises `SourceError` if folders
-    of classes and splits are mixed, or if folders are no classes by their content.
+    `holdout` are splits if the class folders of all others are among those of training. Folders whose names differ by
+    the split alone, such as `seg_train`, `seg_test` and `seg_pred`, are no classes: those without labels are left out.
+    Raises `SourceError` if folders of classes and splits are mixed, or if folders are no classes by their content.
     """
     root = _enter_wrapper(root)
     if _is_split_tree(root):
         splits = [(name, root / name) for name in _split_folders(root)]
-    elif found := _find_split_words(root):
+    elif (found := _find_split_words(root)) or (found := _find_split_pattern(root)):
         splits = [(_SPLIT_FOLDERS[split], root / name) for name, split in found.items()]
     else:
         _refuse_unknown_split_names(root)
@@ -72,6 +75,34 @@ def _find_split_words(root: Path) -> dict[str, int]:
     classes = {split: set(_subfolders(_enter_same_name(root / name))) for name, split in splits.items()}
     others = [found for split, found in classes.items() if split != TRAIN]
     return splits if len(classes[TRAIN]) >= 2 and all(found and found <= classes[TRAIN] for found in others) else {}
+
+
+def _find_split_pattern(root: Path) -> dict[str, int]:
+    """Return the splits of top folders whose names are the same but for the split; none if the names differ further.
+
+    Raises `SourceError` if they contain no class folders: a class for each of them would be wrong.
+    """
+    names = _subfolders(root)
+    words = {name: _WORDS.split(name.lower()) for name in names}
+    splits = {name: split for name in names if (split := _split_word(_DIGITS.sub("", name))) is not None}
+    patterns = {tuple("*" if _is_part(word) else word for word in words[name]) for name in names}
+    if len(names) < 2 or len(patterns) > 1 or "*" not in next(iter(patterns)) or TRAIN not in splits.values():
+        return {}
+    classes = {name: set(_subfolders(_enter_same_name(root / name))) for name in splits}
+    training = set().union(*(classes[name] for name in splits if splits[name] == TRAIN))
+    bare = next((name for name in splits if not classes[name] or not classes[name] <= training), None)
+    if bare is not None or len(set(splits.values())) < len(splits):
+        raise SourceError(
+            f"The folders of {printable(str(root))} look like splits ({', '.join(map(printable, names))}), but "
+            f"'{printable(bare or names[0])}' does not contain the class folders of training: expected train/<class>/ "
+            "and test/<class>/ alone, or a manifest (.csv) with a label for each image."
+        )
+    return splits
+
+
+def _is_part(word: str) -> bool:
+    """Return whether a word of a name stands for a part of the data: a split, or images without labels."""
+    return _DIGITS.sub("", word) in _SPLIT_WORDS or word in _UNLABELLED_WORDS
 
 
 def _split_word(name: str) -> int | None:
