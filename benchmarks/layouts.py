@@ -2,8 +2,8 @@
 
     python benchmarks/layouts.py
 
-The folders are made as the datasets are distributed, with a few empty files in each. Prints one JSON object per dataset:
-the number of classes and of images by split, or the reason of the refusal, and whether that is what is expected.
+The folders are made as the datasets are distributed, with a few empty files in each. Prints one JSON object per
+dataset: the number of classes and of images by split, or the reason of the refusal, and whether that is expected.
 """
 
 import json
