@@ -5,12 +5,15 @@ import io
 import os
 import resource
 import struct
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,7 +123,7 @@ def test_grey_and_palette_are_expanded(photo, mode, kinds):
     for kind in kinds:
         if mode in ("LAB", "YCbCr"):
             assert np.abs(decode(encode(image, kind)).astype(int) - photo).mean() < 4, kind
-        elif mode == "L" and kind in ("JPEG", "WEBP", "AVIF"):
+        elif mode == "L" and kind in ("JPEG", "WEBP", "AVIF", "HEIF"):
             assert np.abs(decode(encode(image, kind)).astype(int) - expected).mean() < 6, kind
         else:
             np.testing.assert_array_equal(decode(encode(image, kind)), expected, kind)
@@ -305,11 +308,27 @@ def test_refuses_files_that_are_not_images(data, tmp_path):
     assert error.value.name == str(path)
 
 
-@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"mif1", "HEIC")])
-def test_names_unsupported_formats(brand, name):
-    with pytest.raises(UnreadableImageError) as error:
-        decode(b"\x00\x00\x00\x18ftyp" + brand + bytes(12))
-    assert name in error.value.reason
+def test_heic_is_read_upright_with_its_extra(photo):
+    data = encode(photo, "HEIF", quality=95)
+    assert np.abs(decode(data).astype(int) - photo).mean() < 4
+    for share in (0.1, 0.5, 0.9, 0.99):
+        with pytest.raises(UnreadableImageError):
+            decode(data[: int(share * len(data))])
+    turned, exif = pillow_heif.from_pillow(Image.fromarray(photo)), Image.Exif()
+    exif[0x0112] = 6
+    turned.info["exif"] = exif.tobytes()
+    file = io.BytesIO()
+    turned.save(file, format="HEIF", quality=95)
+    assert np.abs(decode(file.getvalue()).astype(int) - np.rot90(photo, -1)).mean() < 4
+
+
+def test_heic_without_its_extra_names_it(tmp_path):
+    """In a process that does not find the package."""
+    (tmp_path / "pi_heif.py").write_text("raise ImportError")
+    code = "from tellapart.data.image import decode; decode(bytes(4) + b'ftypheic' + bytes(12))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "tellapart[heic]" in done.stderr
 
 
 def test_avif_is_read_upright_with_alpha(photo):

@@ -110,7 +110,9 @@ def _decode(data: bytes) -> ImageArray:
         raise _unreadable("the file is empty")
     image_format = detect_image_format(data[:16])
     if image_format is not None and image_format.decoder is None:
-        raise _unreadable(f"{image_format.name} is not supported; convert it to JPEG or PNG")
+        raise _unreadable(
+            f"{image_format.name} needs a package: run `pip install 'tellapart[heic]'`, or convert it to JPEG or PNG"
+        )
     check_decoding_cost(data)
     if image_format is not None and image_format.decoder == "PNG":
         data = check_png(data)

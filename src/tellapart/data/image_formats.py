@@ -3,6 +3,7 @@
 The decoder, the audit and the server read this table, so one entry here adds a format to all of them.
 """
 
+import importlib
 import os
 import re
 from collections.abc import Callable
@@ -33,6 +34,16 @@ class ImageFormat:
     def is_accepted(self, data: bytes) -> bool:
         """Return whether the decoder of this format accepts the file."""
         return (self.decoder_magic or self.magic).match(data) is not None
+
+
+def _heif_decoder() -> str | None:
+    """Return Pillow's name of HEIC if the extra `heic` is installed, and register its decoder."""
+    try:
+        plugin = importlib.import_module("pi_heif")
+    except ImportError:
+        return None
+    plugin.register_heif_opener(thumbnails=False)
+    return "HEIF"
 
 
 FORMATS = (
@@ -90,7 +101,12 @@ FORMATS = (
         check_decoding_cost=structure.check_pnm_cost,
         is_slow=structure.is_slow_pnm,
     ),
-    ImageFormat(name="HEIC", extensions=(".heic", ".heif"), magic=re.compile(rb"(?s).{4}ftyp(hei[cx]|mif1)")),
+    ImageFormat(
+        name="HEIC",
+        extensions=(".heic", ".heif"),
+        magic=re.compile(rb"(?s).{4}ftyp(hei[cx]|mif1)"),
+        decoder=_heif_decoder(),
+    ),
     ImageFormat(name="AVIF", extensions=(".avif",), magic=re.compile(rb"(?s).{4}ftypavi[fs]"), decoder="AVIF"),
 )
 SUPPORTED = tuple(image_format for image_format in FORMATS if image_format.decoder)
