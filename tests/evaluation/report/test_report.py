@@ -196,3 +196,18 @@ def test_plots_leave_the_matplotlib_backend_alone(uses_pyplot):
     code = DRAW.replace("CHOOSE", choose).replace("PYPLOT", str(uses_pyplot))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "unnamed"),
+    [
+        ({}, ["augmentation", "label smoothing"], []),
+        ({"augment": None}, ["label smoothing"], ["with augmentation"]),
+        ({"augment": None, "label_smoothing": 0.0}, [], ["with augmentation", "label smoothing"]),
+    ],
+)
+def test_notes_on_the_curves_name_what_training_used(tmp_path, settings, named, unnamed):
+    run = train(digit_folder(tmp_path / "images", 2, 8), out=tmp_path / "run", **QUICK | settings)
+    page = run.report.read_text()
+    assert all(words in page for words in named)
+    assert not any(words in page for words in unnamed)

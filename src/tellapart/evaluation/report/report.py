@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def render(report: Report) -> str:
         baseline_warning=baseline_warning(test),
         few_units=[name for name, row in test["classes"].items() if 0 < row["units"] < FEW_TEST_UNITS],
         few=FEW_TEST_UNITS,
+        guessing_log_loss=math.log(len(test["classes"])),
         training_notes=_training_notes(report.metadata, len(report.history)),
         training_curves=plots.training_curves(report.history) if report.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
