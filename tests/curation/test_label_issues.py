@@ -353,3 +353,14 @@ def test_flat_equal_and_tiny_images_are_scored_or_refused(pixels):
     except LabelIssuesError:
         return
     assert np.isfinite(result.probabilities).all()
+
+
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_among_few_images_a_wrong_label_is_listed_first(tmp_path, capsys, number):
+    folder = digit_folder(tmp_path / "digits", 3, 8)
+    wrong = sorted((folder / "digit 0").iterdir())[number]
+    wrong.rename(folder / "digit 1" / wrong.name)
+    issues = tellapart.find_label_issues(folder)
+    first = [*issues.of_kind("error"), *issues.possible_errors][0]
+    assert (first["path"], first["suggested"]) == (f"digit 1/{wrong.name}", "digit 0")
+    assert run_cli(capsys, "label-issues", folder)[1].count(wrong.name) == 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tellapart.curation.label_issues import LabelIssues
     from tellapart.data.audit import Audit
 
+_FEW_PER_CLASS = 20  # images on average: with fewer, `label-issues` says that it cannot tell
 app = typer.Typer()
 
 
@@ -161,6 +162,12 @@ def print_label_issues(issues: "LabelIssues", out: "Path | None") -> None:
     if len(errors) > SHOWN:
         rest = f"{printable(str(out))} and --json list" if out else "--json lists"
         console.print(f"The {SHOWN} most likely are shown; {rest} all.", markup=False)
+    print_list(
+        "Labels that may be wrong; with so few images this cannot be told"
+        if len(issues.rows) < _FEW_PER_CLASS * len(issues.dataset.classes)
+        else "Labels that differ from the suggestion, but are not clearly wrong",
+        [f"{e['path']}: {printable(e['label'])}, or {printable(e['suggested'])}" for e in values["possible_errors"]],
+    )
     print_list(
         "Label conflicts: the same image with two labels",
         [f"{e['path']}: {printable(e['label'])}" for e in values["label_conflicts"]],

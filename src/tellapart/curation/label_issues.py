@@ -66,6 +66,14 @@ class LabelIssues:
         """The number of unreadable images."""
         return len(self.audit.unreadable)
 
+    @property
+    def possible_errors(self) -> list[dict[str, Any]]:
+        """The entries of labels that differ from the suggestion and are not likely wrong, most suspicious first.
+
+        With few images of a class, a wrong label is hard to tell from an unusual image.
+        """
+        return [entry for entry in self.of_kind("", OUTLIER) if entry["suggested"] != entry["label"]]
+
     @cached_property
     def table(self) -> list[dict[str, Any]]:
         """One entry per row of the dataset, most suspicious first.
@@ -96,6 +104,7 @@ class LabelIssues:
             "features": self.features,
             "estimated_noise": round(self.errors.noise, 5),
             "errors": self.of_kind(ERROR),
+            "possible_errors": self.possible_errors,
             "label_conflicts": self.of_kind(LABEL_CONFLICT),
             "outliers": self.of_kind(OUTLIER),
             "ambiguous": [
