@@ -93,7 +93,8 @@ def is_finished(directory: Path, recipe: Recipe, identity: str, progress: Progre
         raise CheckpointError(
             f"The run in {printable(str(directory))} was started with other settings"
             f"{_describe_differences(files.recipe, recipe)}: use the same settings to resume it (they are in "
-            f"{files.recipe.name}), or choose another directory with --out."
+            f"{files.recipe.name}), finish it now with --resume --finish and these settings, or choose another "
+            "directory with --out."
         )
     if files.info.is_file() and files.read_identity() != identity:
         raise other_run_error(directory)

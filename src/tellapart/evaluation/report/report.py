@@ -102,15 +102,14 @@ def _training_notes(metadata: dict[str, Any], epochs: int) -> list[str]:
         of = f" of {planned}" if planned else ""
         notes.append(f"Training was finished early, in epoch {epochs}{of}, with the best weights so far.")
     strengths = [value for name, value in augment.items() if name not in _NOT_STRENGTHS]
-    effects = {
-        "augmentation": any(strengths) or augment.get("policy", "none") != "none",
-        "label smoothing": bool(recipe.get("loss", {}).get("label_smoothing")),
-    }
-    if used := [name for name, is_used in effects.items() if is_used]:
-        both = "loss and accuracy are" if "augmentation" in used else "loss is"
-        notes.append(
-            f"The training {both} measured with {' and '.join(used)}, and may be worse than on the validation split."
+    is_augmented = any(strengths) or augment.get("policy", "none") != "none"
+    effects = ["The training loss and accuracy are measured with augmentation"] if is_augmented else []
+    if recipe.get("loss", {}).get("label_smoothing"):
+        effects.append(
+            "the loss with label smoothing" if effects else "The training loss is measured with label smoothing"
         )
+    if effects:
+        notes.append(f"{', and '.join(effects)}; so they may be worse than on the validation split.")
     return notes
 
 
