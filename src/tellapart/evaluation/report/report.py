@@ -103,13 +103,11 @@ def _training_notes(metadata: dict[str, Any], epochs: int) -> list[str]:
         notes.append(f"Training was finished early, in epoch {epochs}{of}, with the best weights so far.")
     strengths = [value for name, value in augment.items() if name not in _NOT_STRENGTHS]
     is_augmented = any(strengths) or augment.get("policy", "none") != "none"
-    effects = ["The training loss and accuracy are measured with augmentation"] if is_augmented else []
+    effects = ["The training loss and accuracy are measured with augmentation."] if is_augmented else []
     if recipe.get("loss", {}).get("label_smoothing"):
-        effects.append(
-            "the loss with label smoothing" if effects else "The training loss is measured with label smoothing"
-        )
+        effects.append("The training loss is measured with label smoothing.")
     if effects:
-        notes.append(f"{', and '.join(effects)}; so they may be worse than on the validation split.")
+        notes.append(f"{' '.join(effects)} Therefore they may be worse than on the validation split.")
     return notes
 
 
