@@ -98,7 +98,7 @@ def test_an_export_that_fails_the_parity_check_is_not_written(run, request, tmp_
         corrupt = {"mean": shift_mean, "channels": swap_channels, "classes": rotate_classes}[fault]
         monkeypatch.setattr(exporting, "to_graph", lambda classifier: to_graph_unchanged(corrupt(classifier)))
         monkeypatch.setattr(exporting, "build_document", lambda classifier: build_document(corrupt(classifier)))
-    monkeypatch.setattr("tellapart.evaluation.dataset.load_dataset", lambda source, progress: dataset)
+    monkeypatch.setattr("tellapart.evaluation.dataset.load_dataset", lambda source, progress, **options: dataset)
     with pytest.raises(ExportError) as error:
         tellapart.export(classifier, out=tmp_path / "m.onnx", check="photos")
     assert "imagenet_" in str(error.value)  # names the images that differ

@@ -114,11 +114,13 @@ def test_the_model_card_has_the_test_metrics(run, hub, run_signed_in):
         (("push", "RUN", "strangers/digits"), "hub"),
         (("push", "RUN", "no name at all"), "hub"),
         (("push", "nowhere", "me/digits"), "invalid_checkpoint"),
-        (("predict", "hf://me/nothing", "x.jpg"), "hub"),
+        (("predict", "hf://me/nothing", "IMAGE"), "hub"),
     ],
 )
 def test_reports_errors_of_the_hub(run, run_signed_in, hub, arguments, code):
-    arguments = [run.directory if argument == "RUN" else argument for argument in arguments]
+    image = next((run.directory.parent / "digits/digit 1").iterdir())
+    paths = {"RUN": run.directory, "IMAGE": image}
+    arguments = [paths.get(argument, argument) for argument in arguments]
     assert error_code(run_signed_in(*arguments, "--json")) == code
     assert not hub.commits
 

@@ -53,7 +53,10 @@ def main() -> None:
     # What matplotlib caches goes where we cache: the process is ours alone.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk is reported below, and not when Python ends
     except TellapartError as error:
         sys.exit(_report(error))
     except SystemExit as error:
