@@ -163,7 +163,7 @@ def print_label_issues(issues: "LabelIssues", out: "Path | None") -> None:
         rest = f"{printable(str(out))} and --json list" if out else "--json lists"
         console.print(f"The {SHOWN} most likely are shown; {rest} all.", markup=False)
     print_list(
-        "Labels that may be wrong; with so few images this cannot be told"
+        "Labels that may be wrong; the images are too few to decide"
         if len(issues.rows) < _FEW_PER_CLASS * len(issues.dataset.classes)
         else "Labels that differ from the suggestion, but are not clearly wrong",
         [f"{e['path']}: {printable(e['label'])}, or {printable(e['suggested'])}" for e in values["possible_errors"]],

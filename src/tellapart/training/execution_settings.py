@@ -32,7 +32,7 @@ def resolve_execution(recipe: Recipe, num_classes: int, progress: Progress) -> R
         progress.warn(
             Event.CPU_CONTENTION,
             f"The recipe has execution.threads={plan.threads}, and this machine {available} "
-            f"processor{'s' * (available != 1)}: training is slow; remove that key to choose the number anew.",
+            f"processor{'s' * (available != 1)}: training is slow; remove that key for the default number.",
         )
     return recipe.with_values(plan.settings)
 
