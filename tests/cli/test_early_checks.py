@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from folders import digit_folder
+from tellapart.cli.early_checks import check_new_run
+from tellapart.errors import RunExistsError
 from tellapart.models import MODELS
 from tellapart.recipe.model_names import MODEL_NAMES
 
@@ -76,3 +78,12 @@ def test_unreadable_files_are_listed_as_after_loading_the_classifier(workplace):
 
 def test_the_names_of_networks_are_those_of_the_registry():
     assert tuple(MODELS) == MODEL_NAMES
+
+
+def test_a_directory_that_another_rank_has_made_is_not_refused(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").touch()
+    with pytest.raises(RunExistsError):
+        check_new_run("digits", tmp_path / "run", "runs", resume=False)
+    monkeypatch.setenv("RANK", "1")
+    check_new_run("digits", tmp_path / "run", "runs", resume=False)

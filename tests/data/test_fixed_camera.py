@@ -11,7 +11,7 @@ from folders import QUICK, run_cli
 from tellapart.data.audit import audit_dataset
 from tellapart.data.audit_warning_kind import AuditWarningKind
 from tellapart.data.split import make_splits
-from tellapart.errors import SplitError
+from tellapart.errors import OptionError, SplitError
 from tellapart.estimator import ImageClassifier
 from tellapart.pipeline.train import train
 from tellapart.recipe.recipe import Recipe
@@ -105,3 +105,8 @@ def test_the_estimator_accepts_the_setting():
     with pytest.raises(SplitError):
         ImageClassifier(recipe=recipe).fit(images, labels)
     ImageClassifier(recipe=recipe.with_settings(near_duplicates="ignore")).fit(images, labels)
+
+
+def test_other_values_of_the_setting_are_refused():
+    with pytest.raises(OptionError):
+        audit_dataset("digits", near_duplicates="ignroe")

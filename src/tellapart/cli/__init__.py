@@ -90,7 +90,8 @@ def _report(error: TellapartError) -> int:
     if "--json" in sys.argv:
         print(json.dumps({"error": {"code": error.code, "message": str(error)}}))
     if isinstance(error, InterruptedTrainingError):
-        print(f"{error} Resume with --resume, or finish now with --resume --finish.", file=sys.stderr)
+        finish = ", or finish now with --resume --finish" if sys.argv[1:2] == ["train"] else ""
+        print(f"{error} Resume with --resume{finish}.", file=sys.stderr)
         return 128 + error.number
     rank = f"Rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
     print(f"{rank}Error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 The functions that the commands call check the same again, for programs.
 """
 
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ def check_new_run(source: str, out: Path | None, parent: str, resume: bool) -> N
     check_source(source)
     directory = out if out is not None else Path(parent) / folder_name(source)
     refuse_inside(source, directory)
-    if not resume:
+    if not resume and "RANK" not in os.environ:  # one of several processes: another may have made the directory
         refuse_existing(directory)
 
 

@@ -25,7 +25,7 @@ from tellapart.data.near_duplicates import (
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
 from tellapart.data.thumbnails import SIDE, is_nearly_uniform
-from tellapart.errors import UnreadableImageError, printable
+from tellapart.errors import OptionError, UnreadableImageError, printable
 from tellapart.progress import Progress
 
 _IMBALANCED = 10  # ratio of the largest class to the smallest
@@ -230,8 +230,10 @@ def audit_dataset(source: Source, progress: Progress | None = None, *, near_dupl
     """Decode every image once and return the findings.
 
     source: as for `load_dataset`, whose errors it raises. near_duplicates: "group" keeps changed copies of an image
-    together, "ignore" takes them for different images, and does not search for them.
+    together, "ignore" takes them for different images, and does not search for them; `OptionError` for another value.
     """
+    if near_duplicates not in ("group", "ignore"):
+        raise OptionError(f"near_duplicates: expected 'group' or 'ignore', found {near_duplicates!r}.")
     dataset = load_dataset(source, progress)
     count, started_at = len(dataset), time.time()
     heights, widths = np.zeros(count, np.int32), np.zeros(count, np.int32)
