@@ -45,7 +45,7 @@ class Event(StrEnum):
     CACHE_DAMAGED = "cache_damaged"
     CACHE_UNAVAILABLE = "cache_unavailable"
     TEST_START = "test_start"
-    CONFORMAL_WARNING = "conformal_warning"
+    CALIBRATION_WARNING = "calibration_warning"
     INTERVAL_WARNING = "interval_warning"
     BASELINE_WARNING = "baseline_warning"
     REPORT_START = "report_start"

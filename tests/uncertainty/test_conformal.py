@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -36,13 +35,19 @@ def test_coverage_is_nominal_even_for_overconfident_probabilities(coverage, shar
     assert np.mean(coverages) == pytest.approx(coverage, abs=0.01)
 
 
-def test_advice_names_the_required_number_of_validation_images():
-    probabilities, labels = simulate(40, 0, classes=3)
-    assert fit_conformal(probabilities[:19], labels[:19], 0.95).advice(class_conditional=False) == ""
-    advice = fit_conformal(probabilities[:18], labels[:18], 0.95).advice(class_conditional=False)
-    assert re.findall(r"\d+", advice)[:4] == ["3", "3", "95", "19"]  # classes in every set, all, coverage, images
+@pytest.mark.parametrize(("coverage", "required"), [(0.5, 1), (0.8, 4), (0.9, 9), (0.95, 19), (0.99, 99)])
+def test_thresholds_are_finite_from_the_required_number_of_images_on(coverage, required):
+    probabilities, labels = simulate(100, 0, classes=3)
+    predictor = fit_conformal(probabilities[:required], labels[:required], coverage)
+    assert (predictor.unbounded, predictor.required_images) == (0, required)
+    fewer = fit_conformal(probabilities[: required - 1], labels[: required - 1], coverage)
+    assert fewer.unbounded == 3
+
+
+def test_class_conditional_thresholds_are_finite_for_classes_with_enough_images():
+    probabilities, labels = simulate(60, 0, classes=3)
     predictor = fit_conformal(probabilities, labels, 0.95, class_conditional=True)
-    assert predictor.advice(class_conditional=True) != predictor.advice(class_conditional=False)
+    assert 0 < (np.bincount(labels) < 19).sum() == predictor.unbounded < 3
 
 
 def test_class_conditional_coverage_holds_for_a_hard_class():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from tellapart.uncertainty.ood import OODDetector, fit_ood_detector
+from tellapart.uncertainty.ood import OODDetector, fit_ood_detector, required_units
 
 
 def clusters(rows, seed, width=96, classes=5):
@@ -44,10 +44,20 @@ def test_distance_is_mahalanobis_if_the_axes_span_all_but_one_direction():
 
 def test_few_images_with_many_features_and_absent_classes_suffice():
     features, labels = clusters(30, 0, width=1280)
-    detector = fit_ood_detector(features, labels * 3, clusters(8, 1, width=1280)[0], 0.01)
-    assert detector.false_positive_rate == pytest.approx(1 / 9)  # eight images cannot estimate a rate of 1%
+    detector = fit_ood_detector(features, labels * 3, clusters(19, 1, width=1280)[0], 0.01)
+    assert detector.false_positive_rate == pytest.approx(1 / 20)  # 19 images cannot estimate a rate of 1%
     assert detector.is_in_distribution(clusters(200, 2, width=1280)[0]).mean() > 0.5
     assert not detector.is_in_distribution(np.full((1, 1280), 30, np.float32))[0]
+
+
+@pytest.mark.parametrize(("rate", "required"), [(0.0, 19), (0.01, 19), (0.05, 19), (0.1, 9), (0.2, 4)])
+def test_the_threshold_is_finite_from_the_required_number_of_units_on(rate, required):
+    features, labels = clusters(30, 0, width=64)
+    validation = clusters(2 * required, 1, width=64)[0]
+    groups = np.arange(len(validation)) // 2
+    assert required_units(rate) == required
+    assert np.isfinite(fit_ood_detector(features, labels, validation, rate, groups).threshold)
+    assert np.isinf(fit_ood_detector(features, labels, validation[2:], rate, groups[2:]).threshold)
 
 
 def test_constant_features_do_not_divide_by_zero():

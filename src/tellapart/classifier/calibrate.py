@@ -1,5 +1,6 @@
 """Calibration of a trained classifier on validation images: temperature, conformal predictor and OOD detector."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,9 @@ from tellapart.classifier.forward import features_and_logits
 from tellapart.data.batching import PixelDataset, select_rows
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.recipe.recipe import Recipe
-from tellapart.uncertainty.conformal import fit_conformal
-from tellapart.uncertainty.ood import fit_ood_detector
+from tellapart.recipe.sections import EvaluationRecipe
+from tellapart.uncertainty.conformal import ConformalPredictor, fit_conformal
+from tellapart.uncertainty.ood import fit_ood_detector, required_units
 from tellapart.uncertainty.softmax import softmax
 from tellapart.uncertainty.temperature import fit_temperature
 
@@ -29,11 +31,15 @@ class TrainingFeatures:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A calibrated classifier, its probabilities on the validation images (M, K), and the training features."""
+    """A calibrated classifier, its probabilities on the validation images (M, K), and the training features.
+
+    notes: what the validation images are too few for, as sentences.
+    """
 
     classifier: Classifier
     validation_probabilities: NDArray[np.float32]
     training_features: TrainingFeatures
+    notes: tuple[str, ...]
 
 
 def calibrate(
@@ -44,6 +50,9 @@ def calibrate(
     groups: NDArray[np.integer] | None = None,
 ) -> CalibrationResult:
     """Fit the temperature, the conformal predictor and the OOD detector, with one pass over the validation images.
+
+    A threshold that requires more validation images is not applied: the classifier has no conformal predictor, or no
+    OOD detector.
 
     groups (M,): the independent unit of each validation image; default: all images are independent.
     """
@@ -58,23 +67,54 @@ def calibrate(
     ood_detector = fit_ood_detector(
         features, train.labels[sample], validation_features, settings.ood_false_positive_rate, groups
     )
-    reference = _reference_statistics(probabilities, ood_detector.distances(validation_features))
+    sets_are_bounded, detects = conformal.unbounded < len(conformal.thresholds), math.isfinite(ood_detector.threshold)
+    distances = ood_detector.distances(validation_features) if detects else None
     calibrated = replace(
         classifier,
         temperature=temperature,
-        conformal=conformal,
-        ood_detector=ood_detector,
-        metadata=classifier.metadata | {"expected": reference},
+        conformal=conformal if sets_are_bounded else None,
+        ood_detector=ood_detector if detects else None,
+        metadata=classifier.metadata | {"expected": _reference_statistics(probabilities, distances)},
     )
-    return CalibrationResult(calibrated, probabilities, TrainingFeatures(train.rows[sample], features))
+    notes = _notes(settings, conformal, len(validation.rows) if groups is None else len(np.unique(groups)))
+    return CalibrationResult(calibrated, probabilities, TrainingFeatures(train.rows[sample], features), notes)
 
 
-def _reference_statistics(probabilities: NDArray[np.float32], distances: NDArray[np.float64]) -> dict[str, Any]:
+def _notes(settings: EvaluationRecipe, conformal: ConformalPredictor, units: int) -> tuple[str, ...]:
+    """Return what this number of independent validation images is too few for, and what to do.
+
+    conformal: as fitted, also if all its thresholds are infinite.
+    """
+    notes, coverage, supported = [], f"{100 * settings.coverage:.4g}%", math.floor(100 * units / (units + 1)) / 100
+    required = f"requires at least {conformal.required_images} independent validation images"
+    if conformal.unbounded == len(conformal.thresholds):
+        notes.append(
+            f"The classifier gives no prediction sets, because a coverage of {coverage} {required}, but the "
+            f"validation split has {units:,}: add images, or lower the coverage with "
+            f"--set evaluation.coverage={supported}."
+        )
+    elif conformal.unbounded:
+        notes.append(
+            f"{conformal.unbounded} of {len(conformal.thresholds)} classes are in every prediction set, because a "
+            f"coverage of {coverage} {required} per class: add images, or lower evaluation.coverage."
+        )
+    if units < (required_number := required_units(settings.ood_false_positive_rate)):
+        notes.append(
+            "The classifier does not detect images out of distribution, because that requires at least "
+            f"{required_number} independent validation images, but the validation split has {units:,}: add images, or "
+            f"accept more false positives with --set evaluation.ood_false_positive_rate={1 - supported:.2g}."
+        )
+    return tuple(notes)
+
+
+def _reference_statistics(probabilities: NDArray[np.float32], distances: NDArray[np.float64] | None) -> dict[str, Any]:
     """Return statistics of the validation images, for a server to detect drift.
 
-    probabilities: (M, K). distances: (M,) of the OOD detector. The result has the number of images, the count of
-    predictions per class (K,), and the deciles of the distances (9,).
+    probabilities: (M, K). distances: (M,) of the OOD detector, if there is one. The result has the number of images,
+    the count of predictions per class (K,), and the deciles of the distances (9,).
     """
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
-    deciles = np.quantile(distances, np.arange(1, 10) / 10)
-    return {"images": len(distances), "classes": counts.tolist(), "deciles": deciles.tolist()}
+    reference = {"images": len(probabilities), "classes": counts.tolist()}
+    if distances is None:
+        return reference
+    return reference | {"deciles": np.quantile(distances, np.arange(1, 10) / 10).tolist()}

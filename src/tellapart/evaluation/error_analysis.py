@@ -25,12 +25,13 @@ from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.robustness import CorruptionResult, corruption_robustness
 from tellapart.evaluation.slices import Column, Slice, accuracy_by_slice, property_columns
 from tellapart.evaluation.uncertainty_summary import (
-    UncertaintySummary,
-    summarize_uncertainty,
+    PredictionSetSummary,
+    share_out_of_distribution,
+    summarize_prediction_sets,
     uncalibrated_reliability,
 )
 from tellapart.inference.base_predictor import Predictor
-from tellapart.metrics import reliability
+from tellapart.metrics import Estimate, reliability
 from tellapart.metrics.calibration import Reliability
 from tellapart.progress import Progress
 
@@ -42,13 +43,15 @@ _MAX_SLICED = 5000  # images whose properties are computed
 class ErrorAnalysis:
     """The error analysis of a classifier on its test rows.
 
-    before, after: reliability without and with temperature scaling. n_misclassified: of all test images; misclassified:
-    those with the highest predicted probability.
+    before, after: reliability without and with temperature scaling. prediction_sets, out_of_distribution: None for a
+    classifier without them. n_misclassified: of all test images; misclassified: those with the highest predicted
+    probability.
     """
 
     before: Reliability
     after: Reliability
-    uncertainty: UncertaintySummary | None
+    prediction_sets: PredictionSetSummary | None
+    out_of_distribution: Estimate | None
     n_misclassified: int
     misclassified: tuple[MisclassifiedImage, ...]
     confusions: tuple[Confusion, ...]
@@ -59,7 +62,8 @@ class ErrorAnalysis:
     def to_json(self) -> dict[str, Any]:
         """Return its part of `report.json`, without images."""
         return {
-            "uncertainty": None if self.uncertainty is None else self.uncertainty.to_json(),
+            "prediction_sets": None if self.prediction_sets is None else self.prediction_sets.to_json(),
+            "out_of_distribution": None if self.out_of_distribution is None else self.out_of_distribution.to_json(),
             "n_misclassified": self.n_misclassified,
             "misclassified": [image.to_json() for image in self.misclassified],
             "confusions": [confusion.to_json() for confusion in self.confusions],
@@ -85,7 +89,8 @@ def analyze_errors(
     return ErrorAnalysis(
         before=uncalibrated_reliability(classifier, test),
         after=reliability(test.probabilities, test.labels, test.units),
-        uncertainty=summarize_uncertainty(classifier, test),
+        prediction_sets=summarize_prediction_sets(classifier, test),
+        out_of_distribution=share_out_of_distribution(test),
         n_misclassified=len(test.misclassified),
         misclassified=tuple(explain_misclassified(classifier, dataset, test, training)),
         confusions=tuple(most_confused(classifier.classes, dataset, test)),

@@ -19,12 +19,11 @@ _MIN_PROBABILITY = 1e-300  # a smaller one has no logarithm in double precision
 
 
 @dataclass(frozen=True)
-class UncertaintySummary:
-    """Prediction sets and out-of-distribution images among the test images.
+class PredictionSetSummary:
+    """The prediction sets of the test images.
 
     coverage: fraction of sets with the true class; nominal_coverage: that the sets were fitted for. singletons:
-    fraction of sets with one class. mean_size, sizes: mean size, and number of sets by size. out_of_distribution:
-    fraction of images detected as out of distribution.
+    fraction of sets with one class. mean_size, sizes: mean size, and number of sets by size.
     """
 
     nominal_coverage: float
@@ -32,28 +31,32 @@ class UncertaintySummary:
     singletons: Estimate
     mean_size: float
     sizes: dict[int, int]
-    out_of_distribution: Estimate
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         return {name: value.to_json() if isinstance(value, Estimate) else value for name, value in vars(self).items()}
 
 
-def summarize_uncertainty(classifier: Predictor, test: TestPredictions) -> UncertaintySummary | None:
-    """Return the summary, or None for a classifier without conformal predictor or OOD detector."""
-    sets, in_distribution = test.predictions.prediction_sets, test.predictions.in_distribution
-    if sets is None or in_distribution is None or classifier.conformal is None:
+def summarize_prediction_sets(classifier: Predictor, test: TestPredictions) -> PredictionSetSummary | None:
+    """Return the summary, or None for a classifier without conformal predictor."""
+    sets = test.predictions.prediction_sets
+    if sets is None or classifier.conformal is None:
         return None
     sizes = sets.sum(axis=1)
     distinct, counts = np.unique(sizes, return_counts=True)
-    return UncertaintySummary(
+    return PredictionSetSummary(
         nominal_coverage=classifier.conformal.coverage,
         coverage=_share(sets[np.arange(len(sizes)), test.labels], test),
         singletons=_share(sizes == 1, test),
         mean_size=float(sizes.mean()),
         sizes=dict(zip(distinct.tolist(), counts.tolist(), strict=True)),
-        out_of_distribution=_share(~in_distribution, test),
     )
+
+
+def share_out_of_distribution(test: TestPredictions) -> Estimate | None:
+    """Return the share of the test images that are out of distribution, or None without OOD detector."""
+    in_distribution = test.predictions.in_distribution
+    return None if in_distribution is None else _share(~in_distribution, test)
 
 
 def uncalibrated_reliability(classifier: Predictor, test: TestPredictions) -> Reliability:

@@ -59,7 +59,7 @@ def finish_run(
         )
     }
     metrics["validation"]["used_for"] = ["epoch selection", "calibration"]
-    _warn(prepared, calibration.classifier, metrics["test"], progress)
+    _warn(calibration, metrics["test"], progress)
     metadata = calibration.classifier.metadata | _metadata(prepared, metrics["test"])
     classifier = replace(calibration.classifier, metadata=metadata, seen=_seen_images(prepared, calibration.classifier))
     progress.report(Event.REPORT_START, "Writing the report.")
@@ -84,10 +84,9 @@ def _seen_images(prepared: PreparedRun, classifier: Classifier) -> SeenImages:
     return reduce(or_, seen_before(prepared.recipe).values(), classifier.seen | own)
 
 
-def _warn(prepared: PreparedRun, classifier: Classifier, test_metrics: dict[str, Any], progress: Progress) -> None:
-    by_class = prepared.recipe.evaluation.class_conditional
-    if classifier.conformal and (advice := classifier.conformal.advice(by_class)):
-        progress.warn(Event.CONFORMAL_WARNING, advice)
+def _warn(calibration: CalibrationResult, test_metrics: dict[str, Any], progress: Progress) -> None:
+    for note in calibration.notes:
+        progress.warn(Event.CALIBRATION_WARNING, note)
     for note in test_metrics["interval_notes"]:
         progress.warn(Event.INTERVAL_WARNING, note)
     if warning := baseline_warning(test_metrics):
@@ -133,6 +132,7 @@ def _make_report(
             **_metadata(prepared, metrics["test"]),
             "finished_early": fit_result.finished_early,
             "temperature": calibration.classifier.temperature,
+            "calibration_notes": list(calibration.notes),
             "recipe_toml": prepared.recipe.to_toml(),
         },
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.uncertainty.grouped_quantile import upper_quantile
+from tellapart.uncertainty.grouped_quantile import required_groups, upper_quantile
 
 _PENALTY, _FREE_RANKS = 0.01, 5  # each rank after the fifth adds 0.01 to the score
 _MARGIN = 1e-4  # added to a threshold, because other runtimes round differently
@@ -42,18 +42,15 @@ class ConformalPredictor:
         members[np.arange(len(members)), probabilities.argmax(axis=1)] = True
         return members
 
-    def advice(self, class_conditional: bool) -> str:
-        """Return a warning if too few validation images put classes into every prediction set, else an empty string."""
-        unbounded = sum(math.isinf(threshold) for threshold in self.thresholds)
-        if not unbounded:
-            return ""
-        required = math.ceil(1 / (1 - self.coverage) - 1e-9) - 1
-        return (
-            f"{unbounded} of {len(self.thresholds)} classes are in every prediction set, because a coverage of "
-            f"{self.coverage:.0%} requires at least {required} independent validation images"
-            f"{' per class' * class_conditional}: "
-            "add images, or lower the coverage with --set evaluation.coverage=0.8."
-        )
+    @property
+    def unbounded(self) -> int:
+        """The number of classes that are in every set, since their threshold is infinite."""
+        return sum(math.isinf(threshold) for threshold in self.thresholds)
+
+    @property
+    def required_images(self) -> int:
+        """The number of independent validation images that the coverage requires, per class if class-conditional."""
+        return required_groups(self.coverage)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of the classifier file; an infinite threshold is null."""

@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def required_groups(probability: float) -> int:
+    """Return the smallest number of groups for which `upper_quantile` is finite."""
+    return math.ceil(1 / (1 - probability) - 1e-9) - 1
+
+
 def upper_quantile(
     scores: NDArray[np.floating], probability: float, groups: NDArray[np.integer] | None = None
 ) -> float:

@@ -8,18 +8,20 @@ analysis", section 3.2), so that a few hundred images suffice for thousands of f
 Letters: N images, F features, K classes, D principal axes, M validation images.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.uncertainty.grouped_quantile import upper_quantile
+from tellapart.uncertainty.grouped_quantile import required_groups, upper_quantile
 
 _MAX_AXES = 64
 _MIN_VARIANCE = 1e-6  # share of the mean variance
 _BLOCK_COORDINATES = 4_000_000  # coordinates along the axes in memory at a time
 _MARGIN = 1e-4  # share that is added to the threshold, because other runtimes round differently
+_MAX_RATE = 0.05  # highest false positive rate of a detector, unless a higher one is asked for
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class OODDetector:
     """The distribution of the training features, and the threshold for out-of-distribution images.
 
     means (K, F): means of the classes that have images. axes (D, F): orthonormal, with variances (D,). noise: variance
-    in every other direction. threshold: images at a greater distance are out of distribution. false_positive_rate:
-    share of in-distribution images beyond the threshold.
+    in every other direction. threshold: images at a greater distance are out of distribution; infinite if there are too
+    few validation images. false_positive_rate: share of in-distribution images beyond the threshold.
     """
 
     means: NDArray[np.float32]
@@ -91,8 +93,9 @@ def fit_ood_detector(
     """Fit the detector on training features (N, F) with labels (N,).
 
     validation (M, F): features of images that are not in the training split; the threshold is set so that this share of
-    such images lies beyond it, but at least 1 / (M + 1), the smallest rate that M images can estimate. groups (M,): the
-    independent unit of each validation image; then units count instead of images.
+    such images lies beyond it, but at least 1 / (M + 1), the smallest rate that M images can estimate; if that is more
+    than 5% and than the rate asked for, the threshold is infinite. groups (M,): the independent unit of each validation
+    image; then units count instead of images.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     means = np.stack([features[numbers == k].mean(axis=0, dtype=np.float64) for k in range(len(classes))])
@@ -112,10 +115,17 @@ def distance_quantile(
     """Return the threshold that this share of in-distribution images exceeds, from validation distances (M,).
 
     groups (M,): the independent unit of each image; default: each is a unit of its own. The rate is at least
-    1 / (G + 1) for G units.
+    1 / (G + 1) for G units. The threshold is infinite for fewer than `required_units`.
     """
-    rate = max(false_positive_rate, 1 / (_count(distances, groups) + 1))
-    return upper_quantile(distances, 1 - rate, groups) * (1 + _MARGIN)
+    count = _count(distances, groups)
+    if count < required_units(false_positive_rate):
+        return math.inf
+    return upper_quantile(distances, 1 - max(false_positive_rate, 1 / (count + 1)), groups) * (1 + _MARGIN)
+
+
+def required_units(false_positive_rate: float) -> int:
+    """Return the number of independent validation images that a detector with about this rate requires."""
+    return required_groups(1 - max(false_positive_rate, _MAX_RATE))
 
 
 def _count(distances: NDArray[np.floating], groups: NDArray[np.integer] | None) -> int:

@@ -158,8 +158,9 @@ def test_report_json_has_the_content_of_the_page(any_run):
     matrix = np.array(test["confusion_matrix"])
     np.fill_diagonal(matrix, 0)
     assert [pair["count"] for pair in content["confusions"]] == sorted(matrix[matrix > 0], reverse=True)[:6]
-    assert content["uncertainty"]["nominal_coverage"] == 0.95
-    assert sum(content["uncertainty"]["sizes"].values()) == content["split"]["test"]
+    assert content["prediction_sets"]["nominal_coverage"] == 0.8
+    assert sum(content["prediction_sets"]["sizes"].values()) == content["split"]["test"]
+    assert 0 <= content["out_of_distribution"]["value"] <= 1
     assert {result["corruption"] for result in content["robustness"]} >= {"noise", "blur", "rotation"}
     assert {result["column"] for result in content["slices"]} >= {"brightness", "sharpness"}
 

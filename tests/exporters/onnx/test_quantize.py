@@ -88,7 +88,8 @@ def test_conformal_and_ood_thresholds_are_refitted(run, exported):
         lines = [line.split(",") for line in file.read().splitlines()[1:]]
     validation = [run.directory / path for path, label, split, *_ in lines if split == "validation"]
     predictions = list(int8.predict_many(validation))
-    assert all(prediction.in_distribution for prediction in predictions)
+    inside = np.mean([prediction.in_distribution for prediction in predictions])
+    assert inside >= 1 - run.classifier.ood_detector.false_positive_rate
     covered = [path.parent.name in p.prediction_set for path, p in zip(validation, predictions, strict=True)]
     assert np.mean(covered) >= run.classifier.conformal.coverage
 

@@ -79,6 +79,7 @@ def render(report: Report) -> str:
         few_units=[name for name, row in test["classes"].items() if 0 < row["units"] < FEW_TEST_UNITS],
         few=FEW_TEST_UNITS,
         guessing_log_loss=math.log(len(test["classes"])),
+        calibration_notes=report.metadata.get("calibration_notes", ()),
         training_notes=_training_notes(report.metadata, len(report.history)),
         training_curves=plots.training_curves(report.history) if report.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),

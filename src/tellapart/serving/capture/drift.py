@@ -58,12 +58,13 @@ def measure_model_drift(
 ) -> dict[str, Drift]:
     """Return the drift of the predicted classes, and of the distances from the training images.
 
-    expected: the counts on validation images, as in an exported file. classes, deciles: recent counts by class, and
+    expected: the counts on validation images, as in an exported file; deciles of the distances only with an OOD
+    detector. classes, deciles: recent counts by class, and
     by decile of the distance. names: of the classes.
     """
     drift = {"classes": measure_drift(expected["classes"], [classes.get(name, 0) for name in names])}
     per_decile = expected["images"] // _DECILES
-    if per_decile >= _MIN_BIN_COUNT:
+    if "deciles" in expected and per_decile >= _MIN_BIN_COUNT:
         recent = [deciles.get(str(i), 0) for i in range(_DECILES)]
         drift["distances"] = measure_drift([per_decile] * _DECILES, recent)
     return drift
