@@ -40,12 +40,10 @@ class Client:
     """
 
     def __init__(self, url: str, *, token: str | None = None, model: str | None = None, timeout: float = 30.0) -> None:
-        """Raise `ServerResponseError` if the URL is invalid."""
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerResponseError(
-                f"{url} is not the URL of a server: expected http://127.0.0.1:8000 or similar.", None
-            )
+        """Raise `ServerResponseError` if the URL or the token is invalid."""
+        parts = _parse_url(url)
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+            raise ServerResponseError("The token is not valid: expected printable ASCII characters on one line.", None)
         self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._address, self._prefix = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -70,7 +68,11 @@ class Client:
         cannot be read), or None if the server was not reached. Raises `OSError` if the file cannot be read.
         """
         path, content = ("", image) if isinstance(image, bytes) else (str(image), Path(image).read_bytes())
-        return Prediction.from_json(path, json.loads(self._request("POST", "/v1/predict", content, top=top)))
+        document = self._request("POST", "/v1/predict", content, top=top)
+        try:
+            return Prediction.from_json(path, document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _no_answer(self._address) from error
 
     def predict_many(self, images: Iterable[str | Path], *, top: int = 5) -> Iterator[Prediction | ServerResponseError]:
         """Yield the prediction for each image, in their order, or the error for an image without one."""
@@ -86,18 +88,17 @@ class Client:
 
     def describe_model(self) -> dict[str, Any]:
         """Return the description of the model: classes, preprocessing, test metrics; raises `ServerResponseError`."""
-        description: dict[str, Any] = json.loads(self._request("GET", "/v1/model"))
-        return description
+        return self._request("GET", "/v1/model")
 
-    def _request(self, method: str, path: str, body: bytes | None = None, **query: object) -> bytes:
-        """Return the content of a successful response; retry until the timeout while the server is unavailable."""
+    def _request(self, method: str, path: str, body: bytes | None = None, **query: object) -> dict[str, Any]:
+        """Return the JSON object of a successful response; retry until the timeout while the server is unavailable."""
         model = {"model": self._model} if self._model else {}
         target = f"{self._prefix}{path}?{urllib.parse.urlencode(query | model)}"
         end = time.monotonic() + self._timeout
         while True:
             response = self._attempt(method, target, body, end - time.monotonic())
             if response.status == http.client.OK:
-                return response.content
+                return _parse_object(self._address, response)
             if response.status not in (None, _UNAVAILABLE) or time.monotonic() + response.retry_after >= end:
                 raise _response_error(self._address, response)
             time.sleep(response.retry_after)
@@ -132,6 +133,37 @@ class Client:
         if connection.sock:
             connection.sock.settimeout(seconds)
         return connection
+
+
+def _parse_url(url: str) -> urllib.parse.SplitResult:
+    """Return the parts of the URL of a server; raises `ServerResponseError`."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of `port`, too
+        is_valid = False
+    if not is_valid or not url.isprintable() or " " in url:
+        raise ServerResponseError(
+            f"{url!r} is not the URL of a server: expected http://127.0.0.1:8000 or similar.", None
+        )
+    return parts
+
+
+def _parse_object(address: str, response: _Response) -> dict[str, Any]:
+    try:
+        document = json.loads(response.content)
+    except ValueError as error:
+        raise _no_answer(address) from error
+    if not isinstance(document, dict):
+        raise _no_answer(address)
+    return document
+
+
+def _no_answer(address: str) -> ServerResponseError:
+    return ServerResponseError(
+        f"{address} did not answer as a server of `tellapart serve` does: check the URL, and any proxy.",
+        http.client.OK,
+    )
 
 
 def _response_error(address: str, response: _Response) -> ServerResponseError:

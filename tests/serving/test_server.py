@@ -1,5 +1,6 @@
 """A server starts, reloads models, replaces workers, and shuts down without losing a request."""
 
+import hashlib
 import http.client
 import os
 import shutil
@@ -9,13 +10,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 
 import tellapart
-from folders import QUICK, run_cli
+from encoding import encode
+from folders import QUICK, digit_folder, run_cli
+from recording import RecordingProgress
 from servers import PLAN, Server, wait_for
 from tellapart.errors import ServeError
 from tellapart.pipeline.train import train
 from tellapart.progress import Event
+from tellapart.serving.model_repository import prepare_models
 from tellapart.serving.server import read_token
 
 
@@ -144,6 +149,78 @@ def kill_workers_under_load(server, photo, times):
         wait_for(lambda victim=victim: victim not in server.workers() and server.ask("/readyz")[0] == 200)
         assert server.ask(body=photo)[0] == 200
     wait_for(lambda: server.metrics()[("tellapart_worker_restarts_total",)] == times)
+
+
+def test_the_end_of_the_terminal_drains_the_server(start_server, photos):
+    server = start_server()
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.wait(30) == 0
+    assert len(server.values(Event.SERVER_DRAINING)) == 1
+
+
+def test_a_worker_that_hangs_is_replaced(start_server, photos):
+    server = start_server()
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGSTOP)
+    start = time.monotonic()
+    assert server.ask("/v1/model")[0] == 200
+    assert time.monotonic() - start < 5
+    wait_for(lambda: worker not in server.workers() and server.ask("/readyz")[0] == 200, 40)
+    assert server.ask(body=photos[0].read_bytes())[0] == 200
+    assert "replaced" in server.log.read_text()
+
+
+def test_an_image_that_takes_long_ends_its_decoder_alone(start_server, photos):
+    """Twelve images whose decoding takes longer than their deadline, beside others that get their predictions."""
+    server = start_server()
+    photo, slow = photos[0].read_bytes(), encode(Image.new("RGB", (7000, 7000)), "png")
+    (worker,) = server.workers()
+    with ThreadPoolExecutor(20) as pool:
+        late = [pool.submit(server.ask, body=slow, deadline_ms="300") for _ in range(12)]
+        quick = [pool.submit(server.ask, body=photo) for _ in range(40)]
+    assert {response.result()[0] for response in quick} == {200}
+    assert {response.result()[0] for response in late} == {504}
+    assert server.workers() == [worker]
+    assert "deadline" in server.log.read_text()
+
+
+def test_a_model_follows_its_symbolic_link(start_server, exported, other_export, tmp_path, photos):
+    """As Kubernetes replaces a ConfigMap: the link to a folder changes, and the old folder goes."""
+    releases = {"first": exported, "second": other_export, "third": exported}
+    link = tmp_path / "current"
+    for name, path in releases.items():
+        (tmp_path / name).mkdir()
+        shutil.copy(path, tmp_path / name / "model.onnx")
+    link.symlink_to("first")
+    (served,) = prepare_models([str(link / "model.onnx")], None, tmp_path, RecordingProgress()).values()
+    server = start_server(served, capture=str(tmp_path / "captured"))
+    photo, identities = photos[0].read_bytes(), []
+    for name in releases:
+        (tmp_path / "new").symlink_to(name)
+        os.replace(tmp_path / "new", link)
+        expected = hashlib.sha256(releases[name].read_bytes()).hexdigest()[:16]
+        wait_for(lambda expected=expected: server.ask("/v1/model")[1]["model"] == expected, 10)
+        identities.append(server.ask(body=photo)[1]["model"])
+        classes = server.ask("/v1/model")[1]["classes"]
+        assert all(name in server.ask("/")[1] for name in classes)
+        assert server.ask("/v1/captures")[1]["classes"] == {"model": classes}
+        assert set(server.ask("/v1/status")[1]["predicted_classes"]) <= set(classes)
+    assert identities[0] == identities[2] != identities[1]
+    assert len(server.values(Event.MODEL_REPLACED)) == 2
+    shutil.rmtree(tmp_path / "third")
+    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == ["model"], 10)
+    assert server.metrics()[("tellapart_model_outdated", "model")] == 1
+    assert server.ask(body=photo)[0] == 200
+    shutil.copytree(tmp_path / "first", tmp_path / "third")
+    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == [], 10)
+    assert len(server.values(Event.MODEL_NOT_REPLACED)) == 1
+
+
+@pytest.fixture
+def other_export(tmp_path):
+    """The ONNX file of a classifier with other classes."""
+    other = train(digit_folder(tmp_path / "letters", 2, 20, "letter"), out=tmp_path / "other", **QUICK | {"epochs": 1})
+    return tellapart.export(other.directory).path
 
 
 def test_a_replaced_model_file_is_loaded_without_a_failed_request(start_server, run, exported, tmp_path, photos):

@@ -25,11 +25,11 @@ def package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def digit_folder(root: Path, classes: int = 3, each: int = 12) -> Path:
+def digit_folder(root: Path, classes: int = 3, each: int = 12, prefix: str = "digit") -> Path:
     """Write handwritten digits as PNG files, `each` per class, in one folder per class."""
     dataset = load_digits()
     for label in range(classes):
-        folder = root / f"digit {label}"
+        folder = root / f"{prefix} {label}"
         folder.mkdir(parents=True)
         rows = [row for row in range(len(dataset)) if dataset.labels[row] == label][:each]
         for row in rows:

@@ -56,7 +56,8 @@ class Server:
         content = response.read()
         connection.close()
         media_type = response.headers.get("content-type", "")
-        return response.status, json.loads(content) if "json" in media_type else content.decode(), response.headers
+        is_json = content and "json" in media_type
+        return response.status, json.loads(content) if is_json else content.decode(), response.headers
 
     def metrics(self):
         """Return the value of each metric by its name and labels."""

@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import struct
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -21,6 +22,7 @@ from tellapart.data.image_formats import DECODERS, SUPPORTED, check_decoding_cos
 from tellapart.data.jpeg import decode_jpeg, unsupported_jpeg
 from tellapart.data.libtiff import strict_libtiff
 from tellapart.data.png import check_all_rows, check_png
+from tellapart.data.strips import convert_in_strips, to_rgb
 from tellapart.data.tiff import TiffTags
 from tellapart.errors import UnreadableImageError, printable
 
@@ -28,6 +30,7 @@ ImageArray = NDArray[np.uint8]
 
 MAX_PIXELS = 89_000_000  # 267 MB as RGB, and below the size at which Pillow warns of a decompression bomb
 MAX_BYTES = 512 * 2**20
+_MAX_16_BIT = 65535
 _ORIENTATION = 0x0112  # the EXIF tag
 _JPEG = ("JPEG", "MPO")  # Pillow's names: MPO is a JPEG with several frames
 
@@ -134,13 +137,18 @@ def _decode(data: bytes) -> ImageArray:
             return _apply_orientation(decode_jpeg(data, image), _read_orientation(image))
         if isinstance(image, TiffImageFile):
             TiffTags(image.tag_v2).check_parts(data, image.width * image.height)
-        pixels = _decode_with_pillow(image)
+        pixels, orientation = _load(image)
         if image.format == "PNG":
             check_all_rows(data, image)
-        return pixels
+    return _apply_orientation(pixels, orientation)
 
 
 def _decode_with_pillow(image: Image.Image) -> ImageArray:
+    return _apply_orientation(*_load(image))
+
+
+def _load(image: Image.Image) -> tuple[ImageArray, int]:
+    """Return the pixels of an image as they are stored, and its orientation."""
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(image)
     image.seek(0)
@@ -149,26 +157,16 @@ def _decode_with_pillow(image: Image.Image) -> ImageArray:
         tags.check()
     with strict_libtiff() if tags else nullcontext():
         image.load()
-    # Read after load(): for TIFF, load() rotates the image and drops the tag.
-    orientation = _read_orientation(image)
-    return _apply_orientation(_from_tiff(image, tags) if tags else _to_rgb(image), orientation)
+    if tags and image.mode == "P" and (palette := tags.palette_of_8_bits):
+        image.putpalette(palette)
+    # The orientation is read after load(): for TIFF, load() rotates the image and drops the tag.
+    return convert_in_strips(image, _converter(image, tags)), _read_orientation(image)
 
 
 def _read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; some programs store it as a byte instead of a short integer."""
     value: int | bytes = image.getexif().get(_ORIENTATION, 1)
     return value if isinstance(value, int) else int.from_bytes(value[:1], "big")
-
-
-def _from_tiff(image: Image.Image, tags: TiffTags) -> ImageArray:
-    if image.mode == "F" and tags.is_inverted:
-        return 255 - _to_rgb(image)
-    if image.mode.startswith("I") and tags.bits <= 16:
-        levels = np.asarray(image).astype(np.int64) * 65535 // (2**tags.bits - 1)
-        return 255 - _from_16_bit(levels) if tags.is_inverted else _from_16_bit(levels)
-    if image.mode == "P" and (palette := tags.palette_of_8_bits):
-        image.putpalette(palette)
-    return _to_rgb(image)
 
 
 def _read_tags(data: bytes) -> TiffTags | None:
@@ -179,31 +177,42 @@ def _read_tags(data: bytes) -> TiffTags | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> ImageArray:
+def _converter(image: Image.Image, tags: TiffTags | None) -> Callable[[Image.Image], ImageArray]:
+    """Return the function that converts strips of an image to RGB."""
+    is_inverted = tags is not None and tags.is_inverted
     if image.mode == "F":
-        return _from_unit_floats(np.asarray(image))
+        return lambda strip: _from_unit_floats(np.asarray(strip), is_inverted)
+    if image.mode.startswith("I") and tags and tags.bits <= 16:
+        largest = 2**tags.bits - 1
+        return lambda strip: _from_integers(np.asarray(strip), largest, is_inverted)
     if image.mode.startswith("I"):
-        grey = _from_16_bit(np.asarray(image))
         transparent = image.info.get("transparency")  # the level that is transparent, in a PNG
-        return grey if transparent is None else np.where(np.asarray(image)[:, :, None] == transparent, 255, grey)
+        return lambda strip: _from_integers(np.asarray(strip), _MAX_16_BIT, False, transparent)
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        return np.array(image.convert("RGB"))  # programs that write no alpha leave it 0
+        return to_rgb  # programs that write no alpha leave it 0
     if image.has_transparency_data:
-        return _composite_over_white(image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+        return lambda strip: _composite_over_white(strip.convert("RGBA"))
+    return to_rgb
 
 
-def _from_unit_floats(values: NDArray[np.float32]) -> ImageArray:
+def _from_unit_floats(values: NDArray[np.float32], is_inverted: bool) -> ImageArray:
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise _unreadable("its float pixels are outside 0..1; save it with 8 or 16 bits")
-    return _grey_to_rgb(np.rint(values * 255))
+    levels = np.rint(values * 255)
+    return _grey_to_rgb(255 - levels if is_inverted else levels)
 
 
-def _from_16_bit(values: NDArray[np.generic]) -> ImageArray:
-    levels = values.astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65535:
+def _from_integers(
+    values: NDArray[np.generic], largest: int, is_inverted: bool, transparent: int | None = None
+) -> ImageArray:
+    """Return integer levels (H, W) from 0 to `largest` as RGB; one level may be transparent, and is white then."""
+    levels = values.astype(np.int64) * _MAX_16_BIT // largest
+    if levels.min() < 0 or levels.max() > _MAX_16_BIT:
         raise _unreadable("its integer pixels are outside 0..65535; save it with 8 or 16 bits")
-    return _grey_to_rgb(np.rint(levels / 257))
+    grey = np.rint(levels / 257)
+    if transparent is not None:
+        grey[values == transparent] = 255
+    return _grey_to_rgb(255 - grey if is_inverted else grey)
 
 
 def _grey_to_rgb(grey: NDArray[np.floating]) -> ImageArray:

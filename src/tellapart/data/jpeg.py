@@ -13,6 +13,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from tellapart.data.strips import convert_in_strips, to_rgb
+
 Pixels = NDArray[np.uint8]
 _START, _END, _SCAN, _STUFFED, _FIRST_RESTART, _LAST_RESTART = 0xD8, 0xD9, 0xDA, 0x00, 0xD0, 0xD7
 _JFIF, _ICC, _ADOBE = 0xE0, 0xE2, 0xEE  # the application segments that may hold them
@@ -33,6 +35,7 @@ def decode_jpeg(data: bytes, image: Image.Image) -> Pixels:
     image: the same file, opened by Pillow. The colours of CMYK, and unusual chroma sampling, are decoded by Pillow.
     """
     color = "CMYK" if image.mode == "CMYK" else "RGB"
+    pixels = None
     try:
         pixels = _decode_strictly(data, color)
     except ValueError as error:
@@ -43,7 +46,10 @@ def decode_jpeg(data: bytes, image: Image.Image) -> Pixels:
             raise ValueError("its header is ambiguous") from error
         check_jpeg(repaired, color)
         data, pixels = repaired, None if color == "CMYK" else _decode_strictly(repaired, color)
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if pixels is None or color == "CMYK" else pixels
+    if pixels is not None and color == "RGB":
+        return pixels
+    del pixels  # frees the memory
+    return convert_in_strips(Image.open(io.BytesIO(data)), to_rgb)
 
 
 def join_jpeg_tables(tables: bytes, part: bytes) -> bytes:

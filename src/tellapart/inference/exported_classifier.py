@@ -16,8 +16,8 @@ from tellapart.data.batching import PixelArray
 from tellapart.data.image import ImageArray
 from tellapart.inference.base_predictor import Predictor
 from tellapart.inference.prediction import PredictionBatch, parse_classes, parse_temperature
-from tellapart.preprocess.numpy_resize import resample
-from tellapart.preprocess.settings import PAD, PreprocessSettings, placement
+from tellapart.preprocess.numpy_resize import resize
+from tellapart.preprocess.settings import PreprocessSettings
 from tellapart.uncertainty.conformal import ConformalPredictor
 
 _KEYS = ("classes", "preprocess", "temperature", "conformal", "ood")
@@ -43,15 +43,7 @@ class BaseExportedClassifier(Predictor):
 
     def resize(self, image: ImageArray) -> ImageArray:
         """Return an image (H, W, 3) resized to the network's input (S, S, 3), with the same bits as torch."""
-        source, target = placement(self.preprocess, *image.shape[:2])
-        region = image[source.rows, source.columns]
-        resized = resample(region, target.height, target.width, self.preprocess.interpolation)
-        size = self.preprocess.size
-        if resized.shape[:2] == (size, size):
-            return resized
-        padded = np.full((size, size, 3), PAD, np.uint8)
-        padded[target.rows, target.columns] = resized
-        return padded
+        return resize(image, self.preprocess)
 
     def resize_key(self) -> str:
         """Return a cache key: equal keys mean that `resize` gives equal bits."""

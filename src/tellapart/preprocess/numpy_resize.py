@@ -4,7 +4,8 @@ torch has fixed-point arithmetic, as Pillow does with more fractional bits. The 
 to 16 bits with as many fractional bits as fit, products are summed exactly, and sums are rounded; first along the rows,
 then along the columns. The result must be identical: one gray level in some pixels can change a probability by 0.01.
 
-Letters: H and W pixels, L pixels before and T after a pass, t output and l input pixels of a block.
+Letters: H and W pixels, S the network's input size, L pixels before and T after a pass, t output and l input pixels of
+a block.
 """
 
 import math
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tellapart.data.image import ImageArray
-from tellapart.preprocess.settings import Interpolation
+from tellapart.preprocess.settings import PAD, Interpolation, PreprocessSettings, placement
 
 _MAX_BITS, _WORD = 22, 2**15  # fractional bits; weights fit a signed 16-bit integer
 _EXACT = 2**24  # integers up to here are exact in float32
 _BLOCK = 24  # output pixels per block, whose weights span few input pixels
 _MAX_CACHED = 8192  # pixels of a side
+_STRIP_PIXELS = 2**21  # resized at once along their rows
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 Floats = NDArray[np.float32]
@@ -40,18 +42,25 @@ class _Block:
     unit: int
 
 
+def resize(image: ImageArray, settings: PreprocessSettings) -> ImageArray:
+    """Return an image (H, W, 3) resized to the network's input (S, S, 3), with the same bits as torch."""
+    source, target = placement(settings, *image.shape[:2])
+    region = image[source.rows, source.columns]
+    resized = resample(region, target.height, target.width, settings.interpolation)
+    if resized.shape[:2] == (settings.size, settings.size):
+        return resized
+    padded = np.full((settings.size, settings.size, 3), PAD, np.uint8)
+    padded[target.rows, target.columns] = resized
+    return padded
+
+
 def resample(image: ImageArray, height: int, width: int, interpolation: Interpolation) -> ImageArray:
     """Return an image (H, W, 3) resized to (height, width, 3)."""
     if image.shape[:2] == (height, width):
         return image
-    bands = Image.fromarray(np.ascontiguousarray(image)).split()  # much faster than NumPy at separating channels
-    planes = np.stack([np.asarray(band) for band in bands])  # 3 H W
-    if width != planes.shape[2]:
-        resized_rows = np.empty((3, planes.shape[1], width), np.uint8)
-        for block in _get_blocks(planes.shape[2], width, interpolation):
-            inputs = planes[:, :, block.inputs].astype(np.float32)
-            resized_rows[:, :, block.outputs] = _round_levels([inputs @ part.T for part in block.parts], block.unit)
-        planes = resized_rows
+    step = max(1, _STRIP_PIXELS // image.shape[1])
+    strips = [_resample_rows(image[top : top + step], width, interpolation) for top in range(0, len(image), step)]
+    planes = np.concatenate(strips, axis=1)  # 3 H width
     if height != planes.shape[1]:
         resized_columns = np.empty((3, height, width), np.uint8)
         for block in _get_blocks(planes.shape[1], height, interpolation):
@@ -59,6 +68,19 @@ def resample(image: ImageArray, height: int, width: int, interpolation: Interpol
             resized_columns[:, block.outputs] = _round_levels([part @ inputs for part in block.parts], block.unit)
         planes = resized_columns
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+
+def _resample_rows(image: ImageArray, width: int, interpolation: Interpolation) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) with its rows resized, as planes (3, H, width)."""
+    bands = Image.fromarray(np.ascontiguousarray(image)).split()  # much faster than NumPy at separating channels
+    planes = np.stack([np.asarray(band) for band in bands])
+    if width == planes.shape[2]:
+        return planes
+    resized = np.empty((3, planes.shape[1], width), np.uint8)
+    for block in _get_blocks(planes.shape[2], width, interpolation):
+        inputs = planes[:, :, block.inputs].astype(np.float32)
+        resized[:, :, block.outputs] = _round_levels([inputs @ part.T for part in block.parts], block.unit)
+    return resized
 
 
 def _round_levels(sums: list[Floats], unit: int) -> NDArray[np.floating]:

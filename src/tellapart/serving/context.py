@@ -3,7 +3,6 @@
 import hmac
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import Request
 
@@ -12,6 +11,7 @@ from tellapart.serving.capture.capture import Capture
 from tellapart.serving.limits import Limits
 from tellapart.serving.metrics import ServerMetrics
 from tellapart.serving.problem import INVALID_REQUEST, UNAUTHORIZED, UNKNOWN_MODEL, ProblemError
+from tellapart.serving.served_models import ServedModels
 from tellapart.serving.worker.pool import WorkerPool
 
 _DEADLINE_HEADER = "deadline-ms"
@@ -20,15 +20,15 @@ _MAX_DIGITS = 9
 
 @dataclass
 class ServerContext:
-    """The worker pool, with its limits, authorization and metrics.
+    """The worker pool, with its models, limits, authorization and metrics.
 
-    metadata: the JSON documents of the models by name, in the pool's order. token: that clients must send, if any.
+    token: that clients must send, if any.
     cors_origins: of pages of other sites that may send requests. capture: stores images to label, if enabled.
     shutting_down: whether new connections should go elsewhere.
     """
 
     pool: WorkerPool
-    metadata: dict[str, dict[str, Any]]
+    models: ServedModels
     limits: Limits
     token: str | None = None
     cors_origins: tuple[str, ...] = ()
@@ -39,18 +39,18 @@ class ServerContext:
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.limits)
-        self.metrics = ServerMetrics(self.admission, self.pool)
+        self.metrics = ServerMetrics(self.admission, self.pool, self.models)
 
     @property
     def model_names(self) -> list[str]:
         """Return the names of the models."""
-        return list(self.metadata)
+        return self.models.names
 
     def model_index(self, name: str | None) -> int:
         """Return the index of a model in the pool, 0 for None; raises `ProblemError` `unknown_model`."""
         if name is None:
             return 0
-        if name not in self.metadata:
+        if name not in self.models.by_name:
             raise ProblemError(UNKNOWN_MODEL, f"Unknown model; this server has {', '.join(self.model_names)}.")
         return self.model_names.index(name)
 

@@ -30,9 +30,9 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
             )
         path = Path(model)
         if path.suffix.lower() == ".onnx":
-            files[name] = Path(os.path.realpath(path))
+            files[name] = Path(os.path.abspath(path))  # not the target of a link, which may change
         elif check is None and _is_exported(path):
-            files[name] = Path(os.path.realpath(RunDirectory(path).onnx))
+            files[name] = Path(os.path.abspath(RunDirectory(path).onnx))
             message = f"Serving {printable(str(RunDirectory(path).onnx))}, which was exported before."
             progress.report(Event.MODEL_SERVED_AS_EXPORTED, message, path=str(RunDirectory(path).onnx))
         else:

@@ -17,6 +17,7 @@ class ProblemType:
     status: HTTPStatus
 
 
+INVALID_HTTP = ProblemType("invalid_http", HTTPStatus.BAD_REQUEST)
 UNAUTHORIZED = ProblemType("unauthorized", HTTPStatus.UNAUTHORIZED)
 UNKNOWN_MODEL = ProblemType(UnknownModelError.code, HTTPStatus.NOT_FOUND)
 UNKNOWN_CAPTURE = ProblemType("unknown_capture", HTTPStatus.NOT_FOUND)

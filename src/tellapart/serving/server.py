@@ -1,8 +1,9 @@
-"""`serve(models, settings, progress)`: run the server until SIGTERM or SIGINT, then complete requests in progress."""
+"""`serve(models, settings, progress)`: run the server until a signal ends it, then complete requests in progress."""
 
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import multiprocessing
 import signal
 import socket
@@ -23,11 +24,11 @@ from tellapart.serving.http.capacity_and_host import CapacityMiddleware
 from tellapart.serving.http.connection_limits import ConnectionPolicy
 from tellapart.serving.http.uvicorn_server import ListenerSettings, UvicornServer
 from tellapart.serving.limits import Limits
+from tellapart.serving.served_models import ServedModels
 from tellapart.serving.worker.autotune import choose_plan
 from tellapart.serving.worker.plan import WorkerPlan
 from tellapart.serving.worker.pool import WorkerPool
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MIN_TOKEN_LENGTH = 16
 _BACKLOG = 1024
 _EXTRA_FILES = 256  # open files besides connections
@@ -56,11 +57,14 @@ class ServerSettings:
     @property
     def is_loopback(self) -> bool:
         """Whether other machines cannot reach the server."""
-        return self.host in _LOOPBACK
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progress) -> None:
-    """Serve exported classifiers over HTTP until SIGTERM or SIGINT.
+    """Serve exported classifiers over HTTP until SIGTERM, SIGINT or SIGHUP.
 
     models: ONNX files by the name of the model in requests; the first is the default. Raises `ServeError` if the
     address is not available or the capture store cannot be opened, and what `load_onnx` raises.
@@ -73,11 +77,12 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
     metadata = {name: read_onnx(path)[1] for name, path in models.items()}  # reports an invalid file at once
     with _listen(settings.host, settings.port) as listener:
         limits = settings.limits
-        capture = Capture(CaptureStore(settings.capture), metadata) if settings.capture else None
+        served = ServedModels(metadata, progress)
+        capture = Capture(CaptureStore(settings.capture), served) if settings.capture else None
         plan = settings.plan or _choose_plan(models, progress)
         context = ServerContext(
-            pool=WorkerPool(list(models.values()), plan, settings.workers, limits.pixels),
-            metadata=metadata,
+            pool=WorkerPool(list(models.values()), plan, settings.workers, limits.pixels, served.apply),
+            models=served,
             limits=limits,
             token=settings.token,
             cors_origins=settings.cors_origins,
@@ -165,9 +170,9 @@ async def _run_until_signal(server: UvicornServer, context: ServerContext, progr
 
 
 def _signal_event() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM, SIGINT and SIGHUP, when the terminal closes, set."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if sys.platform == "win32":
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(event.set))
         else:

@@ -54,8 +54,9 @@ def test_captured_images_come_back_as_training_images(start_server, run, where, 
     for image_id in others:
         assert server.ask(f"/v1/captures/{image_id}", method="DELETE")[0] == 204
     assert server.ask("/v1/captures")[1]["labelled"] == 2
+    identity = server.ask("/v1/models")[1]["models"][0]["model"]
     assert server.stop() == 0
-    check_counts(where, len(unusual))
+    check_counts(where, f"model {identity}", len(unusual))
     code, out, _ = run_cli(capsys, "export-labels", where, tmp_path / "new")
     assert (code, out.strip()) == (0, str(tmp_path / "new" / "manifest.csv"))
     with open(tmp_path / "new" / "manifest.csv", newline="") as file:
@@ -77,10 +78,10 @@ def check_labels_are_validated(server, image_id):
     assert (large[0], large[1]["code"]) == (413, "body_too_large")
 
 
-def check_counts(where, at_least):
+def check_counts(where, model, at_least):
     store = CaptureStore(where)
     for kind in ("class", "distance"):
-        assert sum(store.sum_counts("model", kind, 0).values()) >= at_least
+        assert sum(store.sum_counts(model, kind, 0).values()) >= at_least
     store.close()
 
 

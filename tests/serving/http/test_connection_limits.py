@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import inspect
+import json
+import re
 import socket
 import time
 import tomllib
@@ -93,6 +95,97 @@ def test_an_idle_connection_is_closed(limited):
         connection.sendall(b"\r\n")  # ends the keep-alive time, and starts no request
         assert status_line(connection) == b"HTTP/1.1 408"
     assert limited.ask("/healthz")[0] == 200
+
+
+def read_responses(connection, count):
+    """Return the statuses of responses, and their content."""
+    received, responses = b"", []
+    while len(responses) < count:
+        if not (chunk := connection.recv(65536)):
+            break
+        received += chunk
+        while b"\r\n\r\n" in received:
+            head, _, rest = received.partition(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", head.lower())[1])
+            if len(rest) < length:
+                break
+            responses.append((int(head[9:12]), rest[:length]))
+            received = rest[length:]
+    return responses
+
+
+def post(body, *headers, path="/v1/predict"):
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+HTTP2 = (
+    "Connection: Upgrade, HTTP2-Settings",
+    "upgrade: h2c",
+    "HTTP2-Settings: AAMAAABkAAQBAAAA",
+)
+WEBSOCKET = ("Connection: upgrade", "Upgrade: websocket", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==")
+
+
+@pytest.mark.parametrize("headers", [HTTP2, WEBSOCKET])
+@pytest.mark.parametrize("piece", [10**6, 50, 7])
+def test_a_wish_for_another_protocol_is_ignored(server, photos, headers, piece):
+    """What follows is neither lost nor taken for another request, as one that is hidden in the body would be."""
+    images = [path.read_bytes() for path in photos[:2]]
+    hidden = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(images[1]), images[1])
+    head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
+    head += "\r\n".join([*headers, "", ""]).encode()
+    content = post(images[0], *headers) + post(hidden, *headers) + head + chunked + hidden
+    with connect(server) as connection:
+        for start in range(0, len(content), piece if piece > 10 else 997):
+            connection.sendall(content[start : start + (piece if piece > 10 else 997)])
+        responses = read_responses(connection, 4)
+    assert [status for status, _ in responses] == [200, 415, 200, 200]
+    predicted = [json.loads(responses[number][1])["label"] for number in (0, 2)]
+    assert predicted == [server.ask(body=image)[1]["label"] for image in images]
+    assert json.loads(responses[3][1]) == {"status": "alive"}
+
+
+def test_a_request_without_a_body_may_wish_for_another_protocol(server):
+    request = "\r\n".join(["GET /healthz HTTP/1.1", "host: localhost", *HTTP2, "", ""])
+    with connect(server, request.encode()) as connection:
+        assert read_responses(connection, 1)[0][0] == 200
+    with connect(server, b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost:80\r\n\r\n") as connection:
+        assert status_line(connection) == b"HTTP/1.1 400"
+
+
+def test_a_client_that_sends_no_more_gets_its_responses(server, photos):
+    photo = photos[0].read_bytes()
+    with connect(server, post(photo) * 3) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert [status for status, _ in read_responses(connection, 3)] == [200] * 3
+        assert connection.recv(1) == b""
+
+
+def test_what_is_not_http_is_refused_after_the_requests_before_it(server, photos):
+    with connect(server, b"GARBAGE\r\n\r\n") as connection:
+        ((status, content),) = read_responses(connection, 1)
+        assert (status, json.loads(content)["code"]) == (400, "invalid_http")
+        assert connection.recv(1) == b""
+    with connect(server, post(photos[0].read_bytes()) + b"GARBAGE\r\n\r\n") as connection:
+        assert [status for status, _ in read_responses(connection, 2)] == [200]
+
+
+def test_idle_connections_lock_nobody_out(start_server, photos):
+    server = start_server(limits=Limits(connections=20))
+    photo = photos[0].read_bytes()
+    idle, busy = [connect(server) for _ in range(10)], connect(server, post(photo)[:-10])
+    idle += [connect(server) for _ in range(40)]
+    assert server.ask("/readyz")[0] == 200
+    assert server.ask(body=photo)[0] == 200
+    busy.sendall(post(photo)[-10:])  # a request in progress is not idle
+    assert status_line(busy) == b"HTTP/1.1 200"
+    assert idle[0].recv(1) == b""  # the longest idle connection was closed, and the newest was not
+    idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert status_line(idle[-1]) == b"HTTP/1.1 200"
+    for connection in (*idle, busy):
+        connection.close()
 
 
 def test_the_installed_uvicorn_is_within_the_bounds():

@@ -221,8 +221,12 @@ def test_skipped_images_stay_unlabelled(start, visit, tmp_path):
 
 
 def test_the_api_documentation_loads_nothing_from_other_hosts(start, visit):
-    page = visit(start(), "docs")
+    server = start()
+    page = visit(server, "docs")
     expect(page.get_by_text("/v1/predict").first).to_be_visible(timeout=20_000)
+    addresses = re.findall(r"(?:href|src|url)[=:] ?[\"']([^\"']+)", server.ask("/docs")[1])
+    assert len(addresses) >= 4
+    assert not any(address.startswith(("/", "http")) for address in addresses)  # a proxy may serve it below a prefix
 
 
 def test_the_table_of_predictions_is_csv(start, visit):

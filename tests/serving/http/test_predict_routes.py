@@ -91,6 +91,7 @@ def test_costly_images_do_not_block_other_clients(start_server, photos, seconds)
     assert len(server.workers()) == 1
 
 
+FORM = form_body({"a.jpg": b"text"})
 PROBLEMS = {
     "text": (415, "not_an_image", {"body": b"some text"}),
     "empty body": (415, "not_an_image", {"body": b""}),
@@ -110,6 +111,12 @@ PROBLEMS = {
         "invalid_form",
         {"body": b"--edge nothing", "content_type": "multipart/form-data; boundary=edge"},
     ),
+    "form in an unknown encoding": (
+        422,
+        "invalid_form",
+        {"body": FORM[0].replace(b"a.jpg", b"\xfc.jpg"), "content_type": f"{FORM[1]}; charset=undefined"},
+    ),
+    "trailing slash": (404, "not_found", {"path": "/v1/predict/", "body": "photo"}),
     "form without boundary": (422, "invalid_form", {"body": b"nothing", "content_type": "multipart/form-data"}),
     "unknown class": (422, "unknown_class", {"path": "/v1/explain?index=99", "body": "photo"}),
 }
@@ -132,7 +139,7 @@ def test_errors_are_problem_documents(server, photos, case):
 def test_all_methods_of_a_path_are_reported(start_server, tmp_path):
     server = start_server(capture=str(tmp_path / "captured"))
     status, problem, headers = server.ask(f"/v1/captures/{'0' * 64}", b"", "PATCH")
-    assert (status, problem["code"], headers["allow"]) == (405, "method_not_allowed", "DELETE, GET, PUT")
+    assert (status, problem["code"], headers["allow"]) == (405, "method_not_allowed", "DELETE, GET, HEAD, PUT")
 
 
 def test_only_one_image_is_explained_at_a_time(server, photos):

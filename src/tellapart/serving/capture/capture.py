@@ -5,6 +5,7 @@ No failure here fails a request: where the database is unavailable, less is stor
 
 import asyncio
 import bisect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tellapart.serving.capture.drift import Drift, measure_model_drift
 from tellapart.serving.capture.store import CaptureStore, CountKey
 from tellapart.serving.metrics import ServerMetrics
+from tellapart.serving.served_models import ServedModel, ServedModels
 from tellapart.serving.worker.messages import RequestKind
 from tellapart.serving.worker.pool import WorkerPool
 
@@ -34,8 +36,8 @@ _DRIFT_HOURS = 24
 class Capture:
     """Stores images that are out of distribution or uncertain, and counts of all predictions, for one server."""
 
-    def __init__(self, store: CaptureStore, metadata: dict[str, dict[str, Any]]) -> None:
-        self.store, self.metadata = store, metadata
+    def __init__(self, store: CaptureStore, models: ServedModels) -> None:
+        self.store, self.models = store, models
         self.drift: dict[str, dict[str, Drift]] = {}
         self.error: str | None = None  # the class of the last error of the database
         self._threads = ThreadPoolExecutor(2, "capture")  # of its own: a database that hangs delays nothing else
@@ -67,11 +69,13 @@ class Capture:
 
     def observe(self, model: str, model_index: int, prediction: dict[str, Any], distance: float, image: bytes) -> None:
         """Count a prediction of a model; capture the image if it is worth a label."""
-        hour, expected = int(time.time() // 3600), self.metadata[model].get("expected")
-        self._counts[hour, model, "class", prediction["label"]] += 1
-        if expected and distance == distance:  # not NaN
-            decile = bisect.bisect_left(expected["deciles"], distance)
-            self._counts[hour, model, "distance", str(decile)] += 1
+        hour, served = int(time.time() // 3600), self.models[model]
+        if prediction["model"] == served.identity:  # else its file was replaced just now
+            key = _counted_model(served)
+            self._counts[hour, key, "class", prediction["label"]] += 1
+            deciles = (served.metadata.get("expected") or {}).get("deciles")
+            if deciles and not math.isnan(distance):
+                self._counts[hour, key, "distance", str(bisect.bisect_left(deciles, distance))] += 1
         reason = capture_reason(prediction)
         if reason and time.monotonic() >= self._next_capture and (self._storing is None or self._storing.done()):
             self._next_capture = time.monotonic() + _MIN_INTERVAL
@@ -115,11 +119,17 @@ class Capture:
     def _measure_drift(self) -> dict[str, dict[str, Drift]]:
         since = int(time.time() // 3600) - _DRIFT_HOURS
         drift = {}
-        for model, metadata in self.metadata.items():
-            if expected := metadata.get("expected"):
-                classes, deciles = (self.store.sum_counts(model, kind, since) for kind in ("class", "distance"))
-                drift[model] = measure_model_drift(expected, classes, deciles, metadata["classes"])
+        for model in self.models:
+            if expected := model.metadata.get("expected"):
+                key = _counted_model(model)
+                classes, deciles = (self.store.sum_counts(key, kind, since) for kind in ("class", "distance"))
+                drift[model.name] = measure_model_drift(expected, classes, deciles, model.metadata["classes"])
         return drift
+
+
+def _counted_model(model: ServedModel) -> str:
+    """Return the name under which predictions are counted: a replaced file starts anew."""
+    return f"{model.name} {model.identity}"
 
 
 def capture_reason(prediction: dict[str, Any]) -> str | None:

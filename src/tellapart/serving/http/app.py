@@ -8,15 +8,19 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http import labelling_routes, page_routes, predict_routes, status_routes
 from tellapart.serving.http.capacity_and_host import LocalHostMiddleware
 from tellapart.serving.http.problems import exception_handlers
 from tellapart.serving.http.schemas import ProblemDocument
+
+_DOCS_ASSETS = "static-offline-docs"  # where `FastAPIOffline` mounts the files of Swagger UI
 
 
 def create_app(context: ServerContext, *, local_only: bool = False) -> ASGIApp:
@@ -35,7 +39,16 @@ def create_app(context: ServerContext, *, local_only: bool = False) -> ASGIApp:
             await context.capture.stop()
         await context.pool.stop()
 
-    app: FastAPI = FastAPIOffline(title="tellapart", version=version("tellapart"), lifespan=lifespan, redoc_url=None)
+    app: FastAPI = FastAPIOffline(
+        title="tellapart",
+        version=version("tellapart"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        static_url=f"/{_DOCS_ASSETS}",
+        redirect_slashes=False,  # the address of a redirection would come from the client's header Host
+    )
+    app.add_api_route("/docs", _show_docs, include_in_schema=False, response_class=HTMLResponse)
     app.openapi = functools.partial(_describe, app)  # type: ignore[method-assign]
     if context.cors_origins:
         app.add_middleware(
@@ -51,7 +64,31 @@ def create_app(context: ServerContext, *, local_only: bool = False) -> ASGIApp:
         routes += router.routes
     for error, handler in exception_handlers(routes).items():
         app.add_exception_handler(error, handler)
-    return LocalHostMiddleware(app, context.cors_origins) if local_only else app
+    application = _HeadAsGet(app)
+    return LocalHostMiddleware(application, context.cors_origins) if local_only else application
+
+
+class _HeadAsGet:
+    """Handles HEAD as GET (RFC 9110, section 9.3.2); uvicorn sends no body in the response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
+
+
+async def _show_docs() -> HTMLResponse:
+    """Return the page of the API, whose addresses are relative: a proxy may serve it below a prefix."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="tellapart",
+        swagger_js_url=f"{_DOCS_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_DOCS_ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{_DOCS_ASSETS}/favicon.png",
+    )
 
 
 def _create_routers(context: ServerContext) -> dict[str | Enum, APIRouter]:

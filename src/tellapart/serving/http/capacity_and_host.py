@@ -10,7 +10,7 @@ from tellapart.serving.context import ServerContext
 from tellapart.serving.http.problems import problem_response
 from tellapart.serving.problem import MISDIRECTED_REQUEST, ProblemError
 
-_LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+_LOCAL_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _SCHEME = b"http://"
 _LIMITED_PATHS = (b"/v1/predict", b"/v1/explain")
 

@@ -1,17 +1,21 @@
 """HTTP on one connection, by uvicorn, with limits on the head of a request and on idle connections.
 
-It relies on attributes of uvicorn's `HttpToolsProtocol` that uvicorn does not document; pyproject.toml bounds the
-version, and a contract test checks the names.
+A request to upgrade the protocol is answered as if it asked for none (RFC 9110, section 7.8), and a client that has
+closed its side of the connection still gets its response. The code relies on attributes of uvicorn's
+`HttpToolsProtocol` that uvicorn does not document; pyproject.toml bounds the version, and a contract test checks the
+names.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tellapart.serving.problem import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
+from tellapart.serving.problem import HEADERS_TOO_LARGE, INVALID_HTTP, REQUEST_TIMEOUT, ProblemError
 
 _CLOSING_SECONDS = 0.5  # for the request that may be on its way when the server shuts down
 _MAX_HEAD_BYTES = 64 * 1024
@@ -20,6 +24,7 @@ _TIMED_OUT = ProblemError(REQUEST_TIMEOUT, "The head of the request did not arri
 _HEAD_TOO_LARGE = ProblemError(
     HEADERS_TOO_LARGE, f"The head of the request exceeds the limit of {_MAX_HEAD_BYTES:,} bytes."
 ).to_http(close=True)
+_INVALID = ProblemError(INVALID_HTTP, "The request is not valid HTTP/1.1.").to_http(close=True)
 
 Refuse = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], bytes | None]
 
@@ -28,15 +33,17 @@ Refuse = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], bytes | None]
 class ConnectionPolicy:
     """What all connections of a server share.
 
-    header_seconds: for a client to send the head of a request. max_connections: open at once. refuse: takes the
-    method, path and headers of a request, and returns a whole response to refuse it, or None. shutting_down: whether
-    connections are closed after the request in progress.
+    header_seconds: for a client to send the head of a request. max_connections: open at once; beyond them, the one that
+    has been idle for the longest time is closed. refuse: takes the method, path and headers of a request, and returns a
+    whole response to refuse it, or None. shutting_down: whether connections are closed after the request in progress.
+    idle: the connections without a request in progress, those that have been idle for the longest time first.
     """
 
     header_seconds: float
     max_connections: int
     refuse: Refuse
     shutting_down: bool = False
+    idle: dict["LimitedHttpProtocol", None] = field(default_factory=dict)
 
 
 class _RefusedCycle:
@@ -49,7 +56,7 @@ class _RefusedCycle:
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """Closes a connection whose request head does not arrive in time, and connections beyond the maximum."""
+    """Closes a connection whose request head does not arrive in time, and idle connections beyond the maximum."""
 
     def __init__(self, policy: ConnectionPolicy, **settings: Any) -> None:
         super().__init__(**settings)
@@ -58,13 +65,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.head_timer: asyncio.TimerHandle | None = None
         self.in_head = True  # a head has started to arrive, or the first one is awaited
         self.unparsed_bytes = 0  # since the last piece of a body, or the end of a head
+        self.unanswered: deque[Any] = deque()  # uvicorn's cycles without a complete response, in order
 
     def connection_made(self, transport: Any) -> None:
         """Start waiting for the first head."""
         super().connection_made(transport)
+        self.policy.idle[self] = None
         if len(self.connections) > self.policy.max_connections:
-            transport.close()
-        elif self._is_closing():
+            next(iter(self.policy.idle)).transport.abort()
+        if self._is_closing():
             self.head_timer = self.loop.call_later(_CLOSING_SECONDS, self.transport.close)
         else:
             self._start_head_timer()
@@ -72,12 +81,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse data, within the limits on heads, trailers and idle time."""
         self.unparsed_bytes += len(data)
-        super().data_received(data)
+        self._cancel_keep_alive()
+        self._parse(data)
         if self.transport.is_closing():
             return
         if self.unparsed_bytes > _MAX_HEAD_BYTES:
-            self.transport.write(_HEAD_TOO_LARGE)
-            self.transport.close()
+            self._end_with(_HEAD_TOO_LARGE)
         elif self.head_timer is None and self.timeout_keep_alive_task is None and self._is_idle_after_response():
             self._start_head_timer()
 
@@ -91,14 +100,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse the request, or start it."""
+        if self.parser.should_upgrade():
+            return  # `_parse` parses the head again
         self._cancel_head_timer()
         self.unparsed_bytes, self.in_head = 0, False
+        self.policy.idle.pop(self, None)
         if self.cycle is None or self.cycle.response_complete:  # else a pipelined request waits for the one before it
             refusal = self.policy.refuse(self.parser.get_method(), self.url, self.headers)
             if refusal is not None:
                 self._refuse(refusal)
                 return
         super().on_headers_complete()
+        self.unanswered.append(self.cycle)
         if self._is_closing():
             self.cycle.keep_alive = False
 
@@ -109,6 +122,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request; the connection of a refused one stays open as after a response."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         if not isinstance(self.cycle, _RefusedCycle):
             return
@@ -120,8 +135,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or start the one that has arrived already."""
+        self.unanswered.popleft()
+        if not self.unanswered:
+            self.policy.idle[self] = None
+        super().on_response_complete()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection open for the responses to the requests that the client has sent in full."""
+        return self._close_after_whole_requests()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
+        self.policy.idle.pop(self, None)
         self._cancel_head_timer()
         super().connection_lost(exc)
 
@@ -134,6 +161,47 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def _parse(self, data: bytes) -> None:
+        """Parse data; a head that asks for another protocol is parsed once more, without that wish.
+
+        The parser would take what follows such a head, its body included, for data of the other protocol.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":  # of proxies
+                    self._end_with(_INVALID)
+                    return
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError:
+                self._end_with(_INVALID)
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in (b"upgrade", b"http2-settings")]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _end_with(self, response: bytes) -> None:
+        """Send a response and close the connection; requests before this one get their own responses instead."""
+        if self._close_after_whole_requests():
+            self.flow.pause_reading()
+            return
+        if not (self.unanswered and self.unanswered[0].response_started):
+            self.transport.write(response)
+        self.transport.close()
+
+    def _close_after_whole_requests(self) -> bool:
+        """Close the connection after the responses to the requests that have arrived in full; False if none has."""
+        whole = [cycle for cycle in self.unanswered if not cycle.more_body]
+        if not whole:
+            return False
+        whole[-1].keep_alive = False
+        return True
+
     def _is_closing(self) -> bool:
         return self.closing_soon or self.policy.shutting_down
 
@@ -142,6 +210,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, response: bytes) -> None:
         self.cycle: Any = _RefusedCycle()
+        self.policy.idle[self] = None
         self.transport.write(response)
         # The body may never come; and a client that sends requests without reading responses would fill the memory.
         if self.expect_100_continue or self.flow.write_paused:
@@ -164,7 +233,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.head_timer = None
         if self.transport.is_closing():
             return
-        # A refused request has its response, and its body is late.
         if self.in_head or not isinstance(self.cycle, _RefusedCycle):
-            self.transport.write(_TIMED_OUT)
-        self.transport.close()
+            self._end_with(_TIMED_OUT)
+        else:  # a refused request has its response, and its body is late
+            self.transport.close()

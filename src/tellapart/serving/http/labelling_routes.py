@@ -32,7 +32,7 @@ def create_router(context: ServerContext, capture: Capture) -> APIRouter:
         counts, images = await asyncio.gather(
             capture.run(store.count_images), capture.run(store.list_unlabelled, _MAX_LISTED)
         )
-        classes = {name: metadata["classes"] for name, metadata in context.metadata.items()}
+        classes = {model.name: model.metadata["classes"] for model in context.models}
         return CapturedImages(**counts, classes=classes, images=images)
 
     @router.get("/v1/captures/{image_id}", responses=_PROBLEMS | {200: _WEBP}, response_class=Response)

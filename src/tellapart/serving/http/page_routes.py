@@ -31,21 +31,39 @@ _HEADERS = {
 
 def create_router(context: ServerContext) -> APIRouter:
     """Return the routes of the pages and their assets."""
-    router = APIRouter(include_in_schema=False)
-    for name, content in _page_files(context).items():
+    router, files = APIRouter(include_in_schema=False), _PageFiles(context)
+    for name in files.content:
         path = "/" if name == "index.html" else f"/{name.removesuffix('.html')}"
-        router.add_api_route(path, _endpoint(content, _MEDIA_TYPES[name.rpartition(".")[2]]), methods=["GET"])
+        router.add_api_route(path, _endpoint(files, name), methods=["GET"])
     if not context.capture:
         router.add_api_route("/label", _report_capture_disabled, methods=["GET"])
     return router
+
+
+class _PageFiles:
+    """The content of each page and asset by its file name; made again when the file of the first model is replaced."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self._make()
+
+    def get(self, name: str) -> bytes:
+        """Return the content of a file."""
+        if self.metadata is not self.context.models[self.context.model_names[0]].metadata:
+            self._make()
+        return self.content[name]
+
+    def _make(self) -> None:
+        self.metadata = self.context.models[self.context.model_names[0]].metadata
+        self.content = _page_files(self.context, self.metadata)
 
 
 async def _report_capture_disabled() -> Response:
     raise ProblemError(CAPTURE_DISABLED, "This server captures no images: start it with --capture.")
 
 
-def _page_files(context: ServerContext) -> dict[str, bytes]:
-    """Return the content of each page and asset by its file name."""
+def _page_files(context: ServerContext, metadata: dict[str, Any]) -> dict[str, bytes]:
+    """Return the content of each page and asset by its file name; metadata: of the first model."""
     name = context.model_names[0]
     links = [("status", "Server status")]
     own_files: tuple[str, ...] = _OWN_FILES
@@ -53,8 +71,8 @@ def _page_files(context: ServerContext) -> dict[str, bytes]:
         links.append(("label", "Label captured images"))
         own_files += _LABELLING_FILES
     privacy = _PRIVACY_WITH_CAPTURE if context.capture else _PRIVACY
-    metadata = _without_details(context.metadata[name]) if context.token else context.metadata[name]
-    files = render_page_files(name, metadata, "remote.js", privacy, links=tuple(links))
+    shown = _without_details(metadata) if context.token else metadata
+    files = render_page_files(name, shown, "remote.js", privacy, links=tuple(links))
     return files | {name: (_ASSETS / name).read_bytes() for name in own_files}
 
 
@@ -63,8 +81,8 @@ def _without_details(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata | {"classes": [], "metrics": None, "conformal": None, "ood": None}
 
 
-def _endpoint(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
+def _endpoint(files: _PageFiles, name: str) -> Callable[[], Awaitable[Response]]:
     async def get() -> Response:
-        return Response(content, media_type=media_type, headers=_HEADERS)
+        return Response(files.get(name), media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=_HEADERS)
 
     return get

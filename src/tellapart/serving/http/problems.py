@@ -58,7 +58,8 @@ def _handler(to_problem: ToProblem) -> Handler:
 def _allowed_methods(routes: Sequence[BaseRoute], request: Request) -> str:
     """Return the methods of the routes with the path of a request, for the header Allow."""
     matching = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
-    return ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
+    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _http_problem(routes: Sequence[BaseRoute], request: Request, error: HTTPException) -> ProblemError:

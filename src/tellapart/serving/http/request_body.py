@@ -103,7 +103,7 @@ async def _read_files(request: Request, stream: AsyncGenerator[bytes, None], lim
         parser = MultiPartParser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES)
         parser.spool_max_size = limits.body_bytes  # nothing is written to disk
         form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError, ValueError) as error:
+    except (MultiPartException, LookupError, ValueError) as error:  # LookupError: an unknown character encoding
         reason = getattr(error, "message", "it is not a form with files")
         raise ProblemError(INVALID_FORM, f"The form cannot be read: {reason.rstrip('.')}.") from error
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]

@@ -67,6 +67,7 @@ class Readiness(BaseModel):
     """The server accepts requests."""
 
     status: Literal["ready"] = "ready"
+    outdated_models: list[str] = Field(description="Models whose changed file could not be loaded.")
 
 
 class ModelDescription(BaseModel):
@@ -80,6 +81,21 @@ class ModelDescription(BaseModel):
     expected: dict[str, Any] | None = Field(description="Predictions on the validation split, to detect drift.")
     coverage: float | None = Field(description="The nominal coverage of prediction sets.")
     ood_detector: bool = Field(description="Whether the model detects images out of distribution.")
+
+
+class ModelEntry(BaseModel):
+    """A model in the list of models."""
+
+    name: str = Field(description="For the parameter `model` of requests.")
+    model: str = Field(description="The first digits of the SHA-256 of the model file; empty while it is loaded.")
+    title: str | None = Field(description="Of the training data.")
+    defect: str = Field(description="Why the changed file is not in use; empty if it is.")
+
+
+class ModelList(BaseModel):
+    """The models of a server; the first is the default."""
+
+    models: list[ModelEntry]
 
 
 class Latency(BaseModel):

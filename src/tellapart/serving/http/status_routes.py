@@ -1,17 +1,25 @@
 """The routes about the server: liveness, readiness, metrics, and its models."""
 
-import time
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from tellapart.serving.capture.drift import Drift
 from tellapart.serving.context import ServerContext
-from tellapart.serving.http.predict_routes import ModelName, successful_body
+from tellapart.serving.http.predict_routes import ModelName
 from tellapart.serving.http.problems import problem_responses
-from tellapart.serving.http.schemas import DriftStatus, Liveness, ModelDescription, Readiness, ServerStatus
+from tellapart.serving.http.schemas import (
+    DriftStatus,
+    Liveness,
+    ModelDescription,
+    ModelEntry,
+    ModelList,
+    Readiness,
+    ServerStatus,
+)
 from tellapart.serving.problem import NOT_READY, ProblemError
-from tellapart.serving.worker.messages import RequestKind
+from tellapart.serving.served_models import ServedModel
 
 _METRICS_TYPE = "text/plain; version=0.0.4"
 
@@ -20,9 +28,11 @@ def create_router(context: ServerContext) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    @router.get("/healthz")
+    @router.get("/healthz", responses=problem_responses(503))
     async def liveness() -> Liveness:
-        """Report that the server is running."""
+        """Report that the server is running, and does not wait in vain for a worker process."""
+        if context.pool.broken:
+            raise ProblemError(NOT_READY, "No worker process has started for a long time; the log has the reason.")
         return Liveness()
 
     @router.get("/readyz", responses=problem_responses(503))
@@ -30,20 +40,35 @@ def create_router(context: ServerContext) -> APIRouter:
         """Report whether a worker is ready and the server is not shutting down."""
         if context.shutting_down or not context.pool.ready:
             raise ProblemError(NOT_READY, "The server is starting or shutting down.", retry_after=1)
-        return Readiness()
+        return Readiness(outdated_models=[model.name for model in context.models if model.defect])
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def metrics() -> Response:
-        """Return metrics for Prometheus."""
-        return Response(context.metrics.render(), media_type=_METRICS_TYPE)
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses=problem_responses(401) | {200: {"content": {"text/plain": {}}}},
+    )
+    async def metrics(request: Request) -> Response:
+        """Return metrics for Prometheus; predictions by class only with the token of this server, if it has one."""
+        is_anonymous = "authorization" not in request.headers
+        if not is_anonymous:
+            context.authorize(request)
+        with_classes = context.token is None or not is_anonymous
+        return Response(context.metrics.render(with_classes=with_classes), media_type=_METRICS_TYPE)
+
+    @router.get("/v1/models", responses=problem_responses(401))
+    async def list_models(request: Request) -> ModelList:
+        """List the models; the first is the default."""
+        context.authorize(request)
+        return ModelList(models=[_model_entry(model) for model in context.models])
 
     @router.get("/v1/model", response_model=ModelDescription, responses=problem_responses(401, 404, 422, 503))
     async def describe_model(request: Request, model: ModelName = None) -> Response:
         """Describe a model: classes, preprocessing, test metrics, fingerprint of the training data."""
         context.authorize(request)
-        deadline = time.monotonic() + context.limits.timeout_seconds
-        response = await context.pool.submit(RequestKind.DESCRIBE, context.model_index(model), 0, deadline)
-        return Response(successful_body(response), media_type="application/json")
+        served = context.models[context.model_names[context.model_index(model)]]
+        if not served.description:
+            raise ProblemError(NOT_READY, "The server is starting; retry in a few seconds.", retry_after=1)
+        return JSONResponse(served.description)
 
     @router.get("/v1/status", responses=problem_responses(401))
     async def server_status(request: Request) -> ServerStatus:
@@ -59,6 +84,10 @@ def create_router(context: ServerContext) -> APIRouter:
         )
 
     return router
+
+
+def _model_entry(model: ServedModel) -> ModelEntry:
+    return ModelEntry(name=model.name, model=model.identity, title=model.metadata.get("title"), defect=model.defect)
 
 
 def _drift_document(drift: Mapping[str, Mapping[str, Drift]]) -> dict[str, dict[str, DriftStatus]]:

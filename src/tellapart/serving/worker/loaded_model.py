@@ -13,16 +13,17 @@ from tellapart.inference.onnx import OnnxClassifier, load_onnx_bytes
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.serving.worker.plan import WorkerPlan
 
-FileVersion = tuple[int, int]  # inode and modification time in nanoseconds
+FileVersion = tuple[int, int, int, int]  # device, inode, size, and modification time in nanoseconds
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier, the first digits of the SHA-256 of its file, and the version of the file that was read."""
+    """A classifier, the first digits of the SHA-256 of its file, the version of the file, and its JSON document."""
 
     classifier: OnnxClassifier
     identity: str
     version: FileVersion
+    document: dict[str, Any]
 
     def warm_up(self, plan: WorkerPlan) -> None:
         """Classify blank images: the first ones take longer, and reserve the memory of a full load."""
@@ -51,12 +52,12 @@ def load_model(path: Path, plan: WorkerPlan) -> LoadedModel:
     version = file_version(path)
     content, document = read_onnx(path)
     classifier = load_onnx_bytes(content, document, printable(str(path)), plan.threads)
-    model = LoadedModel(classifier, hashlib.sha256(content).hexdigest()[:16], version)
+    model = LoadedModel(classifier, hashlib.sha256(content).hexdigest()[:16], version, document)
     model.warm_up(plan)
     return model
 
 
 def file_version(path: Path) -> FileVersion:
-    """Return what changes when a file is replaced."""
+    """Return what changes when a file is replaced, or the target of a link."""
     status = path.stat()
-    return status.st_ino, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

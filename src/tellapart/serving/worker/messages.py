@@ -3,13 +3,14 @@
 import json
 import socket
 import struct
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from http import HTTPStatus
+from typing import Any, ClassVar
 
 from tellapart.serving.problem import ProblemType
 
-READY_ID = 0  # the request ID of the message that a worker is ready
+EVENT_ID = 0  # the request ID of messages that answer no request: their body is an event
 NO_DISTANCE = float("nan")
 MOST_PROBABLE = 0xFFFF  # in place of a class index
 
@@ -18,10 +19,43 @@ class RequestKind(IntEnum):
     """What a worker is asked for."""
 
     PREDICT = 1
-    DESCRIBE = 2  # the model
-    EXPLAIN = 3  # which regions of an image matter
-    STRIP_METADATA = 4  # an image without its metadata
-    CANCEL = 5  # the client no longer waits for the response
+    EXPLAIN = 2  # which regions of an image matter
+    STRIP_METADATA = 3  # an image without its metadata
+    CANCEL = 4  # the client no longer waits for the response
+
+
+class EventKind(StrEnum):
+    """What a worker reports by itself."""
+
+    READY = "ready"
+    ALIVE = "alive"
+    MODEL_LOADED = "model_loaded"
+    MODEL_NOT_LOADED = "model_not_loaded"
+
+
+@dataclass(frozen=True)
+class WorkerEvent:
+    """What a worker reports by itself.
+
+    model_index: in the order of the worker's files. description, metadata: of a loaded model, for clients, and the JSON
+    document of its file. reason: why a changed file is not loaded.
+    """
+
+    kind: EventKind
+    model_index: int = 0
+    description: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+    def to_response(self) -> "InferenceResponse":
+        """Return the message to send."""
+        return InferenceResponse(EVENT_ID, HTTPStatus.OK, json.dumps(asdict(self), ensure_ascii=False).encode())
+
+    @classmethod
+    def from_response(cls, response: "InferenceResponse") -> "WorkerEvent":
+        """Return the event in a message."""
+        values = json.loads(response.body)
+        return cls(**values | {"kind": EventKind(values["kind"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import itertools
 import logging
 import multiprocessing
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import NoReturn
 
 from tellapart.serving.problem import NOT_READY, WORKER_LOST
 from tellapart.serving.worker.messages import (
-    READY_ID,
+    EVENT_ID,
+    EventKind,
     InferenceRequest,
     InferenceResponse,
     RequestKind,
+    WorkerEvent,
     error_response,
     unpack_response_header,
 )
@@ -25,6 +29,8 @@ from tellapart.serving.worker.worker import run_worker
 
 _LOG = logging.getLogger(__name__)
 _MIN_RESTART_SECONDS, _MAX_RESTART_SECONDS = 0.1, 5.0  # before a worker that ended is replaced
+_SILENT_SECONDS = 10.0  # of a ready worker, which reports every second that it works, until it is replaced
+_MAX_START_SECONDS = 120.0  # without a ready worker, until the server counts as broken
 
 
 @dataclass
@@ -38,13 +44,25 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """A fixed number of worker processes; each has all models, in the order of `paths`."""
+    """A fixed number of worker processes; each has all models, in the order of `paths`.
 
-    def __init__(self, paths: list[Path], plan: WorkerPlan, size: int, max_pixels: int) -> None:
+    on_event: is called with what the workers report about the models.
+    """
+
+    def __init__(
+        self,
+        paths: list[Path],
+        plan: WorkerPlan,
+        size: int,
+        max_pixels: int,
+        on_event: Callable[[WorkerEvent], None],
+    ) -> None:
         self.paths, self.plan, self.size, self.max_pixels = paths, plan, size, max_pixels
+        self.on_event = on_event
         self.workers: list[WorkerProcess] = []
         self.restarts = 0
-        self._request_ids = itertools.count(READY_ID + 1)
+        self._request_ids = itertools.count(EVENT_ID + 1)
+        self._last_ready = time.monotonic()
         self._supervisors: list[asyncio.Task[None]] = []
         self._ready_changed = asyncio.Event()
 
@@ -52,6 +70,13 @@ class WorkerPool:
     def ready(self) -> bool:
         """Whether at least one worker is ready."""
         return any(worker.ready for worker in self.workers)
+
+    @property
+    def broken(self) -> bool:
+        """Whether no worker has been ready for a long time."""
+        if self.ready:
+            self._last_ready = time.monotonic()
+        return time.monotonic() - self._last_ready > _MAX_START_SECONDS
 
     def start(self) -> None:
         """Start the workers; they become ready in the background."""
@@ -108,7 +133,7 @@ class WorkerPool:
         """Start a worker and deliver its responses until it ends; then answer the pending requests with 503."""
         server_end, worker_end = socket.socketpair()
         arguments = (worker_end, self.paths, self.plan, self.max_pixels)
-        process = multiprocessing.get_context("spawn").Process(target=run_worker, args=arguments, daemon=True)
+        process = multiprocessing.get_context("spawn").Process(target=run_worker, args=arguments)
         await asyncio.to_thread(process.start)
         worker_end.close()
         reader, writer = await asyncio.open_connection(sock=server_end)
@@ -118,7 +143,11 @@ class WorkerPool:
             await self._deliver_responses(worker, reader)
         except (asyncio.IncompleteReadError, ConnectionError):
             return worker
+        except TimeoutError:
+            _LOG.error("A worker process has not responded for %d seconds: it is replaced.", _SILENT_SECONDS)
+            return worker
         finally:
+            self._last_ready = time.monotonic() if worker.ready else self._last_ready
             self.workers.remove(worker)
             writer.close()
             for future in worker.pending.values():
@@ -129,10 +158,17 @@ class WorkerPool:
 
     async def _deliver_responses(self, worker: WorkerProcess, reader: asyncio.StreamReader) -> NoReturn:
         while True:
-            size, header = unpack_response_header(await reader.readexactly(InferenceResponse.HEADER.size))
-            response = replace(header, body=await reader.readexactly(size))
-            if response.request_id == READY_ID:
-                worker.ready = True
-                self._ready_changed.set()
+            async with asyncio.timeout(_SILENT_SECONDS if worker.ready else None):
+                size, header = unpack_response_header(await reader.readexactly(InferenceResponse.HEADER.size))
+                response = replace(header, body=await reader.readexactly(size))
+            if response.request_id == EVENT_ID:
+                self._handle(worker, WorkerEvent.from_response(response))
             elif (future := worker.pending.pop(response.request_id, None)) and not future.done():
                 future.set_result(response)
+
+    def _handle(self, worker: WorkerProcess, event: WorkerEvent) -> None:
+        if event.kind == EventKind.READY:
+            worker.ready = True
+            self._ready_changed.set()
+        elif event.kind != EventKind.ALIVE:
+            self.on_event(event)

@@ -1,11 +1,10 @@
-"""The worker process: image bytes in, predictions out. It decodes in a few threads and infers in batches.
+"""The worker process: image bytes in, predictions out. Other processes decode for it, and it infers in batches.
 
 A batch is whatever is decoded when the runtime is free: no image waits for others, and under load batches grow by
 themselves. Occlusion maps are computed between batches, a few images at a time.
 """
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -13,46 +12,44 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.data.threads import one_blas_thread
-from tellapart.errors import TellapartError
 from tellapart.serving.problem import (
     DEADLINE_EXCEEDED,
     INTERNAL_ERROR,
-    OUT_OF_MEMORY,
     UNKNOWN_CLASS,
-    UNREADABLE_IMAGE,
     ProblemType,
 )
-from tellapart.serving.worker.loaded_model import LoadedModel, file_version, load_model
+from tellapart.serving.worker.decoder import DecodeJob, Decoder
+from tellapart.serving.worker.decoder_pool import DecoderPool, ReceivedImage
+from tellapart.serving.worker.loaded_model import LoadedModel
 from tellapart.serving.worker.messages import (
     MOST_PROBABLE,
     NO_DISTANCE,
-    READY_ID,
+    EventKind,
     InferenceRequest,
     InferenceResponse,
     RequestKind,
+    WorkerEvent,
     error_response,
     read_request,
 )
+from tellapart.serving.worker.model_files import ModelFiles
 from tellapart.serving.worker.occlusion import occluded_copies, render_occlusion_map
 from tellapart.serving.worker.plan import WorkerPlan
-from tellapart.serving.worker.untrusted_image import ImageRefusedError, decode_untrusted, encode_for_capture
+from tellapart.serving.worker.untrusted_image import ImageRefusedError
 
-_LOG = logging.getLogger(__name__)
-_WATCH_SECONDS = 1.0  # between checks for changed model files
+_WATCH_SECONDS = 0.5  # between checks for changed model files
+_ALIVE_SECONDS = 1.0  # between reports that this process works
 _NICENESS = 5  # so that the server's responses, refusals included, do not wait for the processor behind a batch
 _MAX_CANCELLED = 1024  # cancelled requests remembered before expired ones are dropped
-_HANG_SECONDS = 5.0  # after its deadline, for an image that is still being decoded
+_HANG_SECONDS = 60.0  # for a batch
 _OCCLUDED_AT_ONCE = 4  # images, so that predictions do not wait long
 
 
@@ -80,65 +77,55 @@ class InferenceWorker:
     """Answers requests from a socket until it is closed."""
 
     def __init__(self, connection: socket.socket, paths: list[Path], plan: WorkerPlan, max_pixels: int) -> None:
-        self.connection, self.paths, self.plan, self.max_pixels = connection, paths, plan, max_pixels
-        self.models = [load_model(path, plan) for path in paths]
+        self.connection, self.plan = connection, plan
+        self.decoders = DecoderPool(plan.decoders, max_pixels, self._decode, self._refuse, self._is_dropped)
+        self.files = ModelFiles(paths, plan)
         self.predictions: deque[DecodedImage] = deque()
         self.explanations: deque[Explanation] = deque()
         self.work_available = threading.Condition()
         self.cancelled: dict[int, float] = {}  # deadlines by request ID
-        self.decoding: dict[int, float] = {}  # deadlines of the images being decoded, by request ID
+        self.inferring: dict[int, float] = {}  # start of the batch of each thread
         self.send_lock = threading.Lock()
 
     def run(self) -> None:
-        """Report that the worker is ready, and answer requests until the server closes the connection."""
-        for loop in (*[self._infer_forever] * self.plan.concurrent_batches, self._watch_forever):
+        """Load the models, and answer requests until the server closes the connection."""
+        for event in self.files.load_all():
+            self._send(event.to_response())
+            if event.kind == EventKind.MODEL_NOT_LOADED:
+                os._exit(1)  # the server starts another worker after a while
+        self.decoders.start()
+        for _ in range(self.plan.concurrent_batches):
+            threading.Thread(target=self._infer_forever, daemon=True).start()
+        self._send(WorkerEvent(EventKind.READY).to_response())
+        for loop in (self._watch_forever, self._report_alive_forever):
             threading.Thread(target=loop, daemon=True).start()
-        self._send(InferenceResponse(READY_ID, HTTPStatus.OK, b""))
-        with one_blas_thread, ThreadPoolExecutor(self.plan.decoders, "decode") as pool:
-            while True:
-                try:
-                    request = read_request(self.connection)
-                except (EOFError, OSError):
-                    os._exit(0)  # the server is gone
-                if request.kind == RequestKind.CANCEL:
-                    self._cancel(request)
-                elif request.kind == RequestKind.DESCRIBE:
-                    self._send_json(request, self.models[request.model_index].description())
-                else:
-                    pool.submit(self._receive_image, request, time.monotonic())
+        while True:
+            try:
+                request = read_request(self.connection)
+            except (EOFError, OSError):
+                os._exit(0)  # the server is gone
+            if request.kind == RequestKind.CANCEL:
+                self._cancel(request)
+            else:
+                self.decoders.put(request)
 
-    def _receive_image(self, request: InferenceRequest, received: float) -> None:
-        """Decode an image, and queue it or answer; whatever fails, the client gets a response."""
-        if self._is_dropped(request):
-            return
-        self.decoding[request.request_id] = request.deadline
-        try:
-            self._decode(request, received)
-        except ImageRefusedError as error:
-            self._send_problem(request, error.problem, error.reason)
-        except MemoryError:
-            self._send_problem(request, OUT_OF_MEMORY, "there is not enough memory for this image")
-        except TellapartError as error:
-            self._send_problem(request, ProblemType(error.code, UNREADABLE_IMAGE.status), str(error))
-        except Exception as error:
-            self._send_problem(request, UNREADABLE_IMAGE, type(error).__name__)
-        finally:
-            del self.decoding[request.request_id]
-
-    def _decode(self, request: InferenceRequest, received: float) -> None:
-        start, model = time.monotonic(), self.models[request.model_index]
-        image = decode_untrusted(request.body, self.max_pixels)
+    def _decode(self, decoder: Decoder, received: ReceivedImage, seconds: float) -> None:
+        request = received.request
+        start, model = time.monotonic(), self.files.models[request.model_index]
         if request.kind == RequestKind.STRIP_METADATA:
-            self._send(InferenceResponse(request.request_id, HTTPStatus.OK, encode_for_capture(image)))
+            content = decoder.decode(DecodeJob(request.body, None), seconds)
+            self._send(InferenceResponse(request.request_id, HTTPStatus.OK, content))
             return
         if request.kind == RequestKind.EXPLAIN and len(model.classifier.classes) <= request.argument != MOST_PROBABLE:
             raise ImageRefusedError(
                 UNKNOWN_CLASS,
                 f"the model has {len(model.classifier.classes)} classes, none of index {request.argument}",
             )
-        pixels = model.classifier.resize(image)
+        settings = model.classifier.preprocess
+        content = decoder.decode(DecodeJob(request.body, settings), seconds)
+        pixels = np.frombuffer(content, np.uint8).reshape(settings.size, settings.size, 3)
         without_body = replace(request, body=b"")  # frees the bytes of the file
-        decoded = DecodedImage(without_body, model, pixels, received, time.monotonic() - start)
+        decoded = DecodedImage(without_body, model, pixels, received.time, time.monotonic() - start)
         with self.work_available:
             if request.kind == RequestKind.PREDICT:
                 self.predictions.append(decoded)
@@ -154,6 +141,7 @@ class InferenceWorker:
                 batch = self._take_batch()
                 explanation = None if batch else self.explanations.popleft()
             images = [image for image in batch if not self._is_dropped(image.request)]
+            self.inferring[threading.get_ident()] = time.monotonic()
             try:
                 if images:
                     self._predict(images)
@@ -162,6 +150,8 @@ class InferenceWorker:
             except Exception as error:  # the runtime's exceptions have no common class
                 for image in images or ([explanation.image] if explanation else []):
                     self._send_problem(image.request, INTERNAL_ERROR, type(error).__name__)
+            finally:
+                del self.inferring[threading.get_ident()]
 
     def _take_batch(self) -> list[DecodedImage]:
         """Return the first waiting images of one model, at most as many as a batch may have."""
@@ -229,26 +219,20 @@ class InferenceWorker:
         return False
 
     def _watch_forever(self) -> None:
-        """Reload model files that have changed; requests in progress keep the model that they started with."""
         while True:
             time.sleep(_WATCH_SECONDS)
-            self._exit_if_hung()
             self._drop_late_explanations()
-            for index, path in enumerate(self.paths):
-                try:
-                    if file_version(path) == self.models[index].version:
-                        continue
-                    time.sleep(_WATCH_SECONDS / 2)  # the file may still be being written
-                    self.models[index] = load_model(path, self.plan)
-                # The old model stays in use until the file is valid. The runtime's exceptions have no common class.
-                except Exception as error:
-                    _LOG.warning("The changed file %s is not loaded: %s", path, error)
+            for event in self.files.reload_changed():
+                self._send(event.to_response())
 
-    def _exit_if_hung(self) -> None:
-        """End this process, which is then replaced, if an image takes far too long to decode."""
-        now = time.monotonic()
-        if any(deadline + _HANG_SECONDS < now for deadline in list(self.decoding.values())):
-            os._exit(1)
+    def _report_alive_forever(self) -> None:
+        """Report that this process works; end it, to be replaced, if a batch takes far too long."""
+        while True:
+            time.sleep(_ALIVE_SECONDS)
+            now = time.monotonic()
+            if any(start + _HANG_SECONDS < now for start in list(self.inferring.values())):
+                os._exit(1)
+            self._send(WorkerEvent(EventKind.ALIVE).to_response())
 
     def _drop_late_explanations(self) -> None:
         now = time.monotonic()
@@ -260,12 +244,11 @@ class InferenceWorker:
         for explanation in late:
             self._is_dropped(explanation.image.request)
 
+    def _refuse(self, request: InferenceRequest, error: ImageRefusedError) -> None:
+        self._send_problem(request, error.problem, error.reason)
+
     def _send_problem(self, request: InferenceRequest, problem: ProblemType, reason: str) -> None:
         self._send(error_response(request.request_id, problem, reason))
-
-    def _send_json(self, request: InferenceRequest, document: dict[str, Any]) -> None:
-        body = json.dumps(document, ensure_ascii=False).encode()
-        self._send(InferenceResponse(request.request_id, HTTPStatus.OK, body))
 
     def _send(self, response: InferenceResponse) -> None:
         with self.send_lock:
@@ -276,6 +259,8 @@ def run_worker(connection: socket.socket, paths: list[Path], plan: WorkerPlan, m
     """Run a worker until the server closes the connection; signals to the whole process group end nothing early."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     InferenceWorker(connection, paths, plan, max_pixels).run()
