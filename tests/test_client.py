@@ -135,3 +135,36 @@ def test_the_examples_in_the_documentation_run(server, photos, tmp_path, languag
         result = subprocess.run([*program, name], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
         assert '"label"' in result.stdout or "digit" in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize("token", ["secret\nX-Other: 1", "s\u00e9cret", ""])
+def test_an_invalid_token_is_refused_and_not_shown(token):
+    with pytest.raises(ServerResponseError) as error:
+        Client("http://127.0.0.1:1", token=token)
+    assert "cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"<html>Welcome</html>", b"[1, 2]", b'{"status": "alive"}', b"\xff\xfe"])
+def test_what_is_no_answer_of_this_server_is_an_error(content, photos):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ServerResponseError) as error, Client(f"http://127.0.0.1:{server.server_port}") as client:
+            client.predict(photos[0])
+        server.shutdown()
+    assert error.value.status == 200
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://a b", "http://[::1", "http://a\nb", "ftp://a"])
+def test_an_invalid_url_is_refused(url):
+    with pytest.raises(ServerResponseError):
+        Client(url)

@@ -38,6 +38,7 @@ CODES = {
     "invalid_weights",
     "leakage",
     "missing_extra",
+    "no_check_images",
     "rank_lost",
     "rank_mismatch",
     "run_exists",

@@ -217,6 +217,12 @@ class ExportError(TellapartError):
     code = "cannot_export"
 
 
+class NoCheckImagesError(ExportError):
+    """There are no images for the parity check."""
+
+    code = "no_check_images"
+
+
 class RuntimeVersionError(ExportError):
     """The runtime for an exported classifier is missing, or not the version that it was tested with."""
 

@@ -68,6 +68,7 @@ class Event(StrEnum):
     QUANTIZATION_END = "quantization_end"
     THRESHOLDS_NOT_REFITTED = "thresholds_not_refitted"
     MODEL_SERVED_AS_EXPORTED = "model_served_as_exported"
+    PARITY_CHECK_IMAGES = "parity_check_images"
     MODEL_REPLACED = "model_replaced"
     MODEL_NOT_REPLACED = "model_not_replaced"
     SERVER_OPEN = "server_open"

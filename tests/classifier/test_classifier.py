@@ -12,7 +12,10 @@ from PIL import Image
 from folders import QUICK, digit_folder, package
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import decode_file, encode_file
-from tellapart.classifier.load import load_torch_classifier
+from tellapart.classifier.golden_images import GoldenImages
+from tellapart.classifier.load import copy_classifier, load_torch_classifier
+from tellapart.data.image import read_image
+from tellapart.data.written_manifests import read_splits
 from tellapart.errors import (
     ChecksumError,
     ClassifierFileError,
@@ -208,6 +211,46 @@ def test_an_invalid_ood_detector_is_rejected(run, tmp_path, damage, monkeypatch)
     run.classifier.save(path)
     with pytest.raises(ClassifierFileError):
         load_torch_classifier(path)
+
+
+def test_the_file_has_some_test_images_of_all_classes(run):
+    golden = load_torch_classifier(run.directory).golden
+    splits = read_splits(run.directory / "split.csv")
+    originals = [read_image(run.directory / name) for name in splits["test"]]
+    assert len(golden) == min(8, len(originals))
+    assert set(golden.labels) == {0, 1, 2}
+    for row in range(len(golden)):
+        image = golden.read(row).astype(int)
+        assert min(np.abs(image - original).mean() for original in originals if original.shape == image.shape) < 12
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"golden.ends": np.array([5, 3, 9])},
+        {"golden.ends": np.array([1, 2, 10**15])},
+        {"golden.labels": np.array([0, 1, 3])},
+        {"golden.labels": np.array([0, 1])},
+        {"golden.content": np.zeros(30, np.float32)},
+        {"golden.content": None},
+    ],
+)
+def test_invalid_test_images_are_refused(damage):
+    arrays = GoldenImages((b"one", b"two", b"three"), (0, 1, 2)).arrays()
+    assert GoldenImages.from_arrays(arrays, 3).files == (b"one", b"two", b"three")
+    changed = {name: array for name, array in (arrays | damage).items() if array is not None}
+    with pytest.raises(ValueError, match="golden"):
+        GoldenImages.from_arrays(changed, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(run, tmp_path, value):
+    classifier = copy_classifier(run.classifier)
+    with torch.no_grad():
+        next(classifier.network.parameters()).view(-1)[0] = value
+    classifier.save(tmp_path / "model.safetensors")
+    with pytest.raises(ClassifierFileError):
+        load_torch_classifier(tmp_path / "model.safetensors")
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from folders import checksums, package, run_cli, write_varied_images
 from networks import networks
 from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.classifier.load import load_torch_classifier
 from tellapart.errors import ExportError, MissingExtraError, SaveError
 from tellapart.exporters.export_job import golden_folder
@@ -225,7 +227,7 @@ def test_invalid_arguments_raise_named_errors(run, exported, tmp_path, monkeypat
         tellapart.export(run.directory, "onx")
     assert "'onnx'" in str(error.value)
     with pytest.raises(ExportError) as error:
-        tellapart.export(run.classifier, out=tmp_path / "m.onnx")
+        tellapart.export(replace(run.classifier, golden=GoldenImages()), out=tmp_path / "m.onnx")
     assert "--check" in str(error.value)
     with pytest.raises(SaveError):  # the folder does not exist
         tellapart.export(run.directory, out=tmp_path / "no" / "m.onnx")
@@ -235,3 +237,11 @@ def test_invalid_arguments_raise_named_errors(run, exported, tmp_path, monkeypat
     with pytest.raises(MissingExtraError) as error:
         tellapart.export(run.directory, out=tmp_path / "m.onnx")
     assert "tellapart[export]" in str(error.value)
+
+
+@pytest.mark.parametrize(("to", "name"), [("onnx", "model"), ("onnx", "model.pt"), ("executorch", "model.onnx")])
+def test_a_name_by_which_no_program_reads_the_file_is_refused(run, tmp_path, to, name):
+    with pytest.raises(ExportError) as error:
+        tellapart.export(run.directory, to, out=tmp_path / name)
+    assert name in str(error.value)
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -18,6 +19,7 @@ import tellapart
 from encoding import encode
 from folders import QUICK, digit_folder, package
 from hub_server import TOKEN, Hub
+from tellapart.classifier.load import load_classifier_bytes
 from tellapart.data.audit import audit_dataset
 from tellapart.data.huggingface import from_huggingface, to_huggingface
 from tellapart.data.image import read_image
@@ -69,7 +71,9 @@ def test_pushes_a_run_and_loads_it_from_the_hub(run, hub, run_signed_in):
     assert repository == "me/digits"
     assert files == ["README.md", "metrics.json", "model.safetensors", "recipe.toml"]
     assert hub.private == {"me/digits"}
-    assert hub.repositories["me/digits"]["model.safetensors"] == (run.directory / "model.safetensors").read_bytes()
+    pushed = load_classifier_bytes(hub.repositories["me/digits"]["model.safetensors"], "pushed")
+    assert (len(run.classifier.golden), len(pushed.golden)) == (8, 0)  # no image leaves the machine
+    assert pushed.to_bytes() == replace(run.classifier, golden=pushed.golden).to_bytes()
     image = next((run.directory.parent / "digits/digit 1").iterdir())
     assert error_code(run_signed_in("predict", "hf://me/digits@main", image, "--json", token=None)) == "hub"
     for _ in range(2):  # downloaded, then cached

@@ -1,15 +1,18 @@
 """Which files are served, and by which names."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import tellapart
 from recording import RecordingProgress
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.errors import ServeError, TruncatedFileError
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.progress import Event
-from tellapart.serving.model_repository import prepare_models
+from tellapart.serving.model_repository import prepare_models, split_name
 
 
 @pytest.mark.slow
@@ -29,6 +32,28 @@ def test_an_exported_run_is_not_exported_again(run, exported, tmp_path):
 def test_models_have_the_names_of_their_files_or_given_names(exported, tmp_path):
     files = prepare_models([str(exported), f"dogs={exported}"], None, tmp_path, RecordingProgress())
     assert files == {exported.stem: exported.resolve(), "dogs": exported.resolve()}
+
+
+def test_a_path_may_have_equals_signs(exported, tmp_path):
+    folder = tmp_path / "lr=0.1"
+    folder.mkdir()
+    path = Path(shutil.copy(exported, folder / "size=64.onnx"))
+    files = prepare_models([str(path), f"dogs={path}"], None, tmp_path, RecordingProgress())
+    assert files == {"size=64": path, "dogs": path}
+    assert split_name("runs/lr=0.1/missing.onnx") == ("missing", "runs/lr=0.1/missing.onnx")
+
+
+def test_a_classifier_file_alone_is_served(run, tmp_path):
+    """As copied to another machine; the parity check is on the test images in the file, or on generated ones."""
+    file = Path(shutil.copy(run.directory / "model.safetensors", tmp_path / "dogs.safetensors"))
+    replace(run.classifier, golden=GoldenImages()).save(tmp_path / "cats.safetensors")
+    progress = RecordingProgress()
+    models = prepare_models([str(file), str(tmp_path / "cats.safetensors")], None, tmp_path, progress)
+    assert progress.events.count(Event.PARITY_CHECK_IMAGES) == 2
+    image = next((run.directory.parent / "images").rglob("*.png"))
+    expected = run.classifier.predict(image)
+    for path in models.values():
+        assert tellapart.load(path).predict(image).probability == pytest.approx(expected.probability, abs=1e-3)
 
 
 def test_two_models_of_one_name_are_an_error(exported, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.file import FORMAT_VERSION, encode_file
 from tellapart.classifier.forward import features_and_logits
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.data.batching import PixelArray
 from tellapart.data.image import ImageArray
 from tellapart.data.seen_images import SeenImages
@@ -34,7 +35,8 @@ class Classifier(Predictor):
     """An image classifier: pixels (H, W, 3) of any size -> calibrated probabilities (K).
 
     conformal, ood_detector: fitted on validation images; None for published weights. seen: the images that it was
-    trained, selected and calibrated on; unknown for published weights. metadata: test metrics, data
+    trained, selected and calibrated on; unknown for published weights. golden: test images to check an export with.
+    metadata: test metrics, data
     fingerprint, recipe and package versions, which are further keys of the JSON document.
     """
 
@@ -46,6 +48,7 @@ class Classifier(Predictor):
     conformal: ConformalPredictor | None = None
     ood_detector: OODDetector | None = None
     seen: SeenImages = field(default_factory=SeenImages)
+    golden: GoldenImages = field(default_factory=GoldenImages)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -81,7 +84,8 @@ class Classifier(Predictor):
         if self.ood_detector:
             arrays = self.ood_detector.tensors()
             tensors |= {OOD_PREFIX + name: torch.from_numpy(array) for name, array in arrays.items()}
-        tensors |= {name: torch.from_numpy(array) for name, array in self.seen.arrays().items()}
+        further = self.seen.arrays() | self.golden.arrays()
+        tensors |= {name: torch.from_numpy(array.copy()) for name, array in further.items()}
         return encode_file(self.document(), tensors)
 
     def document(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import OOD_PREFIX, Classifier
 from tellapart.classifier.file import decode_file
 from tellapart.classifier.forward import default_device
+from tellapart.classifier.golden_images import ARRAYS as GOLDEN_ARRAYS
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.data.seen_images import ARRAYS, SeenImages
 from tellapart.errors import ClassifierFileError, TellapartError, UnknownModelError, printable
 from tellapart.inference.model_path import check_model_path
@@ -119,8 +121,13 @@ def load_pretrained(name: str, progress: Progress) -> Classifier:
 def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[str, Tensor]) -> Classifier:
     ood_names = [name for name in tensors if name.startswith(OOD_PREFIX)]
     ood_arrays = {name.removeprefix(OOD_PREFIX): tensors.pop(name).numpy() for name in ood_names}
-    seen = {name: tensors.pop(name).numpy() for name in ARRAYS if name in tensors}
+    seen, golden = (
+        {name: tensors.pop(name).numpy() for name in names if name in tensors} for names in (ARRAYS, GOLDEN_ARRAYS)
+    )
     network = architecture.build()
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"the weights {printable(key)} have values that are not finite numbers")
     network.load_state_dict(tensors)
     classes = parse_classes(document["classes"])
     if len(classes) != architecture.num_classes:
@@ -137,13 +144,14 @@ def _build(document: dict[str, Any], architecture: Architecture, tensors: dict[s
         conformal=conformal,
         ood_detector=OODDetector.from_file(ood_arrays, document["ood"]) if document["ood"] else None,
         seen=SeenImages.from_arrays(seen),
+        golden=GoldenImages.from_arrays(golden, len(classes)),
         metadata={key: value for key, value in document.items() if key not in _KEYS},
     )
 
 
 def _is_no_weight(name: str) -> bool:
     """Return whether a tensor of a classifier file does not belong to its network."""
-    return name.startswith(OOD_PREFIX) or name in ARRAYS
+    return name.startswith(OOD_PREFIX) or name in ARRAYS or name in GOLDEN_ARRAYS
 
 
 def _prepare_network(network: Network) -> Network:

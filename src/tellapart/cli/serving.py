@@ -46,6 +46,9 @@ def serve(
             ),
         ),
     ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Write one JSON object per request to standard output.")
+    ] = False,
     max_requests: Annotated[
         int, typer.Option(min=1, help="Maximum number of concurrent requests; further ones get 503 with Retry-After.")
     ] = 128,
@@ -69,6 +72,7 @@ def serve(
         limits=Limits(images=max_requests, timeout_seconds=timeout),
         workers=workers,
         capture=capture,
+        log_requests=log_requests,
     )
     with tempfile.TemporaryDirectory() as folder:
         server.serve(repository.prepare_models(models, check, Path(folder), progress), settings, progress)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tellapart.classifier.classifier import Classifier
 from tellapart.data.sources import Source
-from tellapart.errors import ExportError
+from tellapart.errors import ExportError, printable
 from tellapart.evaluation.dataset import Model, OpenedModel, open_model
 from tellapart.exporters.executorch.export import to_executorch, to_executorch_core_ml, to_executorch_int8
 from tellapart.exporters.export_job import ExportJob, ExportResult, golden_folder
+from tellapart.exporters.generated_images import GeneratedImages
 from tellapart.exporters.image_sets import load_check_images
 from tellapart.exporters.onnx.export import to_onnx, to_web
 from tellapart.exporters.onnx.export_int8 import to_onnx_int8
@@ -36,7 +37,7 @@ def export(
     to: str = "onnx",
     *,
     out: str | os.PathLike[str] | None = None,
-    check: Source | None = None,
+    check: Source | GeneratedImages | None = None,
     runtime: str | os.PathLike[str] | None = None,
     calibration: Source | None = None,
     max_drop: float | None = None,
@@ -46,8 +47,9 @@ def export(
     """Export a classifier to another format, after comparing its predictions with the original on real images.
 
     model: as for `evaluate`. to: a key of `TARGETS`. out: the file to write, or the folder of a web app; beside the
-    model by default; an existing one is not overwritten. check: images for the parity check; the run's test split by
-    default. runtime: for a web app, a copy of the folder `dist` of onnxruntime-web; downloaded with npm by default.
+    model by default; an existing one is not overwritten. check: images for the parity check; by default the run's test
+    split, or the test images in the classifier file. runtime: for a web app, a copy of the folder `dist` of
+    onnxruntime-web; downloaded with npm by default.
     For int8, calibration: images from which up to 256 set the ranges of activations, the run's training split by
     default; max_drop: the accepted loss of accuracy in points, default 0.5; min_speedup: the required speedup over
     float32, default 1.1. Golden cases, for ports to other languages, are written beside the file.
@@ -61,6 +63,7 @@ def export(
     _check_arguments(to, options)
     opened = open_model(model, progress)
     path = Path(out) if out is not None else _default_path(model, opened, to)
+    _check_suffix(path, to)
     check_writable(path, "exports do not overwrite files")
     check_writable(golden_folder(path), "exports do not overwrite golden cases")
     if not isinstance(opened.classifier, Classifier):
@@ -90,6 +93,16 @@ def _check_arguments(to: str, options: Mapping[str, object]) -> None:
             raise ExportError(f"{flag} applies to the targets {targets}, not to {to}: omit it.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ExportError(f"Expected a finite number for {flag}, not {value}.")
+
+
+def _check_suffix(path: Path, to: str) -> None:
+    """Raise `ExportError` unless the name of a file says what it is: no program would read it by another name."""
+    ending = "" if to == "web" else "." + TARGETS[to].suffix.rpartition(".")[2]
+    if ending and path.suffix.lower() != ending:
+        raise ExportError(
+            f"{printable(str(path))} does not end with {ending}, by which programs recognize an export to {to}: use "
+            f"--out {printable(str(path))}{ending}."
+        )
 
 
 def _default_path(model: Model, opened: OpenedModel, to: str) -> Path:

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tellapart.classifier.classifier import Classifier
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.data.audit import Audit, audit_dataset
 from tellapart.data.batching import BATCH_SIZE, batch_slices
-from tellapart.data.dataset import TRAIN, VALIDATION, ImageDataset
+from tellapart.data.dataset import NO_SPLIT, TRAIN, VALIDATION, ImageDataset, ImageSource
 from tellapart.data.image import ImageArray
 from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.errors import ComparisonError, ExportError, SourceError
+from tellapart.errors import ComparisonError, ExportError, NoCheckImagesError, SourceError
 from tellapart.evaluation.dataset import OpenedModel, load_evaluation_set
 from tellapart.evaluation.train_test_overlap import test_split_source
+from tellapart.exporters.generated_images import GeneratedImages
 from tellapart.inference.base_predictor import Predictor
-from tellapart.progress import Progress
+from tellapart.progress import Event, Progress
 from tellapart.stateless_random import shuffle_rows
 
 _MAX_CHECK, _MAX_CALIBRATION = 2000, 256
@@ -65,18 +68,54 @@ class ImageSet:
         return self.dataset.images.name(int(self.rows[position]))
 
 
-def load_check_images(model: OpenedModel, source: Source | None, progress: Progress) -> ImageSet:
-    """Return up to 2,000 images of a source, or of the run's test split.
+def load_check_images(model: OpenedModel, source: Source | GeneratedImages | None, progress: Progress) -> ImageSet:
+    """Return up to 2,000 images of a source, or of the run's test split, or the images in the classifier file.
 
-    Raises `ExportError` if there is neither a source nor a run, and the errors of `load_evaluation_set`.
+    Raises `NoCheckImagesError` if there are none of these, and the errors of `load_evaluation_set`.
     """
-    if source is None and model.run is None:
-        raise ExportError(
-            f"{model.name} is not a run directory, so it has no test images: give images for the parity check with "
-            "--check, as a folder of class folders or any other source."
+    if isinstance(source, GeneratedImages):
+        progress.warn(
+            Event.PARITY_CHECK_IMAGES,
+            f"Checking the export of {model.name} on {len(source)} generated images: there are no real ones. Give some "
+            "with --check, as a folder of class folders or any other source.",
         )
-    data = load_evaluation_set(test_split_source(model, progress) if source is None else source, [], progress)
-    return _draw(model, data.audit, data.rows, _MAX_CHECK)
+        return _without_audit(source, [-1] * len(source), model)
+    if source is None:
+        source = _find_test_split(model, progress)
+    if source is not None:
+        data = load_evaluation_set(source, [], progress)
+        return _draw(model, data.audit, data.rows, _MAX_CHECK)
+    golden = model.classifier.golden if isinstance(model.classifier, Classifier) else GoldenImages()
+    if not golden:
+        raise NoCheckImagesError(
+            f"There are no test images of {model.name}: give images for the parity check with --check, as a folder of "
+            "class folders or any other source."
+        )
+    progress.warn(
+        Event.PARITY_CHECK_IMAGES,
+        f"Checking the export of {model.name} on the {len(golden)} test images in the classifier file: the others "
+        "are not available. Give more with --check.",
+    )
+    return _without_audit(golden, list(golden.labels), model)
+
+
+def _find_test_split(model: OpenedModel, progress: Progress) -> Source | None:
+    """Return the run's images with its splits; None without a run, or if they are missing."""
+    try:
+        return test_split_source(model, progress)
+    except ComparisonError:
+        return None
+
+
+def _without_audit(images: ImageSource, labels: list[int], model: OpenedModel) -> ImageSet:
+    dataset = ImageDataset(
+        title=model.name,
+        images=images,
+        labels=np.array(labels, np.int32),
+        classes=tuple(sorted(model.classifier.classes)),
+        given_split=np.full(len(images), NO_SPLIT, np.int8),
+    )
+    return ImageSet(dataset, np.arange(len(images)), np.array(labels, np.int64))
 
 
 def load_calibration_images(

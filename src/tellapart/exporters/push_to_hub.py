@@ -2,9 +2,11 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.classifier.load import load_classifier_file
 from tellapart.errors import CheckpointError, printable
 from tellapart.evaluation.report.templates import templates
@@ -29,15 +31,18 @@ def push(
 
     run: the run directory. repository: OWNER/NAME, created if needed. private: make a new repository private. license:
     an identifier of the Hub, such as "mit" or "apache-2.0". report: also upload report.html, which contains some of
-    your images. Uploaded are the classifier, its model card, metrics.json, recipe.toml and, if it exists, model.onnx;
-    no image and no image name. Raises `HubError`, `CheckpointError` if the folder is not a run, or `MissingExtraError`.
+    your images. Uploaded are the classifier without the test images in its file, its model card, metrics.json,
+    recipe.toml and, if it exists, model.onnx; no image and no image name. Raises `HubError`, `CheckpointError` if the
+    folder is not a run, or `MissingExtraError`.
     """
     folder, progress = Path(run), progress or Progress()
     files: dict[str, bytes | Path] = {"README.md": render_model_card(folder, repository, license).encode()}
     run_files = RunDirectory(folder)
     optional = [run_files.onnx] + ([run_files.report] if report else [])
-    for path in (run_files.classifier, run_files.metrics, run_files.recipe, *filter(Path.is_file, optional)):
+    for path in (run_files.metrics, run_files.recipe, *filter(Path.is_file, optional)):
         files[path.name] = path
+    classifier = load_classifier_file(run_files.classifier)
+    files[run_files.classifier.name] = replace(classifier, golden=GoldenImages()).to_bytes()
     progress.report(
         Event.UPLOAD_START,
         f"Uploading {', '.join(files)} to {repository} on the Hugging Face Hub.",

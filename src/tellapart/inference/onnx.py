@@ -47,6 +47,8 @@ class OnnxClassifier(BaseExportedClassifier):
     def _run(self, image: NDArray[np.uint8], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         names = [PROBABILITIES] if self.ood_threshold is None else [PROBABILITIES, DISTANCES]
         outputs: list[NDArray[np.float32]] = self.session.run(names, {IMAGE: image, IMAGES: images})
+        if np.isnan(outputs[0]).any():
+            raise ClassifierFileError("The network computes probabilities that are not numbers: export it again.")
         return outputs
 
 

@@ -8,13 +8,16 @@ from operator import or_
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tellapart.classifier.calibrate import CalibrationResult, calibrate
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import package_versions
+from tellapart.classifier.golden_images import GoldenImages
 from tellapart.classifier.load import copy_classifier
 from tellapart.data.independence import units_of
 from tellapart.data.seen_images import SeenImages
+from tellapart.data.threads import map_in_order
 from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
@@ -61,7 +64,12 @@ def finish_run(
     metrics["validation"]["used_for"] = ["epoch selection", "calibration"]
     _warn(calibration, metrics["test"], progress)
     metadata = calibration.classifier.metadata | _metadata(prepared, metrics["test"])
-    classifier = replace(calibration.classifier, metadata=metadata, seen=_seen_images(prepared, calibration.classifier))
+    classifier = replace(
+        calibration.classifier,
+        metadata=metadata,
+        seen=_seen_images(prepared, calibration.classifier),
+        golden=_golden_images(prepared, test.rows, test.labels),
+    )
     progress.report(Event.REPORT_START, "Writing the report.")
     report = _make_report(
         prepared,
@@ -82,6 +90,15 @@ def _seen_images(prepared: PreparedRun, classifier: Classifier) -> SeenImages:
     outlines = audit.outlines[np.concatenate([splits.train, splits.validation])]
     own = SeenImages(audit.digests[splits.train], audit.digests[splits.validation], outlines)
     return reduce(or_, seen_before(prepared.recipe).values(), classifier.seen | own)
+
+
+def _golden_images(prepared: PreparedRun, rows: NDArray[np.int64], labels: NDArray[np.integer]) -> GoldenImages:
+    """Return some of the test images, of as many classes as possible."""
+    by_class = np.argsort(labels, kind="stable")
+    count = min(prepared.recipe.evaluation.golden_images, len(rows))
+    chosen = by_class[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    images = map_in_order(prepared.audit.dataset.images.read, rows[chosen].tolist())
+    return GoldenImages.from_images(list(images), labels[chosen].tolist())
 
 
 def _warn(calibration: CalibrationResult, test_metrics: dict[str, Any], progress: Progress) -> None:

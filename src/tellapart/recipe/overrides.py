@@ -89,6 +89,7 @@ class RecipeOverrides(TypedDict, total=False):
     coverage: float
     class_conditional: bool
     ood_false_positive_rate: float
+    golden_images: int
 
 
 def _keyword(section: str, key: str) -> str:

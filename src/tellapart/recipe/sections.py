@@ -206,16 +206,18 @@ class ExecutionRecipe:
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """Prediction sets and out-of-distribution (OOD) detection.
+    """Prediction sets, out-of-distribution (OOD) detection, and the images to check exports with.
 
     coverage: nominal share of prediction sets that contain the true class. class_conditional: guarantee the coverage
     for each class, not only on average. ood_false_positive_rate: share of in-distribution images that are flagged as
-    out of distribution.
+    out of distribution. golden_images: test images that are stored in the classifier file, reduced to 320 pixels, so
+    that it can be exported and served where the images of the run are not.
     """
 
     coverage: float = number(0.5, 0.9999, 0.95)
     class_conditional: bool = False
     ood_false_positive_rate: float = number(0, 0.5, 0.01)
+    golden_images: int = number(0, 64, 8)
 
 
 SECTIONS: dict[str, type] = {

@@ -2,6 +2,7 @@
 
 import hmac
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -24,7 +25,7 @@ class ServerContext:
 
     token: that clients must send, if any.
     cors_origins: of pages of other sites that may send requests. capture: stores images to label, if enabled.
-    shutting_down: whether new connections should go elsewhere.
+    shutting_down: whether new connections should go elsewhere. write_log: writes a line per request, if there is a log.
     """
 
     pool: WorkerPool
@@ -34,6 +35,7 @@ class ServerContext:
     cors_origins: tuple[str, ...] = ()
     capture: Capture | None = None
     shutting_down: bool = False
+    write_log: Callable[[str], None] | None = None
     admission: Admission = field(init=False)
     metrics: ServerMetrics = field(init=False)
 

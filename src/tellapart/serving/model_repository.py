@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tellapart.data.sources import Source
-from tellapart.errors import ClassifierFileError, ServeError, printable
+from tellapart.errors import ClassifierFileError, NoCheckImagesError, ServeError, printable
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.io.run_directory import RunDirectory
 from tellapart.optional import require
@@ -17,8 +17,8 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
     """Return the ONNX files to serve, by the name of the model in requests.
 
     models: each a file, a run directory, the name of a network with published weights, or NAME= before one of these.
-    check: images for the parity check, the test split of the run if None; then a run that was exported into its own
-    directory is not exported again. folder: for the exported files.
+    check: images for the parity check, by default the test images of the run or generated ones; without it, a run that
+    was exported into its own directory is not exported again. folder: for the exported files.
     Raises `ServeError` if two models have the same name, and what `read_onnx` and `export` raise.
     """
     files: dict[str, Path] = {}
@@ -37,14 +37,28 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
             progress.report(Event.MODEL_SERVED_AS_EXPORTED, message, path=str(RunDirectory(path).onnx))
         else:
             out = Path(tempfile.mkdtemp(dir=folder)) / f"{number}.onnx"
-            exporter = require("tellapart.exporters.export", "export")
-            files[name] = exporter.export(model, out=out, check=check, progress=progress).path
+            files[name] = _export(model, out, check, progress)
     return files
 
 
+def _export(model: str, out: Path, check: Source | None, progress: Progress) -> Path:
+    """Export a classifier; on a machine without any of its images, the parity check is on generated ones."""
+    exporter = require("tellapart.exporters.export", "export")
+    try:
+        path: Path = exporter.export(model, out=out, check=check, progress=progress).path
+    except NoCheckImagesError:
+        path = exporter.export(model, out=out, check=exporter.GeneratedImages(), progress=progress).path
+    return path
+
+
 def split_name(argument: str) -> tuple[str, str]:
-    """Return the name and the model of NAME=MODEL or MODEL; the default name is that of the file or directory."""
-    name, _, model = argument.rpartition("=") if "=" in argument and not Path(argument).exists() else ("", "", argument)
+    """Return the name and the model of NAME=MODEL or MODEL; the default name is that of the file or directory.
+
+    The name ends at the first equals sign: the path of a model may have others, as in dogs=runs/lr=0.1.
+    """
+    name, separator, model = argument.partition("=")
+    if not separator or Path(argument).exists() or Path(name).name != name:
+        name, model = "", argument
     path = Path(model)
     return name or (path.name if path.is_dir() else path.stem), model
 

@@ -42,7 +42,7 @@ class ServerSettings:
 
     token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. plan: of each
     worker, chosen by a trial if None. workers: processes. capture: a folder, or the URL of a PostgreSQL database, to
-    store images to label.
+    store images to label. log_requests: write a JSON object per request to standard output.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +53,7 @@ class ServerSettings:
     plan: WorkerPlan | None = None
     workers: int = 1
     capture: str | None = None
+    log_requests: bool = False
 
     @property
     def is_loopback(self) -> bool:
@@ -87,6 +88,7 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
             token=settings.token,
             cors_origins=settings.cors_origins,
             capture=capture,
+            write_log=_write_line if settings.log_requests else None,
         )
         policy = ConnectionPolicy(limits.header_seconds, limits.connections, CapacityMiddleware(context))
         grace = int(max(limits.grace_seconds, limits.timeout_seconds + _MIN_GRACE))
@@ -108,6 +110,11 @@ def read_token(path: Path) -> str:
             "characters without spaces."
         )
     return token
+
+
+def _write_line(line: str) -> None:
+    with contextlib.suppress(OSError):  # a log that cannot be written fails no request
+        print(line, flush=True)
 
 
 def _choose_plan(models: Mapping[str, Path], progress: Progress) -> WorkerPlan:
@@ -156,8 +163,9 @@ async def _run_until_signal(server: UvicornServer, context: ServerContext, progr
     gc.freeze()  # the objects of the start stay: scanning them again took 5% of the time under load
     if ready.done() and not serving.done():
         names, address = ", ".join(context.model_names), server.address
-        message = f"Serving {names} at {address} (API documentation: {address}/docs)."
-        progress.report(Event.SERVER_START, message, address=address)
+        others = f", and for other machines at {server.network_address}" if server.network_address else ""
+        message = f"Serving {names} at {address}{others} (API documentation: {address}/docs)."
+        progress.report(Event.SERVER_START, message, address=address, network_address=server.network_address)
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     context.shutting_down = True
     progress.report(Event.SERVER_DRAINING, "Shutting down: completing the requests in progress.")

@@ -105,6 +105,11 @@ PROBLEMS = {
     "deadline passed": (504, "deadline_exceeded", {"body": "photo", "deadline_ms": "0"}),
     "large body": (413, "body_too_large", {"body": b"\xff\xd8\xff" + bytes(33 * 2**20)}),
     "large image": (413, "image_too_large", {"body": encode(Image.new("1", (9000, 9000)), "png")}),
+    "large image of a format that takes more memory": (
+        413,
+        "image_too_large",
+        {"body": encode(Image.new("L", (6000, 6000)), "webp", method=0)},
+    ),
     "long narrow image": (413, "image_too_large", {"body": encode(Image.new("L", (40_000, 1)), "png")}),
     "unfinished form": (
         422,

@@ -18,6 +18,7 @@ from tellapart.serving.context import ServerContext
 from tellapart.serving.http import labelling_routes, page_routes, predict_routes, status_routes
 from tellapart.serving.http.capacity_and_host import LocalHostMiddleware
 from tellapart.serving.http.problems import exception_handlers
+from tellapart.serving.http.request_log import RequestLogMiddleware
 from tellapart.serving.http.schemas import ProblemDocument
 
 _DOCS_ASSETS = "static-offline-docs"  # where `FastAPIOffline` mounts the files of Swagger UI
@@ -56,7 +57,7 @@ def create_app(context: ServerContext, *, local_only: bool = False) -> ASGIApp:
             allow_origins=list(context.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["Retry-After"],
+            expose_headers=["Retry-After", "X-Request-Id"],
         )
     routes = list(app.routes)
     for tag, router in _create_routers(context).items():
@@ -64,8 +65,10 @@ def create_app(context: ServerContext, *, local_only: bool = False) -> ASGIApp:
         routes += router.routes
     for error, handler in exception_handlers(routes).items():
         app.add_exception_handler(error, handler)
-    application = _HeadAsGet(app)
-    return LocalHostMiddleware(application, context.cors_origins) if local_only else application
+    application: ASGIApp = _HeadAsGet(app)
+    if local_only:
+        application = LocalHostMiddleware(application, context.cors_origins)
+    return RequestLogMiddleware(application, context.write_log)
 
 
 class _HeadAsGet:

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tellapart.serving.admission import at_capacity_problem
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http.problems import problem_response
+from tellapart.serving.http.request_log import log_line, request_id
 from tellapart.serving.problem import MISDIRECTED_REQUEST, ProblemError
 
 _LOCAL_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -24,7 +25,7 @@ class CapacityMiddleware:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.problem = at_capacity_problem()
-        self.response = self.problem.to_http()
+        self.head, _, self.rest = self.problem.to_http().partition(b"\r\n")
 
     def __call__(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """Return a whole response, or None to pass the request to the application."""
@@ -34,7 +35,12 @@ class CapacityMiddleware:
             return None  # a page of another site can read a refusal only with the CORS headers of the application
         self.context.metrics.record_error(self.problem.code)
         self.context.metrics.record_request(self.problem.status.value, 0.0)
-        return self.response
+        identifier = request_id(headers)
+        if self.context.write_log:
+            where, details = path.partition(b"?")[0], {"code": self.problem.code, "reason": self.problem.detail}
+            line = log_line(identifier, method.decode(), where.decode(), self.problem.status, 0.0, details)
+            self.context.write_log(line)
+        return b"%s\r\nx-request-id: %s\r\n%s" % (self.head, identifier.encode(), self.rest)
 
 
 class LocalHostMiddleware:

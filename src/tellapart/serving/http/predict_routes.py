@@ -64,7 +64,7 @@ def create_router(context: ServerContext) -> APIRouter:
         An image of a form that cannot be read has `error`, `code` and `status` in place of a prediction. The header
         `Deadline-Ms` sets how long the client waits.
         """
-        return await _record(context, _predict(request, context, model, top))
+        return await _record(request, context, _predict(request, context, model, top))
 
     @router.post(
         "/v1/explain",
@@ -77,7 +77,7 @@ def create_router(context: ServerContext) -> APIRouter:
 
         Regions are occluded one after another, which costs as much as 81 predictions; predictions take precedence.
         """
-        return await _record(context, _explain(request, context, model, index))
+        return await _record(request, context, _explain(request, context, model, index))
 
     return router
 
@@ -93,8 +93,8 @@ def successful_body(response: InferenceResponse) -> bytes:
     raise ProblemError(ProblemType(error["code"], status), detail, retry_after=retry_after)
 
 
-async def _record(context: ServerContext, work: Awaitable[Response]) -> Response:
-    """Return a response, and record its status and duration."""
+async def _record(request: Request, context: ServerContext, work: Awaitable[Response]) -> Response:
+    """Return a response, and record its status and duration, and its problem."""
     start, status = time.monotonic(), INTERNAL_ERROR.status.value
     try:
         response = await work
@@ -105,6 +105,7 @@ async def _record(context: ServerContext, work: Awaitable[Response]) -> Response
     except ProblemError as problem:
         status = problem.status.value
         context.metrics.record_error(problem.code)
+        request.state.log |= {"code": problem.code, "reason": problem.detail}
         raise
     finally:
         context.metrics.record_request(status, time.monotonic() - start)
@@ -114,6 +115,7 @@ async def _predict(request: Request, context: ServerContext, model: str | None, 
     async with _admit(request, context, model) as admitted:
         work = [_submit(context, RequestKind.PREDICT, admitted, top, image) for image in admitted.images]
         responses = await _unless_disconnected(request, _gather(work))
+        request.state.log |= _log_details(context, admitted, responses)
         for image, response in zip(admitted.images, responses, strict=True):
             if response.status == HTTPStatus.OK:
                 _record_prediction(context, admitted.model_index, response, image.content)
@@ -184,6 +186,22 @@ async def _unless_disconnected(request: Request, work: Awaitable[Result]) -> Res
 async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _log_details(
+    context: ServerContext, admitted: AdmittedRequest, responses: Sequence[InferenceResponse]
+) -> dict[str, Any]:
+    """Return what the log says of predictions: the longest times of all images, and the largest batch."""
+    model = context.models[context.model_names[admitted.model_index]]
+    return {
+        "model": model.name,
+        "identity": model.identity,
+        "images": len(responses),
+        "queue_ms": round(1000 * max(response.queue_seconds for response in responses), 1),
+        "decode_ms": round(1000 * max(response.decode_seconds for response in responses), 1),
+        "inference_ms": round(1000 * max(response.inference_seconds for response in responses), 1),
+        "batch": max(response.batch_size for response in responses),
+    }
 
 
 def _form_response(images: Sequence[UploadedImage], responses: Sequence[InferenceResponse]) -> Response:

@@ -7,6 +7,7 @@ contract test checks the names.
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 
 from tellapart.serving.http.connection_limits import ConnectionPolicy, LimitedHttpProtocol
 
+_DISCARD_PORT = 9
 _KEEP_ALIVE_SECONDS = 75  # longer than that of proxies, which would otherwise send into a connection being closed
 
 
@@ -56,9 +58,35 @@ class UvicornServer(uvicorn.Server):
 
     @property
     def address(self) -> str:
-        """Return the URL of the server."""
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return f"http://{host}:{self.settings.listener.getsockname()[1]}"
+        """Return a URL of the server that can be opened on this machine."""
+        if not self._listens_everywhere:
+            return self._url(self.settings.host)
+        return self._url("::1" if self._has_ipv6 else "127.0.0.1")
+
+    @property
+    def network_address(self) -> str | None:
+        """Return the URL for other machines if the server listens on all addresses and this machine has another one."""
+        if not self._listens_everywhere:
+            return None
+        # To connect a UDP socket sends nothing: it only chooses the address that packets would have.
+        with socket.socket(self.settings.listener.family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect(("2001:db8::1" if self._has_ipv6 else "192.0.2.1", _DISCARD_PORT))
+            return self._url(probe.getsockname()[0])
+        return None
+
+    @property
+    def _has_ipv6(self) -> bool:
+        return self.settings.listener.family == socket.AF_INET6
+
+    @property
+    def _listens_everywhere(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.settings.host).is_unspecified
+        except ValueError:
+            return False
+
+    def _url(self, host: str) -> str:
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.listener.getsockname()[1]}"
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -5,11 +5,12 @@ network's input size.
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -83,15 +84,22 @@ class Decoder:
 
     def _start(self) -> None:
         self.connection, remote = socket.socketpair()
-        process = multiprocessing.get_context("spawn").Process(target=run_decoder, args=(remote, self.max_pixels))
-        process.daemon = True
-        process.start()
-        self.process = process
+        # Unlike `multiprocessing`, a command does not import the main module of the server once more.
+        command = [sys.executable, "-P", "-m", __name__, str(remote.fileno()), str(self.max_pixels)]
+        remote.set_inheritable(True)
+        is_windows = sys.platform == "win32"
+        self.process = subprocess.Popen(  # noqa: S603 (a program of this package)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            close_fds=not is_windows,
+            pass_fds=() if is_windows else (remote.fileno(),),
+        )
         remote.close()
 
     def _restart(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.wait()
         self.connection.close()
         self._start()
 
@@ -127,3 +135,7 @@ def _respond(settings: bytes, content: bytes, max_pixels: int) -> tuple[int, byt
     except Exception as error:  # no image may end the process
         problem, reason = UNREADABLE_IMAGE, type(error).__name__
     return problem.status, json.dumps({"code": problem.code, "reason": reason}).encode()
+
+
+if __name__ == "__main__":
+    run_decoder(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
