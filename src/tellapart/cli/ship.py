@@ -77,6 +77,9 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="For web: onnxruntime-web's dist folder; fetched with npm by default."),
     ] = None,
+    title: Annotated[
+        str | None, typer.Option(help="For web: the title of the app; the name of the dataset by default.")
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="For int8: calibration images; the run's training split by default."),
@@ -104,6 +107,7 @@ def export(
         out=out,
         check=check,
         runtime=runtime,
+        title=title,
         calibration=calibration,
         max_drop=max_drop,
         min_speedup=min_speedup,

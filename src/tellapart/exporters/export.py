@@ -14,7 +14,7 @@ from tellapart.exporters.executorch.export import to_executorch, to_executorch_c
 from tellapart.exporters.export_job import ExportJob, ExportResult, golden_folder
 from tellapart.exporters.generated_images import GeneratedImages
 from tellapart.exporters.image_sets import load_check_images
-from tellapart.exporters.onnx.export import to_onnx, to_web
+from tellapart.exporters.onnx.export import to_onnx, to_web, to_web_file
 from tellapart.exporters.onnx.export_int8 import to_onnx_int8
 from tellapart.exporters.targets import TARGETS, check_target
 from tellapart.inference.base_predictor import Predictor
@@ -28,6 +28,7 @@ EXPORTERS: dict[str, Callable[[ExportJob], ExportResult]] = {
     "executorch-coreml": to_executorch_core_ml,
     "executorch-int8": to_executorch_int8,
     "web": to_web,
+    "web-file": to_web_file,
 }
 _MAX_DROP, _MIN_SPEEDUP = 0.5, 1.1
 
@@ -39,6 +40,7 @@ def export(
     out: str | os.PathLike[str] | None = None,
     check: Source | GeneratedImages | None = None,
     runtime: str | os.PathLike[str] | None = None,
+    title: str | None = None,
     calibration: Source | None = None,
     max_drop: float | None = None,
     min_speedup: float | None = None,
@@ -49,7 +51,7 @@ def export(
     model: as for `evaluate`. to: a key of `TARGETS`. out: the file to write, or the folder of a web app; beside the
     model by default; an existing one is not overwritten. check: images for the parity check; by default the run's test
     split, or the test images in the classifier file. runtime: for a web app, a copy of the folder `dist` of
-    onnxruntime-web; downloaded with npm by default.
+    onnxruntime-web; downloaded with npm by default. title: of a web app, the name of the dataset by default.
     For int8, calibration: images from which up to 256 set the ranges of activations, the run's training split by
     default; max_drop: the accepted loss of accuracy in points, default 0.5; min_speedup: the required speedup over
     float32, default 1.1. Golden cases, for ports to other languages, are written beside the file.
@@ -59,7 +61,8 @@ def export(
     and the errors of `load` and `load_dataset`.
     """
     progress = progress or default_progress()
-    options = {"runtime": runtime, "calibration": calibration, "max_drop": max_drop, "min_speedup": min_speedup}
+    options: dict[str, object] = {"runtime": runtime, "title": title, "calibration": calibration}
+    options |= {"max_drop": max_drop, "min_speedup": min_speedup}
     _check_arguments(to, options)
     opened = open_model(model, progress)
     path = Path(out) if out is not None else _default_path(model, opened, to)
@@ -76,6 +79,7 @@ def export(
         out=path,
         progress=progress,
         runtime=Path(runtime) if runtime is not None else None,
+        title=title,
         calibration=calibration,
         max_drop=_MAX_DROP if max_drop is None else max_drop,
         min_speedup=_MIN_SPEEDUP if min_speedup is None else min_speedup,

@@ -48,8 +48,9 @@ class ExportJob:
     """The input of an exporter.
 
     to: the target. check_images: for the parity check. out: the path to write. runtime: for a web app, a copy of
-    onnxruntime-web. For int8, calibration: the source of the images for the ranges of activations; max_drop: the
-    accepted loss of accuracy in points; min_speedup: the required speedup over float32.
+    onnxruntime-web; title: of the app, if not the default. For int8, calibration: the source of the images for the
+    ranges of activations; max_drop: the accepted loss of accuracy in points; min_speedup: the required speedup over
+    float32.
     """
 
     to: str
@@ -59,6 +60,7 @@ class ExportJob:
     out: Path
     progress: Progress
     runtime: Path | None
+    title: str | None
     calibration: Source | None
     max_drop: float
     min_speedup: float

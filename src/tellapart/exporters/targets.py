@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tellapart.errors import ExportError, did_you_mean, printable
 
+_WEB = frozenset({"runtime", "title"})
 _INT8 = frozenset({"calibration", "max_drop", "min_speedup"})
 
 
@@ -21,7 +22,8 @@ TARGETS = {
     "executorch": Target(".pte"),
     "executorch-coreml": Target(".coreml.pte"),
     "executorch-int8": Target(".int8.pte", _INT8),
-    "web": Target(".web", frozenset({"runtime"})),
+    "web": Target(".web", _WEB),
+    "web-file": Target(".html", _WEB),
 }
 
 

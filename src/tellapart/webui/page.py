@@ -1,5 +1,6 @@
 """The page on which people classify images, with a backend on their device or on a server."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,21 @@ from tellapart.webui.icons import draw_icon
 _SHARED_ASSETS = ("camera.js", "page.js", "style.css", "table.js")
 _FOLDER = Path(__file__).parent / "assets"
 _MAX_LISTED = 12  # classes listed without a click
+
+
+@dataclass(frozen=True)
+class InlineFiles:
+    """What a page that is one file holds itself.
+
+    script: the JavaScript that starts it, with the hash for its security policy. style: CSS. icon: a data URL. files:
+    the name, media type and compressed content of each module and data file.
+    """
+
+    script: str
+    script_hash: str
+    style: str
+    icon: str
+    files: tuple[tuple[str, str, str], ...]
 
 
 def read_asset(name: str) -> bytes:
@@ -26,12 +42,13 @@ def render_page_files(
     *,
     offline: bool = False,
     links: tuple[tuple[str, str], ...] = (),
+    inline: InlineFiles | None = None,
 ) -> dict[str, bytes]:
     """Return the content of the page and its assets by name, without the backend.
 
     title: the displayed name. document: the classifier's JSON document. backend: the name of the JavaScript module
     that classifies images. privacy: a notice of where images are sent. offline: whether the page can be installed and
-    works offline. links: further pages as (address, text).
+    works offline. links: further pages as (address, text). inline: for a page that is one file.
     """
     metrics, conformal = document.get("metrics") or {}, document["conformal"]
     html = (
@@ -49,6 +66,7 @@ def render_page_files(
             privacy=privacy,
             offline=offline,
             links=links,
+            inline=inline,
         )
     )
     files = {name: read_asset(name) for name in _SHARED_ASSETS}

@@ -196,3 +196,11 @@ def test_the_maskable_icon_has_a_margin(exported):
         assert image.mode == "RGB"
         edge = np.asarray(image)[[0, -1]]
     assert (edge == edge[0, 0]).all()  # systems mask it with their own shape
+
+
+def test_the_page_opened_as_a_file_says_what_to_do(exported, browser):
+    page = browser.new_page()
+    page.goto((exported.path / "index.html").as_uri())
+    expect(page.locator("#status[data-state=failed]")).to_be_visible(timeout=3000)
+    assert "http.server" in page.locator("#status").inner_text()
+    page.close()

@@ -13,6 +13,7 @@ from tellapart.exporters.onnx.graph import build_document, to_bytes, to_graph
 from tellapart.exporters.parity import TOLERANCE, ParityResult, check_parity, measure_parity
 from tellapart.exporters.web.app import MODEL, make_app_files
 from tellapart.exporters.web.onnxruntime_web import VERSION, load_runtime_files
+from tellapart.exporters.web.single_file import make_app_page
 from tellapart.inference.onnx import OnnxClassifier, load_onnx_bytes
 from tellapart.progress import Event
 
@@ -30,6 +31,14 @@ def to_web(job: ExportJob) -> ExportResult:
     files = make_app_files(_title(job), content, document, runtime)
     result = job.result(sum(map(len, files.values())), parity, onnxruntime_web=VERSION)
     return write_export(job, result, files, job.classifier, TOLERANCE, f"{job.out.name}/{MODEL}")
+
+
+def to_web_file(job: ExportJob) -> ExportResult:
+    """Export to a web app in one HTML file, which works from a disk, too."""
+    runtime = load_runtime_files(job.runtime, job.progress)
+    _, document, content, parity = build_checked_graph(job)
+    page = make_app_page(_title(job), content, document, runtime)
+    return write_export(job, job.result(len(page), parity, onnxruntime_web=VERSION), page, job.classifier, TOLERANCE)
 
 
 def build_checked_graph(job: ExportJob) -> tuple[onnx.ModelProto, dict[str, Any], bytes, ParityResult]:
@@ -56,6 +65,8 @@ def measure_onnx_parity(job: ExportJob, exported: OnnxClassifier, tolerance: flo
 
 
 def _title(job: ExportJob) -> str:
-    """Return the title of an app: the name of the dataset, or else of the network."""
+    """Return the title of an app: as asked for, the name of the dataset, or else of the network."""
+    if job.title:
+        return job.title
     dataset = Path(str(job.classifier.metadata.get("title", ""))).name
     return dataset or job.classifier.architecture.name

@@ -15,11 +15,12 @@ _OFFLINE_ASSETS = (
     "image-bytes.js",
     "install.js",
     "local.js",
+    "opened-as-file.js",
     "prediction.js",
     "resize.js",
     "worker.js",
 )
-_PRIVACY = "Your images stay on this device. The page computes all predictions itself and sends nothing."
+PRIVACY = "Your images stay on this device. The page computes all predictions itself and sends nothing."
 _WHITE = "#ffffff"
 
 
@@ -31,7 +32,8 @@ def make_app_files(
     title: the displayed name. model: the content of an ONNX file. document: its JSON document. runtime: the files of
     onnxruntime-web.
     """
-    files = {MODEL: model, **runtime, **_make_page(title, hashlib.sha256(model).hexdigest(), document)}
+    files = {MODEL: model, **runtime, **_make_page(title, document)}
+    files["classifier.json"] = make_classifier_json(model, document)
     digests = {_cache_name(name): hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
     # Includes the service worker's own text: another worker must not share this one's cache.
     version = hashlib.sha256(read_asset("service-worker.js") + json.dumps(digests).encode()).hexdigest()[:16]
@@ -43,30 +45,31 @@ def _cache_name(name: str) -> str:
     return "./" if name == "index.html" else name
 
 
-def _make_page(title: str, checksum: str, document: dict[str, Any]) -> dict[str, bytes]:
+def make_classifier_json(model: bytes, document: dict[str, Any]) -> bytes:
+    """Return the file with what the page needs of the document; onnxruntime-web cannot read the model's metadata."""
+    ood = document["ood"]
+    return _to_json(
+        {
+            "sha256": hashlib.sha256(model).hexdigest(),
+            "classes": document["classes"],
+            "preprocess": document["preprocess"],
+            "conformal": document["conformal"],
+            "ood": {"threshold": ood["threshold"]} if ood else None,
+        }
+    )
+
+
+def _make_page(title: str, document: dict[str, Any]) -> dict[str, bytes]:
     """Return the files of the page by name."""
-    files = render_page_files(title, document, "local.js", _PRIVACY, offline=True)
+    files = render_page_files(title, document, "local.js", PRIVACY, offline=True)
     files |= {name: read_asset(name) for name in _OFFLINE_ASSETS}
     files |= {
         "icon-512.png": draw_icon(512),
         "icon-full.png": draw_icon(512, full=True),
         "icon-apple.png": draw_icon(180, full=True),
     }
-    files["classifier.json"] = _to_json(_browser_document(checksum, document))
     files["manifest.webmanifest"] = _to_json(_make_manifest(title, document["classes"]))
     return files
-
-
-def _browser_document(checksum: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of the document that the page needs; onnxruntime-web cannot read the model's metadata."""
-    ood = document["ood"]
-    return {
-        "sha256": checksum,
-        "classes": document["classes"],
-        "preprocess": document["preprocess"],
-        "conformal": document["conformal"],
-        "ood": {"threshold": ood["threshold"]} if ood else None,
-    }
 
 
 def _make_manifest(title: str, classes: list[str]) -> dict[str, Any]:

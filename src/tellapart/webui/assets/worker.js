@@ -45,8 +45,8 @@ async function predict(blob) {
 
 async function load() {
   const [classifier, model] = await Promise.all([
-    fetchFile("classifier.json").then((response) => response.json()),
-    fetchFile("model.onnx").then((response) => response.arrayBuffer()),
+    fetchFile("./classifier.json").then((response) => response.json()),
+    fetchFile("./model.onnx").then((response) => response.arrayBuffer()),
   ]);
   // Browsers compute no checksums for pages at an insecure address.
   if (globalThis.crypto.subtle && (await sha256(model)) !== classifier.sha256) {
