@@ -7,12 +7,21 @@ runtime reads nothing that was not checked here.
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tellapart.errors import ChecksumError, ClassifierFileError, FormatVersionError, UnsafeFileError, printable
-from tellapart.inference.protobuf import MAX_BYTES, ProtobufReader, Value
+from tellapart.inference.protobuf import (
+    FIXED32,
+    FIXED64,
+    LENGTH_DELIMITED,
+    MAX_BYTES,
+    VARINT,
+    ProtobufReader,
+    Value,
+)
 
 EXPORT_VERSION = 3
 KEY = "tellapart"  # of the JSON document in the file's metadata
@@ -20,36 +29,54 @@ _MAX_NODES = 100_000
 _MAX_DIMS = 64  # of a tensor
 _STANDARD_DOMAINS = (b"", b"ai.onnx")
 _CONTROL_FLOW = (b"If", b"Loop", b"Scan")
-_SCALAR = ""  # the kind of a field that is not a message
+Content = str | frozenset[int]
 
 
-def _scalars(*numbers: int) -> dict[int, str]:
-    return dict.fromkeys(numbers, _SCALAR)
+def _each(numbers: Iterable[int], content: Content) -> dict[int, Content]:
+    return dict.fromkeys(numbers, content)
 
 
-# The allowed fields of each kind of message by number, and the kind of message that each holds. Not allowed are
-# subgraphs, functions, training steps, references to them, and types other than tensors.
-_FIELDS = {
-    "model": _scalars(1, 2, 3, 4, 5, 6, 8) | {7: "graph", 14: "entry"},
-    "graph": _scalars(2, 10, 14, 16) | {1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value", 15: "sparse"},
-    "node": _scalars(1, 2, 3, 4, 6, 7, 9) | {5: "attribute"},
-    "attribute": _scalars(1, 2, 3, 4, 7, 8, 9, 13, 20) | {5: "tensor", 10: "tensor", 22: "sparse", 23: "sparse"},
-    "tensor": _scalars(1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16),
-    "sparse": _scalars(3) | {1: "tensor", 2: "tensor"},
-    "value": _scalars(1, 3, 4) | {2: "type"},
-    "type": _scalars(6) | {1: "tensor type"},
-    "tensor type": _scalars(1) | {2: "shape"},
-    "shape": _scalars(1),
-    "entry": _scalars(1, 2),
+# The wire types of fields that are no messages: repeated numbers may be packed into one field.
+_INTEGER, _INTEGERS = frozenset({VARINT}), frozenset({VARINT, LENGTH_DELIMITED})
+_FLOAT, _FLOATS = frozenset({FIXED32}), frozenset({FIXED32, LENGTH_DELIMITED})
+_DOUBLES, _TEXT = frozenset({FIXED64, LENGTH_DELIMITED}), frozenset({LENGTH_DELIMITED})
+
+# The allowed fields of each kind of message by number: the kind of message that each holds, or its wire types. A parser
+# keeps a field of another wire type as unknown. Not allowed are subgraphs, functions, training steps, references to
+# them, and types other than tensors.
+_FIELDS: dict[str, dict[int, Content]] = {
+    "model": _each((2, 3, 4, 6), _TEXT) | _each((1, 5), _INTEGER) | {7: "graph", 8: "operator set", 14: "entry"},
+    "operator set": {1: _TEXT, 2: _INTEGER},
+    "graph": _each((2, 10), _TEXT)
+    | _each((11, 12, 13), "value")
+    | {1: "node", 5: "tensor", 14: "annotation", 15: "sparse", 16: "entry"},
+    "annotation": {1: _TEXT, 2: "entry"},
+    "node": _each((1, 2, 3, 4, 6, 7), _TEXT) | {5: "attribute", 9: "entry"},
+    "attribute": _each((1, 4, 9, 13), _TEXT)
+    | _each((3, 20), _INTEGER)
+    | {2: _FLOAT, 5: "tensor", 7: _FLOATS, 8: _INTEGERS, 10: "tensor", 22: "sparse", 23: "sparse"},
+    "tensor": _each((6, 8, 9, 12), _TEXT)
+    | _each((1, 5, 7, 11), _INTEGERS)
+    | {2: _INTEGER, 4: _FLOATS, 10: _DOUBLES, 14: _INTEGER, 16: "entry"},
+    "sparse": {1: "tensor", 2: "tensor", 3: _INTEGERS},
+    "value": {1: _TEXT, 2: "type", 3: _TEXT, 4: "entry"},
+    "type": {1: "tensor type", 6: _TEXT},
+    "tensor type": {1: _INTEGER, 2: "shape"},
+    "shape": {1: "dimension"},
+    "dimension": {1: _INTEGER, 2: _TEXT, 3: _TEXT},
+    "entry": {1: _TEXT, 2: _TEXT},
 }
 _REPEATED = {("graph", number) for number in _FIELDS["graph"]} | {("model", 14), ("node", 5)}
-_REPEATED |= {("attribute", 10), ("attribute", 23)}
+_REPEATED |= {("attribute", 10), ("attribute", 23), ("model", 8), ("annotation", 2), ("node", 9), ("tensor", 16)}
+_REPEATED |= {("value", 4), ("shape", 1)}
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_ATTRIBUTE_TYPE, _LAST_TYPE = 20, 14
 _NODE_OPERATOR, _NODE_DOMAIN = 4, 7
 _TENSOR_DIMS, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 1, 13, 14
 _COLLECTED = {
     "model": (_MODEL_GRAPH, _MODEL_METADATA),
     "node": (_NODE_OPERATOR, _NODE_DOMAIN),
+    "attribute": (_ATTRIBUTE_TYPE,),
     "tensor": (_TENSOR_DIMS, _TENSOR_DATA_LOCATION),
 }
 _EXTERNAL_DATA = "stores weights in another file: expected all weights in one file"
@@ -125,7 +152,7 @@ class _Checker:
                 graph = self.reader.message(value)
             elif number == _MODEL_METADATA:
                 message = self.reader.message(value)
-                entry = {key: bytes(self.reader.message(text)) for key, text in self.reader.fields(message)}
+                entry = {key: bytes(self.reader.message(text)) for key, _, text in self.reader.fields(message)}
                 metadata[entry.get(1, b"")] = entry.get(2, b"")
         if graph is None:
             raise self.reader.invalid()
@@ -134,29 +161,38 @@ class _Checker:
     def _check_message(self, kind: str, message: memoryview) -> None:
         if kind == "shape":
             self._check_rank(sum(1 for _ in self.reader.fields(message)))
-            return
         fields = self._check_fields(kind, message)
         if kind == "node":
             self._check_node(fields)
         elif kind == "tensor":
             self._check_tensor(fields)
+        elif any(isinstance(value, int) and value > _LAST_TYPE for _, value in fields):
+            raise self.reader.unsafe("has an attribute of an unknown type")
 
     def _check_fields(self, kind: str, message: memoryview) -> list[tuple[int, Value]]:
         """Return the fields of a message that `_COLLECTED` names, after checking all of them."""
         fields: list[tuple[int, Value]] = []
         allowed, visited = _FIELDS[kind], set()
-        for number, value in self.reader.fields(message):
-            if number not in allowed:
+        for number, wire_type, value in self.reader.fields(message):
+            content = allowed.get(number)
+            if content is None:
                 raise self._forbidden(kind, number)
-            if allowed[number]:
+            if isinstance(content, str):
                 # A parser merges two occurrences of a message into one, which would not have been checked.
                 if number in visited and (kind, number) not in _REPEATED:
-                    raise self.reader.unsafe(f"has a {allowed[number]} in two pieces: expected one")
-                self._check_message(allowed[number], self.reader.message(value))
+                    raise self.reader.unsafe(f"has a {content} in two pieces: expected one")
+                self._check_message(content, self._embedded(wire_type, value))
+            elif wire_type not in content:
+                raise self.reader.unsafe(f"has field {number} of a {kind} in an unusual encoding")
             visited.add(number)
             if number in _COLLECTED.get(kind, ()):
                 fields.append((number, value))
         return fields
+
+    def _embedded(self, wire_type: int, value: Value) -> memoryview:
+        if wire_type != LENGTH_DELIMITED:
+            raise self.reader.invalid()
+        return self.reader.message(value)
 
     def _check_node(self, fields: list[tuple[int, Value]]) -> None:
         self.n_nodes += 1

@@ -10,7 +10,7 @@ from tellapart.errors import ClassifierFileError, TruncatedFileError, UnsafeFile
 
 MAX_BYTES = 2**31 - 1  # of a message
 _MAX_FIELDS = 1_000_000  # in all messages of a file; a tensor of a million weights is one field
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types
 
 Value = int | memoryview
 
@@ -25,8 +25,8 @@ class ProtobufReader:
     name: str
     n_fields: int = 0
 
-    def fields(self, message: memoryview) -> Iterator[tuple[int, Value]]:
-        """Yield the number and value of each field of a message."""
+    def fields(self, message: memoryview) -> Iterator[tuple[int, int, Value]]:
+        """Yield the number, wire type and value of each field of a message."""
         offset = 0
         while offset < len(message):
             self.n_fields += 1
@@ -36,14 +36,14 @@ class ProtobufReader:
             number, wire_type = tag >> 3, tag & 7
             if not number:
                 raise self.invalid()
-            if wire_type == _VARINT:
+            if wire_type == VARINT:
                 value, offset = self._read_varint(message, offset)
-                yield number, value
+                yield number, wire_type, value
                 continue
             length, offset = self._read_length(message, offset, wire_type)
             if offset + length > len(message):
                 raise self.truncated()
-            yield number, message[offset : offset + length]
+            yield number, wire_type, message[offset : offset + length]
             offset += length
 
     def packed(self, value: Value, limit: int) -> list[int]:
@@ -76,10 +76,10 @@ class ProtobufReader:
         return TruncatedFileError(f"{self.name} is truncated, or is not an ONNX file: copy it again.")
 
     def _read_length(self, message: memoryview, offset: int, wire_type: int) -> tuple[int, int]:
-        if wire_type == _LENGTH_DELIMITED:
+        if wire_type == LENGTH_DELIMITED:
             return self._read_short(message, offset, MAX_BYTES)
-        if wire_type in (_FIXED64, _FIXED32):
-            return 8 if wire_type == _FIXED64 else 4, offset
+        if wire_type in (FIXED64, FIXED32):
+            return 8 if wire_type == FIXED64 else 4, offset
         raise self.invalid()
 
     def _read_short(self, message: memoryview, offset: int, limit: int) -> tuple[int, int]:
