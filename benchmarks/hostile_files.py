@@ -299,7 +299,8 @@ def forge(rng: random.Random, content: bytes) -> bytes:
 
 def check_classifiers(count: int) -> dict[str, Any]:
     """Return the number of crafted files by their outcome, and the most that one cost."""
-    rng, results, worst = random.Random(0), Counter[str](), {"seconds": 0.0, "mb": 0.0}
+    rng, results = random.Random(0), Counter[str]()
+    worst: dict[str, tuple[float, str]] = {"seconds": (0.0, ""), "mb": (0.0, "")}
     with tempfile.TemporaryDirectory() as root:
         run = train("digits", out=f"{root}/run", epochs=1, size=18, model="simple_cnn", progress=Progress())
         content, path = (run.directory / "model.safetensors").read_bytes(), Path(root) / "crafted.safetensors"
@@ -308,19 +309,20 @@ def check_classifiers(count: int) -> dict[str, Any]:
         for _ in range(count):
             path.write_bytes(forge(rng, content))
             Path("/proc/self/clear_refs").write_text("5")
-            before, start = peak_mb(), time.perf_counter()
+            before, start, message = peak_mb(), time.perf_counter(), ""
             try:
                 loaded = load_torch_classifier(path)
                 outcome = "as the original"
                 if loaded.preprocess.size != 18 or not np.array_equal(loaded.infer(pixels).probabilities, expected):
                     outcome = "another valid classifier"
             except ClassifierFileError as error:
-                outcome = type(error).__name__
+                outcome, message = type(error).__name__, str(error)
             except Exception as error:  # which no file may cause
                 outcome = f"ERROR {type(error).__name__}: {error}"
             results[outcome] += 1
-            worst["seconds"] = max(worst["seconds"], time.perf_counter() - start)
-            worst["mb"] = max(worst["mb"], peak_mb() - before)
+            seconds, growth = time.perf_counter() - start, peak_mb() - before
+            worst["seconds"] = max(worst["seconds"], (seconds, message or outcome))
+            worst["mb"] = max(worst["mb"], (growth, message or outcome))
     return {"kind": "classifiers", "files": count, **results, "worst": worst}
 
 

@@ -245,3 +245,10 @@ def test_a_name_by_which_no_program_reads_the_file_is_refused(run, tmp_path, to,
         tellapart.export(run.directory, to, out=tmp_path / name)
     assert name in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_other_classes_are_no_check_of_a_trained_classifier(run, tmp_path, make_tree, photos):
+    source = make_tree({"cat": photos[:2], "dog": photos[2:4]})
+    with pytest.raises(ExportError) as error:
+        tellapart.export(run.directory, out=tmp_path / "model.onnx", check=source)
+    assert all(name in str(error.value) for name in ("digit 0", "cat", "dog"))

@@ -12,6 +12,7 @@ from tellapart.data.dataset import FileImages, dataset_from_labels
 from tellapart.errors import ExportError
 from tellapart.exporters.onnx import export as exporting
 from tellapart.exporters.onnx.graph import build_document
+from tellapart.exporters.parity import Difference, ParityResult, check_parity
 
 PHOTOS = sorted(package("foolbox").glob("data/imagenet_*.jpg"))
 
@@ -103,3 +104,13 @@ def test_an_export_that_fails_the_parity_check_is_not_written(run, request, tmp_
         tellapart.export(classifier, out=tmp_path / "m.onnx", check="photos")
     assert "imagenet_" in str(error.value)  # names the images that differ
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_control_character_of_a_class_reaches_the_message(tmp_path):
+    difference = Difference("a.png", "cat\x1b[31m", "dog\x1b]0;", 0.5)
+    parity = ParityResult(
+        images=1, same=0.0, largest=0.5, mean=0.1, accuracy=None, exported_accuracy=None, differing=(difference,)
+    )
+    with pytest.raises(ExportError) as error:
+        check_parity(parity, tmp_path / "model.onnx")
+    assert "\x1b" not in str(error.value)

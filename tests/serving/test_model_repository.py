@@ -34,6 +34,16 @@ def test_models_have_the_names_of_their_files_or_given_names(exported, tmp_path)
     assert files == {exported.stem: exported.resolve(), "dogs": exported.resolve()}
 
 
+def test_a_run_keeps_the_export_for_the_next_start(run, tmp_path):
+    copy = Path(shutil.copytree(run.directory, tmp_path / "copy", ignore=shutil.ignore_patterns("*.onnx*")))
+    shutil.copytree(run.directory.parent / "images", tmp_path / "images")
+    progress = RecordingProgress()
+    for _ in range(2):
+        assert prepare_models([str(copy)], None, tmp_path, progress) == {"copy": copy / "model.onnx"}
+    assert progress.events.count(Event.EXPORT_START) == 1
+    assert progress.events.count(Event.MODEL_SERVED_AS_EXPORTED) == 1
+
+
 def test_a_path_may_have_equals_signs(exported, tmp_path):
     folder = tmp_path / "lr=0.1"
     folder.mkdir()

@@ -76,7 +76,7 @@ def parse_header(content: bytes, name: str) -> Header:
         table: dict[str, Any] = json.loads(content[8 : 8 + length])
         metadata = dict(table.pop(_METADATA, {}))
         size = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ClassifierFileError(f"{name} has an invalid header: expected a file saved by tellapart.") from error
     data = memoryview(content)[8 + length :]
     if len(data) < size:

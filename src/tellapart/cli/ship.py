@@ -50,7 +50,10 @@ def predict(
     files = expand_image_paths(paths)
     results: Iterable[Prediction | UnreadableFile] = all_unreadable(files)
     if not results:
-        results = tellapart.load(model, TerminalProgress()).predict_many(files, top or _TOP)
+        progress = TerminalProgress()
+        results = tellapart.load(model, progress).predict_many(files, top or _TOP)
+        if not sys.stdout.isatty():  # in a terminal, the results themselves show it
+            results = with_bar(results, len(files), progress)
     failed = (
         print_json_lines(results)
         if json_output
@@ -145,6 +148,16 @@ def push(
         print_json({"address": address, "load": f"hf://{repository}"})
     else:
         print(address)
+
+
+def with_bar(
+    results: "Iterable[Prediction | UnreadableFile]", total: int, progress: TerminalProgress
+) -> "Iterable[Prediction | UnreadableFile]":
+    """Yield the results, and show how many of them are done."""
+    with progress.bar("Classifying", total) as advance:
+        for result in results:
+            yield result
+            advance(1, "")
 
 
 def print_json_lines(results: "Iterable[Prediction | UnreadableFile]") -> int:

@@ -18,7 +18,7 @@ from tellapart.data.image import ImageArray
 from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.errors import ComparisonError, ExportError, NoCheckImagesError, SourceError
+from tellapart.errors import ComparisonError, ExportError, NoCheckImagesError, SourceError, printable
 from tellapart.evaluation.dataset import OpenedModel, load_evaluation_set
 from tellapart.evaluation.train_test_overlap import test_split_source
 from tellapart.exporters.generated_images import GeneratedImages
@@ -28,6 +28,7 @@ from tellapart.stateless_random import shuffle_rows
 
 _MAX_CHECK, _MAX_CALIBRATION = 2000, 256
 _NO_LIMIT = 2**31
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def load_check_images(model: OpenedModel, source: Source | GeneratedImages | Non
         source = _find_test_split(model, progress)
     if source is not None:
         data = load_evaluation_set(source, [], progress)
-        return _draw(model, data.audit, data.rows, _MAX_CHECK)
+        images = _draw(model, data.audit, data.rows, _MAX_CHECK)
+        _check_classes(images, model)
+        return images
     golden = model.classifier.golden if isinstance(model.classifier, Classifier) else GoldenImages()
     if not golden:
         raise NoCheckImagesError(
@@ -97,6 +100,20 @@ def load_check_images(model: OpenedModel, source: Source | GeneratedImages | Non
         "are not available. Give more with --check.",
     )
     return _without_audit(golden, list(golden.labels), model)
+
+
+def _check_classes(images: ImageSet, model: OpenedModel) -> None:
+    """Raise `ExportError` if no image has a class of a trained classifier; published weights take any images."""
+    is_published = model.classifier.metadata.get("identity") is None
+    if (images.labels >= 0).any() or is_published:
+        return
+    expected, found = (
+        ", ".join(map(printable, names[:_LISTED])) for names in (model.classifier.classes, images.dataset.classes)
+    )
+    raise ExportError(
+        f"{printable(images.dataset.title)} has no image of a class of {model.name}: expected classes such as "
+        f"{expected}, found {found}. Give images of these classes for the parity check."
+    )
 
 
 def _find_test_split(model: OpenedModel, progress: Progress) -> Source | None:

@@ -123,15 +123,17 @@ def check_parity(parity: ParityResult, out: Path) -> None:
     """Raise `ExportError` unless the predictions are equal; the message names the images that differ most."""
     if not parity.differing:
         return
-    worst = ", ".join(
-        f"{item.path} ({item.original}, exported {item.exported}, difference {item.difference:.4f})"
-        for item in parity.differing[:_LISTED]
-    )
+    worst = ", ".join(map(_describe, parity.differing[:_LISTED]))
     raise ExportError(
         f"The exported file failed the parity check on {len(parity.differing)} of {parity.images} images (another "
         f"label, or a probability that differs by more than {TOLERANCE}), so {printable(str(out))} is not written; "
         f"the largest differences: {worst}."
     )
+
+
+def _describe(difference: Difference) -> str:
+    original, exported = printable(difference.original), printable(difference.exported)
+    return f"{difference.path} ({original}, exported {exported}, difference {difference.difference:.4f})"
 
 
 def _accuracy(correct: NDArray[np.bool_], images: ImageSet, labelled: NDArray[np.bool_]) -> Estimate | None:

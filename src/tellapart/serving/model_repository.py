@@ -18,7 +18,7 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
 
     models: each a file, a run directory, the name of a network with published weights, or NAME= before one of these.
     check: images for the parity check, by default the test images of the run or generated ones; without it, a run that
-    was exported into its own directory is not exported again. folder: for the exported files.
+    was exported into its own directory is not exported again. folder: for the exported files of other models than runs.
     Raises `ServeError` if two models have the same name, and what `read_onnx` and `export` raise.
     """
     files: dict[str, Path] = {}
@@ -37,7 +37,7 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
             progress.report(Event.MODEL_SERVED_AS_EXPORTED, message, path=str(RunDirectory(path).onnx))
         else:
             out = Path(tempfile.mkdtemp(dir=folder)) / f"{number}.onnx"
-            files[name] = _export(model, out, check, progress)
+            files[name] = _export(model, _beside_run(path) or out, check, progress)
     return files
 
 
@@ -49,6 +49,14 @@ def _export(model: str, out: Path, check: Source | None, progress: Progress) -> 
     except NoCheckImagesError:
         path = exporter.export(model, out=out, check=exporter.GeneratedImages(), progress=progress).path
     return path
+
+
+def _beside_run(run: Path) -> Path | None:
+    """Return where to export a run to, so that it is not exported at the next start; None if that is not possible."""
+    files = RunDirectory(run)
+    if not files.classifier.is_file() or os.path.lexists(files.onnx) or not os.access(run, os.W_OK):
+        return None
+    return files.onnx
 
 
 def split_name(argument: str) -> tuple[str, str]:
