@@ -194,6 +194,15 @@ def test_a_document_that_does_not_fit_the_weights_is_rejected_before_memory_is_a
     assert growth < 200  # MB
 
 
+def test_a_document_of_a_great_many_values_is_rejected_unparsed(file):
+    tensors = safetensors.torch.load_file(file)
+    file.write_bytes(safetensors.torch.save(tensors, {"tellapart": f"[{'[],' * 3_000_000}0]"}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ClassifierFileError):
+        load_torch_classifier(file)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 100  # MB
+
+
 def test_a_deeply_nested_document_is_rejected(file):
     tensors = safetensors.torch.load_file(file)
     file.write_bytes(safetensors.torch.save(tensors, {"tellapart": "[" * 100_000}))

@@ -24,7 +24,8 @@ from tellapart.errors import ChecksumError, ClassifierFileError, FormatVersionEr
 FORMAT_VERSION = 3
 _KEY = "tellapart"
 _METADATA = "__metadata__"
-_MAX_HEADER = 100 * 2**20
+_MAX_HEADER = 16 * 2**20  # bytes
+_MAX_MEMBERS = 1_000_000  # of the lists and objects in the header, the document included
 _PACKAGES = ("tellapart", "torch", "numpy", "pillow", "simplejpeg")
 
 
@@ -72,8 +73,11 @@ def parse_header(content: bytes, name: str) -> Header:
         raise ClassifierFileError(f"{name} is not a classifier file: expected a .safetensors file saved by tellapart.")
     if len(content) < 8 + length:
         raise TruncatedFileError(f"{name} is truncated inside its header: copy it again.")
+    text = content[8 : 8 + length]
+    if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_MEMBERS:
+        raise ClassifierFileError(f"{name} has a header of more than {_MAX_MEMBERS:,} values: use the original file.")
     try:
-        table: dict[str, Any] = json.loads(content[8 : 8 + length])
+        table: dict[str, Any] = json.loads(text)
         metadata = dict(table.pop(_METADATA, {}))
         size = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
