@@ -108,7 +108,7 @@ class Client:
         try:
             return self._send(method, target, body, headers, max(0.1, seconds))
         except (OSError, http.client.HTTPException) as error:
-            return _Response(None, _RECONNECT_SECONDS, str(error or type(error).__name__).encode())
+            return _Response(None, _RECONNECT_SECONDS, (str(error) or type(error).__name__).encode())
 
     def _send(self, method: str, target: str, body: bytes | None, headers: dict[str, str], seconds: float) -> _Response:
         connection = self._take_connection(seconds)

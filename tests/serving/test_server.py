@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -164,6 +165,17 @@ def test_the_end_of_the_terminal_drains_the_server(start_server, photos):
     assert len(server.values(Event.SERVER_DRAINING)) == 1
 
 
+def test_nohup_keeps_the_server_running(exported, tmp_path, photos):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited by the server
+    try:
+        server = Server(tmp_path, exported)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert server.ask(body=photos[0].read_bytes())[0] == 200
+    assert server.stop() == 0
+
+
 def test_a_worker_that_hangs_is_replaced(start_server, photos):
     server = start_server()
     (worker,) = server.workers()
@@ -179,7 +191,7 @@ def test_a_worker_that_hangs_is_replaced(start_server, photos):
 def test_an_image_that_takes_long_ends_its_decoder_alone(start_server, photos):
     """Twelve images whose decoding takes longer than their deadline, beside others that get their predictions."""
     server = start_server()
-    photo, slow = photos[0].read_bytes(), encode(Image.new("RGB", (7000, 7000)), "png")
+    photo, slow = photos[0].read_bytes(), encode(Image.new("RGBA", (7000, 7000)), "png")
     (worker,) = server.workers()
     with ThreadPoolExecutor(20) as pool:
         late = [pool.submit(server.ask, body=slow, deadline_ms="700") for _ in range(12)]
@@ -188,6 +200,21 @@ def test_an_image_that_takes_long_ends_its_decoder_alone(start_server, photos):
     assert {response.result()[0] for response in late} == {504}
     assert server.workers() == [worker]
     assert "deadline" in server.log.read_text()
+
+
+def test_an_image_that_crashes_the_decoder_ends_nothing_else(start_server, photos):
+    server = start_server()
+    (worker,) = server.workers()
+    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    threads = [Path(task, "children").read_text().split() for task in Path(f"/proc/{worker}/task").iterdir()]
+    decoders = {int(pid) for pids in (children, *threads) for pid in pids}
+    assert len(decoders) == PLAN.decoders + 1
+    for pid in decoders:
+        os.kill(pid, signal.SIGKILL)
+    statuses = [server.ask(body=photo.read_bytes())[0] for photo in photos[:8]]
+    assert set(statuses) <= {200, 503}  # to try again
+    assert statuses[-4:] == [200] * 4
+    assert server.workers() == [worker]
 
 
 def test_a_model_follows_its_symbolic_link(start_server, exported, other_export, tmp_path, photos):
@@ -214,11 +241,11 @@ def test_a_model_follows_its_symbolic_link(start_server, exported, other_export,
     assert identities[0] == identities[2] != identities[1]
     assert len(server.values(Event.MODEL_REPLACED)) == 2
     shutil.rmtree(tmp_path / "third")
-    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == ["model"], 10)
+    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == 1, 10)
     assert server.metrics()[("tellapart_model_outdated", "model")] == 1
     assert server.ask(body=photo)[0] == 200
     shutil.copytree(tmp_path / "first", tmp_path / "third")
-    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == [], 10)
+    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == 0, 10)
     assert len(server.values(Event.MODEL_NOT_REPLACED)) == 1
 
 

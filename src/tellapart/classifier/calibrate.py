@@ -76,35 +76,46 @@ def calibrate(
         ood_detector=ood_detector if detects else None,
         metadata=classifier.metadata | {"expected": _reference_statistics(probabilities, distances)},
     )
-    notes = _notes(settings, conformal, len(validation.rows) if groups is None else len(np.unique(groups)))
+    units = np.arange(len(validation.rows)) if groups is None else groups
+    by_class = [len(np.unique(units[validation.labels == k])) for k in range(len(classifier.classes))]
+    notes = _notes(settings, conformal, len(np.unique(units)), max(by_class))
     return CalibrationResult(calibrated, probabilities, TrainingFeatures(train.rows[sample], features), notes)
 
 
-def _notes(settings: EvaluationRecipe, conformal: ConformalPredictor, units: int) -> tuple[str, ...]:
+def _notes(
+    settings: EvaluationRecipe, conformal: ConformalPredictor, units: int, most_of_class: int
+) -> tuple[str, ...]:
     """Return what this number of independent validation images is too few for, and what to do.
 
-    conformal: as fitted, also if all its thresholds are infinite.
+    conformal: as fitted, also if all its thresholds are infinite. most_of_class: the number of the largest class.
     """
-    notes, coverage, supported = [], f"{100 * settings.coverage:.4g}%", math.floor(100 * units / (units + 1)) / 100
-    required = f"requires at least {conformal.required_images} independent validation images"
+    notes, coverage = [], f"{100 * settings.coverage:.4g}%"
+    counted, per_class, subject = units, "", "the validation split has"
+    if settings.class_conditional:
+        counted, per_class, subject = most_of_class, " per class", "the largest class has"
+    required = f"requires at least {conformal.required_images} independent validation images{per_class}"
     if conformal.unbounded == len(conformal.thresholds):
         notes.append(
-            f"The classifier gives no prediction sets, because a coverage of {coverage} {required}, but the "
-            f"validation split has {units:,}: add images, or lower the coverage with "
-            f"--set evaluation.coverage={supported}."
+            f"The classifier gives no prediction sets, because a coverage of {coverage} {required}, but {subject} "
+            f"{counted:,}: add images, or lower the coverage with --set evaluation.coverage={_supported(counted)}."
         )
     elif conformal.unbounded:
         notes.append(
             f"{conformal.unbounded} of {len(conformal.thresholds)} classes are in every prediction set, because a "
-            f"coverage of {coverage} {required} per class: add images, or lower evaluation.coverage."
+            f"coverage of {coverage} {required}: add images, or lower evaluation.coverage."
         )
     if units < (required_number := required_units(settings.ood_false_positive_rate)):
         notes.append(
             "The classifier does not detect images out of distribution, because that requires at least "
             f"{required_number} independent validation images, but the validation split has {units:,}: add images, or "
-            f"accept more false positives with --set evaluation.ood_false_positive_rate={1 - supported:.2g}."
+            f"accept more false positives with --set evaluation.ood_false_positive_rate={1 - _supported(units):.2g}."
         )
     return tuple(notes)
+
+
+def _supported(units: int) -> float:
+    """Return the highest coverage that this number of independent images supports, rounded down."""
+    return math.floor(100 * units / (units + 1)) / 100
 
 
 def _reference_statistics(probabilities: NDArray[np.float32], distances: NDArray[np.float64] | None) -> dict[str, Any]:

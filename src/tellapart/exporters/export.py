@@ -75,7 +75,7 @@ def export(
         to=to,
         model=opened,
         classifier=opened.classifier,
-        check_images=load_check_images(opened, check, progress),
+        check_images=load_check_images(opened, check, progress, measures_accuracy="max_drop" in TARGETS[to].options),
         out=path,
         progress=progress,
         runtime=Path(runtime) if runtime is not None else None,

@@ -18,7 +18,15 @@ from tellapart.data.image import ImageArray
 from tellapart.data.independence import units_of
 from tellapart.data.sources import Source, load_dataset
 from tellapart.data.threads import map_in_order
-from tellapart.errors import ComparisonError, ExportError, NoCheckImagesError, SourceError, printable
+from tellapart.errors import (
+    ComparisonError,
+    DownloadError,
+    ExportError,
+    HubError,
+    NoCheckImagesError,
+    SourceError,
+    printable,
+)
 from tellapart.evaluation.dataset import OpenedModel, load_evaluation_set
 from tellapart.evaluation.train_test_overlap import test_split_source
 from tellapart.exporters.generated_images import GeneratedImages
@@ -69,9 +77,12 @@ class ImageSet:
         return self.dataset.images.name(int(self.rows[position]))
 
 
-def load_check_images(model: OpenedModel, source: Source | GeneratedImages | None, progress: Progress) -> ImageSet:
+def load_check_images(
+    model: OpenedModel, source: Source | GeneratedImages | None, progress: Progress, *, measures_accuracy: bool
+) -> ImageSet:
     """Return up to 2,000 images of a source, or of the run's test split, or the images in the classifier file.
 
+    measures_accuracy: whether the check measures the accuracy, for which the few images in the file do not suffice.
     Raises `NoCheckImagesError` if there are none of these, and the errors of `load_evaluation_set`.
     """
     if isinstance(source, GeneratedImages):
@@ -89,7 +100,7 @@ def load_check_images(model: OpenedModel, source: Source | GeneratedImages | Non
         _check_classes(images, model)
         return images
     golden = model.classifier.golden if isinstance(model.classifier, Classifier) else GoldenImages()
-    if not golden:
+    if not golden or measures_accuracy:
         raise NoCheckImagesError(
             f"There are no test images of {model.name}: give images for the parity check with --check, as a folder of "
             "class folders or any other source."
@@ -120,7 +131,7 @@ def _find_test_split(model: OpenedModel, progress: Progress) -> Source | None:
     """Return the run's images with its splits; None without a run, or if they are missing."""
     try:
         return test_split_source(model, progress)
-    except ComparisonError:
+    except (ComparisonError, DownloadError, HubError, SourceError):
         return None
 
 

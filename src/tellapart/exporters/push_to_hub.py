@@ -81,6 +81,7 @@ def render_model_card(run: Path, repository: str, license: str | None = None) ->
             classes=[_escape_markdown(label) for label in classifier.classes],
             weakest=[(_escape_markdown(label), metrics) for label, metrics in weakest[:_MAX_CLASSES]],
             conformal=classifier.conformal,
+            detects_ood=classifier.ood_detector is not None,
             versions=classifier.metadata.get("versions", {}),
             pretrained=bool(classifier.metadata.get("recipe", {}).get("model", {}).get("pretrained")),
         )

@@ -43,22 +43,21 @@ _DOUBLES, _TEXT = frozenset({FIXED64, LENGTH_DELIMITED}), frozenset({LENGTH_DELI
 
 # The allowed fields of each kind of message by number: the kind of message that each holds, or its wire types. A parser
 # keeps a field of another wire type as unknown. Not allowed are subgraphs, functions, training steps, references to
-# them, and types other than tensors.
+# them, sparse tensors, which a runtime expands, and types other than tensors.
 _FIELDS: dict[str, dict[int, Content]] = {
     "model": _each((2, 3, 4, 6), _TEXT) | _each((1, 5), _INTEGER) | {7: "graph", 8: "operator set", 14: "entry"},
     "operator set": {1: _TEXT, 2: _INTEGER},
     "graph": _each((2, 10), _TEXT)
     | _each((11, 12, 13), "value")
-    | {1: "node", 5: "tensor", 14: "annotation", 15: "sparse", 16: "entry"},
+    | {1: "node", 5: "tensor", 14: "annotation", 16: "entry"},
     "annotation": {1: _TEXT, 2: "entry"},
     "node": _each((1, 2, 3, 4, 6, 7), _TEXT) | {5: "attribute", 9: "entry"},
     "attribute": _each((1, 4, 9, 13), _TEXT)
     | _each((3, 20), _INTEGER)
-    | {2: _FLOAT, 5: "tensor", 7: _FLOATS, 8: _INTEGERS, 10: "tensor", 22: "sparse", 23: "sparse"},
+    | {2: _FLOAT, 5: "tensor", 7: _FLOATS, 8: _INTEGERS, 10: "tensor"},
     "tensor": _each((6, 8, 9, 12), _TEXT)
     | _each((1, 5, 7, 11), _INTEGERS)
     | {2: _INTEGER, 4: _FLOATS, 10: _DOUBLES, 14: _INTEGER, 16: "entry"},
-    "sparse": {1: "tensor", 2: "tensor", 3: _INTEGERS},
     "value": {1: _TEXT, 2: "type", 3: _TEXT, 4: "entry"},
     "type": {1: "tensor type", 6: _TEXT},
     "tensor type": {1: _INTEGER, 2: "shape"},
@@ -67,7 +66,7 @@ _FIELDS: dict[str, dict[int, Content]] = {
     "entry": {1: _TEXT, 2: _TEXT},
 }
 _REPEATED = {("graph", number) for number in _FIELDS["graph"]} | {("model", 14), ("node", 5)}
-_REPEATED |= {("attribute", 10), ("attribute", 23), ("model", 8), ("annotation", 2), ("node", 9), ("tensor", 16)}
+_REPEATED |= {("attribute", 10), ("model", 8), ("annotation", 2), ("node", 9), ("tensor", 16)}
 _REPEATED |= {("value", 4), ("shape", 1)}
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _ATTRIBUTE_TYPE, _LAST_TYPE = 20, 14

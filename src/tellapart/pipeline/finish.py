@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from operator import or_
@@ -17,7 +18,7 @@ from tellapart.classifier.golden_images import GoldenImages
 from tellapart.classifier.load import copy_classifier
 from tellapart.data.independence import units_of
 from tellapart.data.seen_images import SeenImages
-from tellapart.data.threads import map_in_order
+from tellapart.errors import UnreadableImageError
 from tellapart.evaluation.error_analysis import analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
@@ -93,12 +94,15 @@ def _seen_images(prepared: PreparedRun, classifier: Classifier) -> SeenImages:
 
 
 def _golden_images(prepared: PreparedRun, rows: NDArray[np.int64], labels: NDArray[np.integer]) -> GoldenImages:
-    """Return some of the test images, of as many classes as possible."""
+    """Return some of the test images, of as many classes as possible; without those that have changed since."""
     by_class = np.argsort(labels, kind="stable")
     count = min(prepared.recipe.evaluation.golden_images, len(rows))
-    chosen = by_class[np.linspace(0, len(rows) - 1, count).round().astype(int)]
-    images = map_in_order(prepared.audit.dataset.images.read, rows[chosen].tolist())
-    return GoldenImages.from_images(list(images), labels[chosen].tolist())
+    images, of_images = [], []
+    for position in by_class[np.linspace(0, len(rows) - 1, count).round().astype(int)]:
+        with suppress(UnreadableImageError):
+            images.append(prepared.audit.dataset.images.read(int(rows[position])))
+            of_images.append(int(labels[position]))
+    return GoldenImages.from_images(images, of_images)
 
 
 def _warn(calibration: CalibrationResult, test_metrics: dict[str, Any], progress: Progress) -> None:

@@ -54,7 +54,9 @@ def _export(model: str, out: Path, check: Source | None, progress: Progress) -> 
 def _beside_run(run: Path) -> Path | None:
     """Return where to export a run to, so that it is not exported at the next start; None if that is not possible."""
     files = RunDirectory(run)
-    if not files.classifier.is_file() or os.path.lexists(files.onnx) or not os.access(run, os.W_OK):
+    golden = files.onnx.with_name(f"{files.onnx.name}.golden")  # of an export whose file was deleted
+    exists = os.path.lexists(files.onnx) or os.path.lexists(golden)
+    if exists or not files.classifier.is_file() or not os.access(run, os.W_OK):
         return None
     return files.onnx
 

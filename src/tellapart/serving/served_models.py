@@ -49,7 +49,8 @@ class ServedModels:
         model = self.by_name[self.names[event.model_index]]
         if event.kind == EventKind.MODEL_NOT_LOADED and event.reason != model.defect:
             model.defect = event.reason
-            message = f"{printable(model.name)}: the changed file is not in use, and the old model is: {event.reason}"
+            state = "the changed file is not in use, and the old model is" if model.identity else "cannot be loaded"
+            message = f"{printable(model.name)}: {state}: {event.reason}"
             self.progress.warn(Event.MODEL_NOT_REPLACED, message, model=model.name)
         elif event.kind == EventKind.MODEL_LOADED:
             before, model.defect = model.identity, ""

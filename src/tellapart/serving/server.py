@@ -5,13 +5,16 @@ import contextlib
 import gc
 import ipaddress
 import multiprocessing
+import queue
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tellapart.errors import ServeError, printable
 from tellapart.inference.onnx_safety import read_onnx
@@ -32,6 +35,7 @@ from tellapart.serving.worker.pool import WorkerPool
 _MIN_TOKEN_LENGTH = 16
 _BACKLOG = 1024
 _EXTRA_FILES = 256  # open files besides connections
+_MAX_LOG_LINES = 10_000  # waiting to be written
 _NOTICE_SECONDS = 0.5  # in which responses tell clients that their connections will be closed
 _MIN_GRACE = 5.0  # seconds beyond the timeout of a request
 
@@ -64,12 +68,24 @@ class ServerSettings:
             return self.host == "localhost"
 
 
+class _UnfailingProgress(Progress):
+    """Reports to another object; a message that cannot be written, as after the terminal was closed, ends nothing."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def _emit(self, level: int, event: Event, message: str, values: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, ValueError, SystemExit):
+            self.progress._emit(level, event, message, values)
+
+
 def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progress) -> None:
     """Serve exported classifiers over HTTP until SIGTERM, SIGINT or SIGHUP.
 
     models: ONNX files by the name of the model in requests; the first is the default. Raises `ServeError` if the
     address is not available or the capture store cannot be opened, and what `load_onnx` raises.
     """
+    progress = _UnfailingProgress(progress)
     if not settings.is_loopback and settings.token is None:
         message = f"Anyone who can reach {settings.host} can use this server: set a token with --token-file."
         progress.warn(Event.SERVER_OPEN, message, host=settings.host)
@@ -88,7 +104,7 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
             token=settings.token,
             cors_origins=settings.cors_origins,
             capture=capture,
-            write_log=_write_line if settings.log_requests else None,
+            write_log=_start_log() if settings.log_requests else None,
         )
         policy = ConnectionPolicy(limits.header_seconds, limits.connections, CapacityMiddleware(context))
         grace = int(max(limits.grace_seconds, limits.timeout_seconds + _MIN_GRACE))
@@ -112,9 +128,25 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _write_line(line: str) -> None:
-    with contextlib.suppress(OSError):  # a log that cannot be written fails no request
-        print(line, flush=True)
+def _start_log() -> Callable[[str], None]:
+    """Return a function that writes a line to standard output, in a thread: a pipe that nobody reads blocks nothing.
+
+    Lines beyond what the queue holds are lost.
+    """
+    lines = queue.SimpleQueue[str]()
+
+    def write_forever() -> None:
+        while True:
+            line = lines.get()
+            with contextlib.suppress(OSError, ValueError):
+                print(line, flush=True)
+
+    def put(line: str) -> None:
+        if lines.qsize() < _MAX_LOG_LINES:
+            lines.put(line)
+
+    threading.Thread(target=write_forever, daemon=True, name="request log").start()
+    return put
 
 
 def _choose_plan(models: Mapping[str, Path], progress: Progress) -> WorkerPlan:
@@ -180,7 +212,10 @@ async def _run_until_signal(server: UvicornServer, context: ServerContext, progr
 def _signal_event() -> asyncio.Event:
     """Return an event that SIGTERM, SIGINT and SIGHUP, when the terminal closes, set."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which `nohup` sets
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         if sys.platform == "win32":
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(event.set))
         else:

@@ -5,16 +5,15 @@ import pytest
 
 def test_liveness_and_readiness(server):
     assert server.ask("/healthz")[:2] == (200, {"status": "alive"})
-    assert server.ask("/readyz")[:2] == (200, {"status": "ready", "outdated_models": []})
+    assert server.ask("/readyz")[:2] == (200, {"status": "ready", "outdated_models": 0})
 
 
 def test_the_model_is_described(server, run):
     description = server.ask("/v1/model")[1]
     assert description["classes"] == list(run.classifier.classes)
     assert description["metrics"]["accuracy"] == run.metrics["test"]["accuracy"]
-    title = str(run.directory.parent / "images")
     assert server.ask("/v1/models")[1]["models"] == [
-        {"name": "model", "model": description["model"], "title": title, "defect": ""}
+        {"name": "model", "model": description["model"], "title": "images", "is_outdated": False}
     ]
 
 

@@ -112,6 +112,7 @@ class Capture:
             self.error = type(error).__name__
             return
         self.error = None
+        self.metrics.drift.clear()  # a replaced model may have other distributions
         for model, distributions in self.drift.items():
             for name, drift in distributions.items():
                 self.metrics.drift.labels(model, name).set(drift.psi if drift.alarm else 0)

@@ -17,6 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tellapart.serving.problem import HEADERS_TOO_LARGE, INVALID_HTTP, REQUEST_TIMEOUT, ProblemError
 
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PROBE_SECONDS = 0.25
 _CLOSING_SECONDS = 0.5  # for the request that may be on its way when the server shuts down
 _MAX_HEAD_BYTES = 64 * 1024
 
@@ -63,6 +65,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.policy = policy
         self.closing_soon = False  # this connection had no request yet when the server began to shut down
         self.head_timer: asyncio.TimerHandle | None = None
+        self.probe_timer: asyncio.TimerHandle | None = None
         self.in_head = True  # a head has started to arrive, or the first one is awaited
         self.unparsed_bytes = 0  # since the last piece of a body, or the end of a head
         self.unanswered: deque[Any] = deque()  # uvicorn's cycles without a complete response, in order
@@ -72,7 +75,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.policy.idle[self] = None
         if len(self.connections) > self.policy.max_connections:
-            next(iter(self.policy.idle)).transport.abort()
+            self._close_longest_idle()
         if self._is_closing():
             self.head_timer = self.loop.call_later(_CLOSING_SECONDS, self.transport.close)
         else:
@@ -121,13 +124,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request; the connection of a refused one stays open as after a response."""
+        """End a request; if its response is complete already, the connection stays open for the next one."""
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
-        if not isinstance(self.cycle, _RefusedCycle):
+        if not self.cycle.response_complete:
             return
-        self._cancel_head_timer()
+        self._cancel_head_timer()  # the body of a request whose response came early has ended
+        self._cancel_keep_alive()
         if self._is_closing() or not self.parser.should_keep_alive():
             self.transport.close()
         else:
@@ -143,13 +147,23 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep the connection open for the responses to the requests that the client has sent in full."""
-        return self._close_after_whole_requests()
+        """Keep the connection open for the responses to the requests that the client has sent in full.
+
+        A client that has gone looks the same, until what is written fails: an interim response tries that, twice, since
+        only the second write after a reset fails.
+        """
+        if not self._close_after_whole_requests():
+            return False
+        self._probe_client()
+        self.probe_timer = self.loop.call_later(_PROBE_SECONDS, self._probe_client)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self.policy.idle.pop(self, None)
         self._cancel_head_timer()
+        if self.probe_timer is not None:
+            self.probe_timer.cancel()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -160,6 +174,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.head_timer = self.loop.call_later(_CLOSING_SECONDS, self.transport.close)
         else:
             super().shutdown()
+
+    def _close_longest_idle(self) -> None:
+        """Close the connection that has been idle for the longest time, rather one whose response has been sent."""
+        idle = self.policy.idle
+        victim = next((each for each in idle if not each.transport.get_write_buffer_size()), next(iter(idle)))
+        del idle[victim]
+        victim.transport.abort()
+
+    def _probe_client(self) -> None:
+        if self.unanswered and not self.unanswered[0].response_started and not self.transport.is_closing():
+            self.transport.write(_CONTINUE)
 
     def _parse(self, data: bytes) -> None:
         """Parse data; a head that asks for another protocol is parsed once more, without that wish.
@@ -233,7 +258,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.head_timer = None
         if self.transport.is_closing():
             return
-        if self.in_head or not isinstance(self.cycle, _RefusedCycle):
+        if self.in_head or self.unanswered:
             self._end_with(_TIMED_OUT)
-        else:  # a refused request has its response, and its body is late
+        else:  # the request has its response, and its body is late
             self.transport.close()

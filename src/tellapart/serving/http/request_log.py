@@ -35,7 +35,7 @@ def log_line(identifier: str, method: str, path: str, status: int, seconds: floa
     """Return the line of a request; details: its model, its problem, and what a prediction took."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields = {"time": now, "id": identifier, "method": method, "path": path, "status": status}
-    return json.dumps(fields | {"ms": round(1000 * seconds, 1)} | details, ensure_ascii=False)
+    return json.dumps(fields | {"ms": round(1000 * seconds, 1)} | details)
 
 
 class RequestLogMiddleware:

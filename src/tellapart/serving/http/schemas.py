@@ -67,7 +67,7 @@ class Readiness(BaseModel):
     """The server accepts requests."""
 
     status: Literal["ready"] = "ready"
-    outdated_models: list[str] = Field(description="Models whose changed file could not be loaded.")
+    outdated_models: int = Field(description="Number of models whose changed file could not be loaded.")
 
 
 class ModelDescription(BaseModel):
@@ -88,8 +88,8 @@ class ModelEntry(BaseModel):
 
     name: str = Field(description="For the parameter `model` of requests.")
     model: str = Field(description="The first digits of the SHA-256 of the model file; empty while it is loaded.")
-    title: str | None = Field(description="Of the training data.")
-    defect: str = Field(description="Why the changed file is not in use; empty if it is.")
+    title: str = Field(description="Of the training data.")
+    is_outdated: bool = Field(description="Whether its changed file could not be loaded; the log has the reason.")
 
 
 class ModelList(BaseModel):

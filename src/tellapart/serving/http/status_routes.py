@@ -1,6 +1,7 @@
 """The routes about the server: liveness, readiness, metrics, and its models."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -40,7 +41,7 @@ def create_router(context: ServerContext) -> APIRouter:
         """Report whether a worker is ready and the server is not shutting down."""
         if context.shutting_down or not context.pool.ready:
             raise ProblemError(NOT_READY, "The server is starting or shutting down.", retry_after=1)
-        return Readiness(outdated_models=[model.name for model in context.models if model.defect])
+        return Readiness(outdated_models=sum(bool(model.defect) for model in context.models))
 
     @router.get(
         "/metrics",
@@ -87,7 +88,8 @@ def create_router(context: ServerContext) -> APIRouter:
 
 
 def _model_entry(model: ServedModel) -> ModelEntry:
-    return ModelEntry(name=model.name, model=model.identity, title=model.metadata.get("title"), defect=model.defect)
+    title = Path(str(model.metadata.get("title") or "")).name  # no folder of the machine that trained it
+    return ModelEntry(name=model.name, model=model.identity, title=title, is_outdated=bool(model.defect))
 
 
 def _drift_document(drift: Mapping[str, Mapping[str, Drift]]) -> dict[str, dict[str, DriftStatus]]:

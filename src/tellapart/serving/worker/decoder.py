@@ -26,7 +26,8 @@ from tellapart.serving.worker.untrusted_image import ImageRefusedError, decode_u
 
 _REQUEST = struct.Struct("!II")  # lengths of the settings and of the file
 _RESPONSE = struct.Struct("!HI")  # HTTP status, length of the content
-_LOST = "decoding it ended the process that decodes images"
+_READY = b"r"  # what a new process sends
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Decoder:
     max_pixels: of an image; larger ones are refused.
     """
 
+    connection: socket.socket
+    process: subprocess.Popen[bytes]
+    is_ready: bool
+
     def __init__(self, max_pixels: int) -> None:
         self.max_pixels = max_pixels
         self._start()
@@ -52,37 +57,59 @@ class Decoder:
 
         Raises `ImageRefusedError`, or `TimeoutError` after this time, for which the process is ended.
         """
-        deadline = time.monotonic() + seconds
         settings = json.dumps(job.settings.to_json()).encode() if job.settings else b""
         request = _REQUEST.pack(len(settings), len(job.content)) + settings
         try:
-            self.connection.settimeout(max(0.001, seconds))
-            self._send(request, job.content)
-            self.connection.settimeout(max(0.001, deadline - time.monotonic()))
-            status, length = _RESPONSE.unpack(read_exactly(self.connection, _RESPONSE.size))
-            self.connection.settimeout(max(1.0, deadline - time.monotonic()))
-            content = bytes(read_exactly(self.connection, length))
-        except TimeoutError:
+            self._wait_until_ready()
+            status, content = self._exchange(request, job.content, time.monotonic() + seconds)
+        except (EOFError, ConnectionError) as error:
+            raise self._lost() from error
+        except BaseException:  # the rest of the response would be taken for that to the next image
             self._restart()
             raise
-        except (EOFError, OSError) as error:
-            self._restart()
-            raise ImageRefusedError(UNREADABLE_IMAGE, _LOST) from error
         if status != HTTPStatus.OK:
             problem = json.loads(content)
             raise ImageRefusedError(ProblemType(problem["code"], HTTPStatus(status)), problem["reason"])
         return content
 
+    def _exchange(self, request: bytes, content: bytes, deadline: float) -> tuple[int, bytes]:
+        self._set_timeout(deadline)
+        self._send(request, content)
+        self._set_timeout(deadline)
+        status, length = _RESPONSE.unpack(read_exactly(self.connection, _RESPONSE.size))
+        self.connection.settimeout(_START_SECONDS)  # the image is decoded
+        return status, bytes(read_exactly(self.connection, length))
+
+    def _set_timeout(self, deadline: float) -> None:
+        self.connection.settimeout(max(0.001, deadline - time.monotonic()))
+
+    def _wait_until_ready(self) -> None:
+        """Wait for a new process, whose start does not count as time of an image."""
+        if not self.is_ready:
+            self.connection.settimeout(_START_SECONDS)
+            read_exactly(self.connection, len(_READY))
+            self.is_ready = True
+
+    def _lost(self) -> ImageRefusedError:
+        """Return the error for an image whose decoding ended the process, and start another."""
+        code = self.process.wait()
+        self._restart()
+        if code == -signal.SIGKILL:  # by the system, which lacks memory
+            return ImageRefusedError(OUT_OF_MEMORY, "there is not enough memory for this image")
+        return ImageRefusedError(UNREADABLE_IMAGE, "the image crashed the decoder")
+
     def _send(self, request: bytes, content: bytes) -> None:
         """Send a request; to a new process if the old one has ended since the last request, for lack of memory say."""
         try:
             self.connection.sendall(request)
-        except (BrokenPipeError, ConnectionError):
+        except ConnectionError:
             self._restart()
+            self._wait_until_ready()
             self.connection.sendall(request)
         self.connection.sendall(content)
 
     def _start(self) -> None:
+        self.is_ready = False
         self.connection, remote = socket.socketpair()
         # Unlike `multiprocessing`, a command does not import the main module of the server once more.
         command = [sys.executable, "-P", "-m", __name__, str(remote.fileno()), str(self.max_pixels)]
@@ -110,6 +137,7 @@ def run_decoder(connection: socket.socket, max_pixels: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     with one_blas_thread:
+        connection.sendall(_READY)
         while True:
             try:
                 lengths = _REQUEST.unpack(read_exactly(connection, _REQUEST.size))

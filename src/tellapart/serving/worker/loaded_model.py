@@ -13,7 +13,7 @@ from tellapart.inference.onnx import OnnxClassifier, load_onnx_bytes
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.serving.worker.plan import WorkerPlan
 
-FileVersion = tuple[int, int, int, int]  # device, inode, size, and modification time in nanoseconds
+FileVersion = tuple[int, int, int, int, int]  # device, inode, size, and when content and status last changed
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ def load_model(path: Path, plan: WorkerPlan) -> LoadedModel:
 def file_version(path: Path) -> FileVersion:
     """Return what changes when a file is replaced, or the target of a link."""
     status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -125,6 +125,8 @@ class WorkerPool:
                 was_ready = (await self._run_worker()).ready
             except OSError as error:  # out of memory or file descriptors, perhaps for a while
                 _LOG.error("Cannot start a worker process: %s", error)
+            except Exception:  # a supervisor that ends would leave the server without a worker
+                _LOG.exception("The supervision of a worker process failed: it is replaced.")
             pause = _MIN_RESTART_SECONDS if was_ready else min(2 * pause, _MAX_RESTART_SECONDS)
             self.restarts += 1
             await asyncio.sleep(pause)

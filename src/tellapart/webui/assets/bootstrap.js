@@ -10,7 +10,11 @@
       const file = files.get(String(address).replace("inline:", ""));
       return file ? Promise.resolve(new Response(file)) : fetch(address);
     };
-    await import(module);
+    try {
+      await import(module);
+    } catch (error) {
+      postMessage({ failed: { code: "error", message: error.message } });
+    }
   };`;
 
   async function unpack({ textContent, dataset: { type } }) {
