@@ -90,7 +90,7 @@ SUBTLE = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("mean", "cha
 def test_an_export_that_fails_the_parity_check_is_not_written(run, request, tmp_path, monkeypatch, fault):
     classifier = run.classifier if fault == "resize" else request.getfixturevalue("published")  # it uses colors
     dataset = dataset_from_labels(
-        "photos", FileImages(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), list("abababab")
+        "photos", FileImages(PHOTOS[0].parent, tuple(p.name for p in PHOTOS[:8])), ["digit 0", "digit 1"] * 4
     )
     to_graph_unchanged = exporting.to_graph
     if fault == "resize":

@@ -60,7 +60,7 @@ class Decoder:
         settings = json.dumps(job.settings.to_json()).encode() if job.settings else b""
         request = _REQUEST.pack(len(settings), len(job.content)) + settings
         try:
-            self._wait_until_ready()
+            self.wait_until_ready()
             status, content = self._exchange(request, job.content, time.monotonic() + seconds)
         except (EOFError, ConnectionError) as error:
             raise self._lost() from error
@@ -83,7 +83,7 @@ class Decoder:
     def _set_timeout(self, deadline: float) -> None:
         self.connection.settimeout(max(0.001, deadline - time.monotonic()))
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait for a new process, whose start does not count as time of an image."""
         if not self.is_ready:
             self.connection.settimeout(_START_SECONDS)
@@ -104,7 +104,7 @@ class Decoder:
             self.connection.sendall(request)
         except ConnectionError:
             self._restart()
-            self._wait_until_ready()
+            self.wait_until_ready()
             self.connection.sendall(request)
         self.connection.sendall(content)
 

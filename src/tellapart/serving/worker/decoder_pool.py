@@ -49,16 +49,16 @@ class DecoderPool:
     ) -> None:
         self.decode, self.refuse, self.is_dropped = decode, refuse, is_dropped
         self.quick, self.slow = queue.SimpleQueue[ReceivedImage](), queue.SimpleQueue[ReceivedImage]()
-        decoders = [Decoder(min(max_pixels, _QUICK_PIXELS)) for _ in range(quick_decoders)]
-        self.threads = [
-            *(threading.Thread(target=self._decode_quickly, args=(decoder,), daemon=True) for decoder in decoders),
-            threading.Thread(target=self._decode_slowly, args=(Decoder(max_pixels),), daemon=True),
-        ]
+        self.quick_decoders = [Decoder(min(max_pixels, _QUICK_PIXELS)) for _ in range(quick_decoders)]
+        self.slow_decoder = Decoder(max_pixels)
 
     def start(self) -> None:
-        """Start decoding."""
-        for thread in self.threads:
-            thread.start()
+        """Start decoding as soon as all processes have started."""
+        for decoder in (*self.quick_decoders, self.slow_decoder):
+            decoder.wait_until_ready()
+        for decoder in self.quick_decoders:
+            threading.Thread(target=self._decode_quickly, args=(decoder,), daemon=True).start()
+        threading.Thread(target=self._decode_slowly, args=(self.slow_decoder,), daemon=True).start()
 
     def put(self, request: InferenceRequest) -> None:
         """Decode the image of a request."""
