@@ -17,9 +17,11 @@ from folders import QUICK, digit_folder
 from servers import PLAN, wait_for
 from tellapart.cli import app
 from tellapart.pipeline.train import train
+from tellapart.progress import Progress
 from tellapart.serving.admission import Admission
 from tellapart.serving.limits import Limits
 from tellapart.serving.metrics import ServerMetrics
+from tellapart.serving.served_models import ServedModels
 from tellapart.serving.worker.pool import WorkerPool
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +63,9 @@ def test_the_options_exist(file):
 
 def test_the_metrics_for_autoscaling_exist():
     limits = Limits()
-    metrics = ServerMetrics(Admission(limits), WorkerPool([], PLAN, 0, limits.pixels)).render().decode()
+    models = ServedModels({}, Progress())
+    pool = WorkerPool([], [], PLAN, 0, limits.pixels, models.apply)
+    metrics = ServerMetrics(Admission(limits), pool, models).render(with_classes=True).decode()
     text = (DEPLOY / "kubernetes.yaml").read_text()
     names = re.findall(r"rate\((\w+)\[", text)
     assert len(names) == 2

@@ -219,6 +219,25 @@ def test_an_image_that_crashes_the_decoder_ends_nothing_else(start_server, photo
     assert server.workers() == [worker]
 
 
+def test_a_worker_starts_with_the_old_model_while_the_changed_file_is_broken(start_server, exported, tmp_path, photos):
+    served = Path(shutil.copy(exported, tmp_path / "served.onnx"))
+    server = start_server(served)
+    photo = photos[0].read_bytes()
+    before = server.ask(body=photo)[1]
+    (tmp_path / "broken").write_bytes(b"no model")
+    os.replace(tmp_path / "broken", served)
+    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == 1, 10)
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: worker not in server.workers() and server.ask("/readyz")[0] == 200, 40)
+    assert server.ask(body=photo)[1] == before
+    assert server.ask("/readyz")[1]["outdated_models"] == 1
+    assert len(server.values(Event.MODEL_NOT_REPLACED)) == 1
+    shutil.copy(exported, tmp_path / "good")
+    os.replace(tmp_path / "good", served)
+    wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == 0, 10)
+
+
 def test_a_model_follows_its_symbolic_link(start_server, exported, other_export, tmp_path, photos):
     """As Kubernetes replaces a ConfigMap: the link to a folder changes, and the old folder goes."""
     releases = {"first": exported, "second": other_export, "third": exported}

@@ -44,8 +44,11 @@ class ServedModels:
     def __getitem__(self, name: str) -> ServedModel:
         return self.by_name[name]
 
-    def apply(self, event: WorkerEvent) -> None:
-        """Follow the models of a worker; every change is reported once, however many workers there are."""
+    def apply(self, event: WorkerEvent) -> bool:
+        """Follow the models of a worker; every change is reported once, however many workers there are.
+
+        Returns whether another version of a model is in use from now on.
+        """
         model = self.by_name[self.names[event.model_index]]
         if event.kind == EventKind.MODEL_NOT_LOADED and event.reason != model.defect:
             model.defect = event.reason
@@ -53,10 +56,12 @@ class ServedModels:
             message = f"{printable(model.name)}: {state}: {event.reason}"
             self.progress.warn(Event.MODEL_NOT_REPLACED, message, model=model.name)
         elif event.kind == EventKind.MODEL_LOADED:
-            before, model.defect = model.identity, ""
+            before, model.defect = model.identity, event.reason
             if before == event.description["model"]:
-                return
+                return False
             model.metadata, model.description = event.metadata, event.description
             if before:
                 message = f"{printable(model.name)}: the changed file is in use (model {model.identity}, not {before})."
                 self.progress.report(Event.MODEL_REPLACED, message, model=model.name, identity=model.identity)
+            return True
+        return False

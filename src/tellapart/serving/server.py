@@ -9,6 +9,7 @@ import queue
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +29,9 @@ from tellapart.serving.http.connection_limits import ConnectionPolicy
 from tellapart.serving.http.uvicorn_server import ListenerSettings, UvicornServer
 from tellapart.serving.limits import Limits
 from tellapart.serving.served_models import ServedModels
+from tellapart.serving.spare_files import SpareFiles
 from tellapart.serving.worker.autotune import choose_plan
+from tellapart.serving.worker.messages import WorkerEvent
 from tellapart.serving.worker.plan import WorkerPlan
 from tellapart.serving.worker.pool import WorkerPool
 
@@ -92,13 +95,20 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop handles it
     _raise_file_limit(settings.limits.connections + _EXTRA_FILES)
     metadata = {name: read_onnx(path)[1] for name, path in models.items()}  # reports an invalid file at once
-    with _listen(settings.host, settings.port) as listener:
+    with _listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory() as folder:
         limits = settings.limits
         served = ServedModels(metadata, progress)
         capture = Capture(CaptureStore(settings.capture), served) if settings.capture else None
-        plan = settings.plan or _choose_plan(models, progress)
+        plan, paths = settings.plan or _choose_plan(models, progress), list(models.values())
+        spares = SpareFiles(paths, Path(folder))
+
+        def handle(event: WorkerEvent) -> None:
+            if served.apply(event):
+                identity = served[served.names[event.model_index]].identity
+                asyncio.get_running_loop().run_in_executor(None, spares.keep, event.model_index, identity)
+
         context = ServerContext(
-            pool=WorkerPool(list(models.values()), plan, settings.workers, limits.pixels, served.apply),
+            pool=WorkerPool(paths, spares.copies, plan, settings.workers, limits.pixels, handle),
             models=served,
             limits=limits,
             token=settings.token,

@@ -13,6 +13,7 @@ from tellapart.inference.onnx import OnnxClassifier, load_onnx_bytes
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.serving.worker.plan import WorkerPlan
 
+IDENTITY_DIGITS = 16  # of the SHA-256 of a file
 FileVersion = tuple[int, int, int, int, int]  # device, inode, size, and when content and status last changed
 
 
@@ -52,7 +53,7 @@ def load_model(path: Path, plan: WorkerPlan) -> LoadedModel:
     version = file_version(path)
     content, document = read_onnx(path)
     classifier = load_onnx_bytes(content, document, printable(str(path)), plan.threads)
-    model = LoadedModel(classifier, hashlib.sha256(content).hexdigest()[:16], version, document)
+    model = LoadedModel(classifier, hashlib.sha256(content).hexdigest()[:IDENTITY_DIGITS], version, document)
     model.warm_up(plan)
     return model
 

@@ -38,7 +38,8 @@ class WorkerEvent:
     """What a worker reports by itself.
 
     model_index: in the order of the worker's files. description, metadata: of a loaded model, for clients, and the JSON
-    document of its file. reason: why a changed file is not loaded.
+    document of its file. reason: why a changed file is not loaded, also if a copy of the
+    file before it is.
     """
 
     kind: EventKind

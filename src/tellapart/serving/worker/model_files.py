@@ -1,6 +1,7 @@
 """The models of a worker, which follow their files: a changed file is loaded; until then the old model is in use."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tellapart.serving.worker.loaded_model import FileVersion, LoadedModel, file_version, load_model
@@ -9,23 +10,33 @@ from tellapart.serving.worker.plan import WorkerPlan
 
 
 class ModelFiles:
-    """The models in files, in the order of `paths`; a path may be a symbolic link to another file from time to time."""
+    """The models in files, in the order of `paths`; a path may be a symbolic link to another file from time to time.
 
-    def __init__(self, paths: list[Path], plan: WorkerPlan) -> None:
-        self.paths, self.plan = paths, plan
+    copies: of the files that were in use before this process started.
+    """
+
+    def __init__(self, paths: list[Path], copies: list[Path], plan: WorkerPlan) -> None:
+        self.paths, self.copies, self.plan = paths, copies, plan
         self.models: list[LoadedModel] = []
         self._failed: dict[int, FileVersion | str] = {}  # what was tried last, by model
         self._reported: dict[int, FileVersion | str] = {}  # the failures that were reported
 
     def load_all(self) -> Iterator[WorkerEvent]:
-        """Load the models; yields an event for each, the last of them for the one that cannot be loaded, if any."""
+        """Load each file, or its copy; yields what happens, and ends at a model of which neither can be loaded."""
         for index, path in enumerate(self.paths):
+            defect = ""
             try:
-                self.models.append(load_model(path, self.plan))
+                model = load_model(path, self.plan)
             except Exception as error:  # the runtime's exceptions have no common class
-                yield _defect_event(index, error)
-                return
-            yield self._loaded_event(index)
+                event = _defect_event(index, error)
+                defect = event.reason
+                try:
+                    model = load_model(self.copies[index], self.plan)
+                except Exception:  # usually there is no copy
+                    yield event
+                    return
+            self.models.append(model)
+            yield replace(self._loaded_event(index), reason=defect)
 
     def reload_changed(self) -> Iterator[WorkerEvent]:
         """Load the files that have changed; requests in progress keep the model that they started with.

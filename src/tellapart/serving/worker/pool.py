@@ -46,18 +46,20 @@ class WorkerProcess:
 class WorkerPool:
     """A fixed number of worker processes; each has all models, in the order of `paths`.
 
-    on_event: is called with what the workers report about the models.
+    copies: of the files, which a worker loads where a file cannot be loaded. on_event: is called with what the workers
+    report about the models.
     """
 
     def __init__(
         self,
         paths: list[Path],
+        copies: list[Path],
         plan: WorkerPlan,
         size: int,
         max_pixels: int,
         on_event: Callable[[WorkerEvent], None],
     ) -> None:
-        self.paths, self.plan, self.size, self.max_pixels = paths, plan, size, max_pixels
+        self.paths, self.copies, self.plan, self.size, self.max_pixels = paths, copies, plan, size, max_pixels
         self.on_event = on_event
         self.workers: list[WorkerProcess] = []
         self.restarts = 0
@@ -134,7 +136,7 @@ class WorkerPool:
     async def _run_worker(self) -> WorkerProcess:
         """Start a worker and deliver its responses until it ends; then answer the pending requests with 503."""
         server_end, worker_end = socket.socketpair()
-        arguments = (worker_end, self.paths, self.plan, self.max_pixels)
+        arguments = (worker_end, self.paths, self.copies, self.plan, self.max_pixels)
         process = multiprocessing.get_context("spawn").Process(target=run_worker, args=arguments)
         await asyncio.to_thread(process.start)
         worker_end.close()

@@ -76,10 +76,12 @@ class Explanation:
 class InferenceWorker:
     """Answers requests from a socket until it is closed."""
 
-    def __init__(self, connection: socket.socket, paths: list[Path], plan: WorkerPlan, max_pixels: int) -> None:
+    def __init__(
+        self, connection: socket.socket, paths: list[Path], copies: list[Path], plan: WorkerPlan, max_pixels: int
+    ) -> None:
         self.connection, self.plan = connection, plan
         self.decoders = DecoderPool(plan.decoders, max_pixels, self._decode, self._refuse, self._is_dropped)
-        self.files = ModelFiles(paths, plan)
+        self.files = ModelFiles(paths, copies, plan)
         self.predictions: deque[DecodedImage] = deque()
         self.explanations: deque[Explanation] = deque()
         self.work_available = threading.Condition()
@@ -91,8 +93,8 @@ class InferenceWorker:
         """Load the models, and answer requests until the server closes the connection."""
         for event in self.files.load_all():
             self._send(event.to_response())
-            if event.kind == EventKind.MODEL_NOT_LOADED:
-                os._exit(1)  # the server starts another worker after a while
+        if len(self.files.models) < len(self.files.paths):
+            os._exit(1)  # the server starts another worker after a while
         self.decoders.start()
         for _ in range(self.plan.concurrent_batches):
             threading.Thread(target=self._infer_forever, daemon=True).start()
@@ -255,7 +257,9 @@ class InferenceWorker:
             self.connection.sendall(response.pack())
 
 
-def run_worker(connection: socket.socket, paths: list[Path], plan: WorkerPlan, max_pixels: int) -> None:
+def run_worker(
+    connection: socket.socket, paths: list[Path], copies: list[Path], plan: WorkerPlan, max_pixels: int
+) -> None:
     """Run a worker until the server closes the connection; signals to the whole process group end nothing early."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -263,4 +267,4 @@ def run_worker(connection: socket.socket, paths: list[Path], plan: WorkerPlan, m
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    InferenceWorker(connection, paths, plan, max_pixels).run()
+    InferenceWorker(connection, paths, copies, plan, max_pixels).run()
