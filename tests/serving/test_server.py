@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -159,19 +160,27 @@ def kill_workers_under_load(server, photo, times):
     wait_for(lambda: server.metrics()[("tellapart_worker_restarts_total",)] == times)
 
 
-def test_the_end_of_the_terminal_drains_the_server(start_server, photos):
-    server = start_server()
+@contextmanager
+def inherited(number, handler):
+    """Let processes that are started inside inherit how a signal is handled."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_the_end_of_the_terminal_drains_the_server(start_server):
+    with inherited(signal.SIGHUP, signal.SIG_DFL):  # these tests may run under nohup
+        server = start_server()
     server.process.send_signal(signal.SIGHUP)
     assert server.process.wait(30) == 0
     assert len(server.values(Event.SERVER_DRAINING)) == 1
 
 
 def test_nohup_keeps_the_server_running(exported, tmp_path, photos):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited by the server
-    try:
+    with inherited(signal.SIGHUP, signal.SIG_IGN):
         server = Server(tmp_path, exported)
-    finally:
-        signal.signal(signal.SIGHUP, before)
     server.process.send_signal(signal.SIGHUP)
     assert server.ask(body=photos[0].read_bytes())[0] == 200
     assert server.stop() == 0
@@ -229,7 +238,7 @@ def test_a_worker_starts_with_the_old_model_while_the_changed_file_is_broken(sta
     wait_for(lambda: server.ask("/readyz")[1]["outdated_models"] == 1, 10)
     (worker,) = server.workers()
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: worker not in server.workers() and server.ask("/readyz")[0] == 200, 40)
+    wait_for(lambda: worker not in server.workers() and server.ask(body=photo)[0] == 200, 40)
     assert server.ask(body=photo)[1] == before
     assert server.ask("/readyz")[1]["outdated_models"] == 1
     assert len(server.values(Event.MODEL_NOT_REPLACED)) == 1

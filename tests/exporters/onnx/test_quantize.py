@@ -158,6 +158,7 @@ def test_half_a_point_of_accuracy_may_be_lost(run):
         out=run.directory,
         progress=Progress(),
         runtime=None,
+        title=None,
         calibration=None,
         max_drop=0.5,
         min_speedup=1.1,
