@@ -129,7 +129,7 @@ class Capture:
 
 
 def _counted_model(model: ServedModel) -> str:
-    """Return the name under which predictions are counted: a replaced file starts anew."""
+    """Return the name under which predictions are counted: those of a replaced file are counted apart."""
     return f"{model.name} {model.identity}"
 
 
