@@ -12,6 +12,7 @@ from tellapart.classifier.golden_images import GoldenImages
 from tellapart.errors import ServeError, TruncatedFileError
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.progress import Event
+from tellapart.serving import model_repository
 from tellapart.serving.model_repository import prepare_models, split_name
 
 
@@ -42,6 +43,14 @@ def test_a_run_keeps_the_export_for_the_next_start(run, tmp_path):
         assert prepare_models([str(copy)], None, tmp_path, progress) == {"copy": copy / "model.onnx"}
     assert progress.events.count(Event.EXPORT_START) == 1
     assert progress.events.count(Event.MODEL_SERVED_AS_EXPORTED) == 1
+
+
+def test_a_run_that_cannot_keep_the_export_is_served(run, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(run.directory, tmp_path / "copy", ignore=shutil.ignore_patterns("*.onnx*")))
+    monkeypatch.setattr(model_repository, "_beside_run", lambda run: tmp_path / "missing" / "model.onnx")
+    (path,) = prepare_models([str(copy)], None, tmp_path, RecordingProgress()).values()
+    assert path.parent.parent == tmp_path
+    assert tellapart.load(path).classes == run.classifier.classes
 
 
 def test_a_path_may_have_equals_signs(exported, tmp_path):

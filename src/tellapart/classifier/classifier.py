@@ -36,8 +36,7 @@ class Classifier(Predictor):
 
     conformal, ood_detector: fitted on validation images; None for published weights. seen: the images that it was
     trained, selected and calibrated on; unknown for published weights. golden: test images to check an export with.
-    metadata: test metrics, data
-    fingerprint, recipe and package versions, which are further keys of the JSON document.
+    metadata: test metrics, data fingerprint, recipe and package versions, which are further keys of the JSON document.
     """
 
     architecture: Architecture

@@ -23,9 +23,9 @@ _MAX_DIGITS = 9
 class ServerContext:
     """The worker pool, with its models, limits, authorization and metrics.
 
-    token: that clients must send, if any.
-    cors_origins: of pages of other sites that may send requests. capture: stores images to label, if enabled.
-    shutting_down: whether new connections should go elsewhere. write_log: writes a line per request, if there is a log.
+    token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. capture: stores
+    images to label, if enabled. shutting_down: whether new connections should go elsewhere. write_log: writes a line
+    per request, if there is a log.
     """
 
     pool: WorkerPool

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tellapart.data.sources import Source
-from tellapart.errors import ClassifierFileError, NoCheckImagesError, ServeError, printable
+from tellapart.errors import ClassifierFileError, NoCheckImagesError, SaveError, ServeError, printable
 from tellapart.inference.onnx_safety import read_onnx
 from tellapart.io.run_directory import RunDirectory
 from tellapart.optional import require
@@ -37,17 +37,24 @@ def prepare_models(models: Sequence[str], check: Source | None, folder: Path, pr
             progress.report(Event.MODEL_SERVED_AS_EXPORTED, message, path=str(RunDirectory(path).onnx))
         else:
             out = Path(tempfile.mkdtemp(dir=folder)) / f"{number}.onnx"
-            files[name] = _export(model, _beside_run(path) or out, check, progress)
+            files[name] = _export(model, _beside_run(path), out, check, progress)
     return files
 
 
-def _export(model: str, out: Path, check: Source | None, progress: Progress) -> Path:
-    """Export a classifier; on a machine without any of its images, the parity check is on generated ones."""
+def _export(model: str, beside: Path | None, out: Path, check: Source | None, progress: Progress) -> Path:
+    """Export a classifier beside its run, or else to `out`.
+
+    On a machine without any of its images, the parity check is on generated ones.
+    """
     exporter = require("tellapart.exporters.export", "export")
     try:
-        path: Path = exporter.export(model, out=out, check=check, progress=progress).path
+        path: Path = exporter.export(model, out=beside or out, check=check, progress=progress).path
     except NoCheckImagesError:
-        path = exporter.export(model, out=out, check=exporter.GeneratedImages(), progress=progress).path
+        return _export(model, beside, out, exporter.GeneratedImages(), progress)
+    except SaveError:  # a full or read-only disk, or another server that exports the same run
+        if beside is None:
+            raise
+        return _export(model, None, out, check, progress)
     return path
 
 

@@ -30,3 +30,5 @@ class SpareFiles:
                 os.replace(new, self.copies[index])
         except OSError as error:
             _LOG.warning("Cannot copy %s: %s", self.paths[index], error)
+        finally:
+            new.unlink(missing_ok=True)

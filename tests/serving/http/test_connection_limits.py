@@ -166,6 +166,12 @@ def test_a_client_that_sends_no_more_gets_its_responses(server, photos):
         assert connection.recv(1) == b""
 
 
+def test_a_client_of_http_1_0_gets_no_interim_response(server, photos):
+    with connect(server, post(photos[0].read_bytes()).replace(b"HTTP/1.1", b"HTTP/1.0", 1)) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert status_line(connection) == b"HTTP/1.1 200"
+
+
 def test_work_for_a_client_that_has_gone_is_given_up(server, photos):
     """After a complete request: the end of what it sends looks as if it still waited for the response."""
     name = ("tellapart_request_errors_total", "client_disconnected")

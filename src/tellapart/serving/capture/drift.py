@@ -59,8 +59,7 @@ def measure_model_drift(
     """Return the drift of the predicted classes, and of the distances from the training images.
 
     expected: the counts on validation images, as in an exported file; deciles of the distances only with an OOD
-    detector. classes, deciles: recent counts by class, and
-    by decile of the distance. names: of the classes.
+    detector. classes, deciles: recent counts by class, and by decile of the distance. names: of the classes.
     """
     drift = {"classes": measure_drift(expected["classes"], [classes.get(name, 0) for name in names])}
     per_decile = expected["images"] // _DECILES

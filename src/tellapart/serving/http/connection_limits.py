@@ -183,7 +183,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         victim.transport.abort()
 
     def _probe_client(self) -> None:
-        if self.unanswered and not self.unanswered[0].response_started and not self.transport.is_closing():
+        if not self.unanswered or self.transport.is_closing():
+            return
+        oldest = self.unanswered[0]
+        if not oldest.response_started and oldest.scope["http_version"] != "1.0":  # which has no interim responses
             self.transport.write(_CONTINUE)
 
     def _parse(self, data: bytes) -> None:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -27,7 +28,7 @@ from tellapart.serving.worker.untrusted_image import ImageRefusedError, decode_u
 _REQUEST = struct.Struct("!II")  # lengths of the settings and of the file
 _RESPONSE = struct.Struct("!HI")  # HTTP status, length of the content
 _READY = b"r"  # what a new process sends
-_START_SECONDS = 60.0
+_START_SECONDS, _EXIT_SECONDS = 60.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Decoder:
 
     def _lost(self) -> ImageRefusedError:
         """Return the error for an image whose decoding ended the process, and start another."""
-        code = self.process.wait()
+        code: int | None = None
+        with suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(_EXIT_SECONDS)
         self._restart()
         if code == -signal.SIGKILL:  # by the system, which lacks memory
             return ImageRefusedError(OUT_OF_MEMORY, "there is not enough memory for this image")
