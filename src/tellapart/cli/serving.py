@@ -49,6 +49,12 @@ def serve(
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Write one JSON object per request to standard output.")
     ] = False,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port for gRPC (Open Inference Protocol: KServe, Triton); without it, HTTP only."
+        ),
+    ] = None,
     max_requests: Annotated[
         int, typer.Option(min=1, help="Maximum number of concurrent requests; further ones get 503 with Retry-After.")
     ] = 128,
@@ -73,6 +79,7 @@ def serve(
         workers=workers,
         capture=capture,
         log_requests=log_requests,
+        grpc_port=grpc_port,
     )
     with tempfile.TemporaryDirectory() as folder:
         server.serve(repository.prepare_models(models, check, Path(folder), progress), settings, progress)

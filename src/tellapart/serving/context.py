@@ -2,10 +2,8 @@
 
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-from fastapi import Request
 
 from tellapart.serving.admission import Admission
 from tellapart.serving.capture.capture import Capture
@@ -56,17 +54,17 @@ class ServerContext:
             raise ProblemError(UNKNOWN_MODEL, f"Unknown model; this server has {', '.join(self.model_names)}.")
         return self.model_names.index(name)
 
-    def authorize(self, request: Request) -> None:
-        """Raise `ProblemError` `unauthorized` unless the client sends the token of this server, if it has one."""
+    def authorize(self, headers: Mapping[str, str]) -> None:
+        """Raise `ProblemError` `unauthorized` unless the headers have the token of this server, if it has one."""
         if self.token is None:
             return
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token.encode()):
             raise ProblemError(UNAUTHORIZED, "Send the token of this server as Authorization: Bearer TOKEN.")
 
-    def deadline(self, request: Request) -> float:
+    def deadline(self, headers: Mapping[str, str]) -> float:
         """Return the deadline of a request on the clock `time.monotonic`; raises `ProblemError` `invalid_request`."""
-        now, header = time.monotonic(), request.headers.get(_DEADLINE_HEADER)
+        now, header = time.monotonic(), headers.get(_DEADLINE_HEADER)
         if header is None:
             return now + self.limits.timeout_seconds
         if not (header.isascii() and header.isdigit() and len(header) <= _MAX_DIGITS):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MAX_IMAGES = 64  # of one request
+
 
 @dataclass(frozen=True)
 class Limits:

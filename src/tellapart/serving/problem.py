@@ -66,10 +66,6 @@ class ProblemError(Exception):
             "code": self.code,
         }
 
-    def body(self) -> bytes:
-        """Return the document as bytes."""
-        return json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
-
     def headers(self) -> dict[str, str]:
         """Return the headers of the response, but for its length and type."""
         headers = {}
@@ -83,9 +79,14 @@ class ProblemError(Exception):
 
     def to_http(self, *, close: bool = False) -> bytes:
         """Return the whole response as it is sent; close: whether the connection is closed after it."""
-        body = self.body()
+        body = encode_problem(self.to_json())
         headers = {"content-length": str(len(body)), "content-type": MEDIA_TYPE} | self.headers()
         if close:
             headers["connection"] = "close"
         lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}", *(f"{k}: {v}" for k, v in headers.items())]
         return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body
+
+
+def encode_problem(document: dict[str, object]) -> bytes:
+    """Return the bytes of a problem document."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -19,6 +19,7 @@ from typing import Any
 
 from tellapart.errors import ServeError, printable
 from tellapart.inference.onnx_safety import read_onnx
+from tellapart.optional import require
 from tellapart.progress import Event, Progress
 from tellapart.serving.capture.capture import Capture
 from tellapart.serving.capture.store import CaptureStore
@@ -49,7 +50,8 @@ class ServerSettings:
 
     token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. plan: of each
     worker, chosen by a trial if None. workers: processes. capture: a folder, or the URL of a PostgreSQL database, to
-    store images to label. log_requests: write a JSON object per request to standard output.
+    store images to label. log_requests: write a JSON object per request to standard output. grpc_port: of the Open
+    Inference Protocol over gRPC, if it is served.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +63,7 @@ class ServerSettings:
     workers: int = 1
     capture: str | None = None
     log_requests: bool = False
+    grpc_port: int | None = None
 
     @property
     def is_loopback(self) -> bool:
@@ -121,7 +124,7 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
         app = create_app(context, local_only=settings.is_loopback and settings.token is None)
         server = UvicornServer(app, ListenerSettings(listener, settings.host, policy, grace))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            runner.run(_run_until_signal(server, context, progress))
+            runner.run(_run_until_signal(server, context, settings, progress))
 
 
 def read_token(path: Path) -> str:
@@ -196,7 +199,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _run_until_signal(server: UvicornServer, context: ServerContext, progress: Progress) -> None:
+async def _run_until_signal(
+    server: UvicornServer, context: ServerContext, settings: ServerSettings, progress: Progress
+) -> None:
+    grpc_server = await _start_grpc(context, settings)
     serving = asyncio.create_task(server.serve([server.settings.listener]))
     stopping = asyncio.create_task(_signal_event().wait())
     ready = asyncio.create_task(context.pool.wait_until_ready())
@@ -206,17 +212,31 @@ async def _run_until_signal(server: UvicornServer, context: ServerContext, progr
     if ready.done() and not serving.done():
         names, address = ", ".join(context.model_names), server.address
         others = f", and for other machines at {server.network_address}" if server.network_address else ""
-        message = f"Serving {names} at {address}{others} (API documentation: {address}/docs)."
-        progress.report(Event.SERVER_START, message, address=address, network_address=server.network_address)
+        grpc_port = grpc_server.port if grpc_server else None
+        by_grpc = f", and by gRPC at port {grpc_port}" if grpc_port else ""
+        message = f"Serving {names} at {address}{others}{by_grpc} (API documentation: {address}/docs)."
+        values = {"address": address, "network_address": server.network_address, "grpc_port": grpc_port}
+        progress.report(Event.SERVER_START, message, **values)
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     context.shutting_down = True
     progress.report(Event.SERVER_DRAINING, "Shutting down: completing the requests in progress.")
     if not serving.done():
         await asyncio.sleep(_NOTICE_SECONDS)
+        if grpc_server:
+            await grpc_server.stop(context.limits.grace_seconds)
         server.should_exit = True
     ready.cancel()
     stopping.cancel()
     await serving
+
+
+async def _start_grpc(context: ServerContext, settings: ServerSettings) -> Any:
+    """Return the running gRPC server, None if there is none; raises `MissingExtraError` without its packages."""
+    if settings.grpc_port is None:
+        return None
+    server = require("tellapart.serving.grpc.server", "grpc").GrpcServer(context, settings.host, settings.grpc_port)
+    await server.start()
+    return server
 
 
 def _signal_event() -> asyncio.Event:

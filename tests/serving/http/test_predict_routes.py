@@ -97,7 +97,7 @@ PROBLEMS = {
     "empty body": (415, "not_an_image", {"body": b""}),
     "truncated image": (422, "unreadable_image", {"body": "truncated"}),
     "unknown model": (404, "unknown_model", {"path": "/v1/predict?model=cats", "body": "photo"}),
-    "unknown path": (404, "not_found", {"path": "/v2"}),
+    "unknown path": (404, "not_found", {"path": "/v3"}),
     "no capture": (404, "capture_disabled", {"path": "/label"}),
     "wrong method": (405, "method_not_allowed", {"path": "/v1/predict"}),
     "invalid query": (422, "invalid_request", {"path": "/v1/predict?top=none", "body": "photo"}),

@@ -26,7 +26,7 @@ CASES = [
 def test_exceptions_become_problem_documents(error, status, code):
     handlers = exception_handlers([])
     handler = next(handlers[base] for base in type(error).__mro__ if base in handlers)
-    response = asyncio.run(handler(Request({"type": "http"}), error))
+    response = asyncio.run(handler(Request({"type": "http", "path": "/v1/predict"}), error))
     document = json.loads(response.body)
     assert (response.status_code, document["status"], document["code"]) == (status, status, code)
     assert response.media_type == "application/problem+json"

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tellapart.serving.context import ServerContext
-from tellapart.serving.http import labelling_routes, page_routes, predict_routes, status_routes
+from tellapart.serving.http import labelling_routes, open_inference_routes, page_routes, predict_routes, status_routes
 from tellapart.serving.http.capacity_and_host import LocalHostMiddleware
 from tellapart.serving.http.problems import exception_handlers
 from tellapart.serving.http.request_log import RequestLogMiddleware
@@ -99,6 +99,7 @@ def _create_routers(context: ServerContext) -> dict[str | Enum, APIRouter]:
     routers: dict[str | Enum, APIRouter] = {
         "predictions": predict_routes.create_router(context),
         "server": status_routes.create_router(context),
+        "open inference protocol": open_inference_routes.create_router(context),
         "pages": page_routes.create_router(context),
     }
     if context.capture:

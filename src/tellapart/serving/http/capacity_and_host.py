@@ -58,7 +58,7 @@ class LocalHostMiddleware:
         """Respond with 421 (RFC 9110, section 15.5.20), or pass the request on."""
         if scope["type"] == "http" and not (self._is_local(scope) and self._is_allowed_origin(scope)):
             detail = "This server serves this machine only: use http://localhost, or start it with --token-file."
-            await problem_response(ProblemError(MISDIRECTED_REQUEST, detail))(scope, receive, send)
+            await problem_response(ProblemError(MISDIRECTED_REQUEST, detail), scope["path"])(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -28,7 +28,7 @@ def create_router(context: ServerContext, capture: Capture) -> APIRouter:
     @router.get("/v1/captures", responses=problem_responses(401, 503))
     async def list_captures(request: Request) -> CapturedImages:
         """List the images without a label, the newest first."""
-        context.authorize(request)
+        context.authorize(request.headers)
         counts, images = await asyncio.gather(
             capture.run(store.count_images), capture.run(store.list_unlabelled, _MAX_LISTED)
         )
@@ -38,7 +38,7 @@ def create_router(context: ServerContext, capture: Capture) -> APIRouter:
     @router.get("/v1/captures/{image_id}", responses=_PROBLEMS | {200: _WEBP}, response_class=Response)
     async def get_capture(request: Request, image_id: ImageId) -> Response:
         """Return an image."""
-        context.authorize(request)
+        context.authorize(request.headers)
         content = await capture.run(store.read_image, image_id)
         if content is None:
             raise _unknown_capture()
@@ -53,7 +53,7 @@ def create_router(context: ServerContext, capture: Capture) -> APIRouter:
     )
     async def label_capture(request: Request, image_id: ImageId) -> Response:
         """Label an image."""
-        context.authorize(request)
+        context.authorize(request.headers)
         label = _parse_label(await read_small_body(request, context.limits))
         if not await capture.run(store.set_label, image_id, label):
             raise _unknown_capture()
@@ -62,7 +62,7 @@ def create_router(context: ServerContext, capture: Capture) -> APIRouter:
     @router.delete("/v1/captures/{image_id}", status_code=204, responses=_PROBLEMS, response_class=Response)
     async def delete_capture(request: Request, image_id: ImageId) -> Response:
         """Delete an image."""
-        context.authorize(request)
+        context.authorize(request.headers)
         if not await capture.run(store.delete, image_id):
             raise _unknown_capture()
         return Response(status_code=204)

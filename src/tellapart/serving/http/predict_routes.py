@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,19 +15,17 @@ from tellapart.serving.context import ServerContext
 from tellapart.serving.http.problems import problem_responses
 from tellapart.serving.http.request_body import UploadedImage, content_length, disconnected_problem, read_images
 from tellapart.serving.http.schemas import FormPredictions, PredictionResponse
+from tellapart.serving.prediction import check_deadline, gather, log_details, record_prediction, submit, successful_body
 from tellapart.serving.problem import (
-    DEADLINE_EXCEEDED,
     INTERNAL_ERROR,
     INVALID_REQUEST,
     NOT_READY,
     ProblemError,
-    ProblemType,
 )
-from tellapart.serving.worker.messages import MOST_PROBABLE, InferenceResponse, RequestKind, error_response
+from tellapart.serving.worker.messages import MOST_PROBABLE, InferenceResponse, RequestKind
 
 Result = TypeVar("Result")
 
-_WORKER_GRACE = 0.05  # seconds after the deadline in which a worker may still report that it has passed
 _IMAGE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _FORM = {"multipart/form-data": {"schema": {"type": "object", "properties": {"files": _FILES}, "required": ["files"]}}}
@@ -64,7 +62,7 @@ def create_router(context: ServerContext) -> APIRouter:
         An image of a form that cannot be read has `error`, `code` and `status` in place of a prediction. The header
         `Deadline-Ms` sets how long the client waits.
         """
-        return await _record(request, context, _predict(request, context, model, top))
+        return await record_request(request, context, _predict(request, context, model, top))
 
     @router.post(
         "/v1/explain",
@@ -77,23 +75,12 @@ def create_router(context: ServerContext) -> APIRouter:
 
         Regions are occluded one after another, which costs as much as 81 predictions; predictions take precedence.
         """
-        return await _record(request, context, _explain(request, context, model, index))
+        return await record_request(request, context, _explain(request, context, model, index))
 
     return router
 
 
-def successful_body(response: InferenceResponse) -> bytes:
-    """Return the body of a worker's response; raises `ProblemError` if it is an error."""
-    if response.status == HTTPStatus.OK:
-        return response.body
-    error = json.loads(response.body)
-    status, reason = HTTPStatus(response.status), error["error"].rstrip(".")
-    retry_after = 1 if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    detail = f"{reason[:1].upper()}{reason[1:]}."
-    raise ProblemError(ProblemType(error["code"], status), detail, retry_after=retry_after)
-
-
-async def _record(request: Request, context: ServerContext, work: Awaitable[Response]) -> Response:
+async def record_request(request: Request, context: ServerContext, work: Awaitable[Response]) -> Response:
     """Return a response, and record its status and duration, and its problem."""
     start, status = time.monotonic(), INTERNAL_ERROR.status.value
     try:
@@ -114,11 +101,11 @@ async def _record(request: Request, context: ServerContext, work: Awaitable[Resp
 async def _predict(request: Request, context: ServerContext, model: str | None, top: int) -> Response:
     async with _admit(request, context, model) as admitted:
         work = [_submit(context, RequestKind.PREDICT, admitted, top, image) for image in admitted.images]
-        responses = await _unless_disconnected(request, _gather(work))
-        request.state.log |= _log_details(context, admitted, responses)
+        responses = await unless_disconnected(request, gather(work))
+        request.state.log |= log_details(context, admitted.model_index, responses)
         for image, response in zip(admitted.images, responses, strict=True):
             if response.status == HTTPStatus.OK:
-                _record_prediction(context, admitted.model_index, response, image.content)
+                record_prediction(context, admitted.model_index, response, image.content)
     if len(responses) == 1 and admitted.images[0].name is None:
         return Response(successful_body(responses[0]), media_type="application/json")
     return _form_response(admitted.images, responses)
@@ -129,48 +116,32 @@ async def _explain(request: Request, context: ServerContext, model: str | None, 
         if len(admitted.images) > 1:
             raise ProblemError(INVALID_REQUEST, "Send one image; an explanation is for one image at a time.")
         work = _submit(context, RequestKind.EXPLAIN, admitted, index, admitted.images[0])
-        response = await _unless_disconnected(request, work)
+        response = await unless_disconnected(request, work)
     return Response(successful_body(response), media_type="image/png")
 
 
 @asynccontextmanager
 async def _admit(request: Request, context: ServerContext, model: str | None) -> AsyncIterator[AdmittedRequest]:
     """Check and read a request; it holds its share of the capacity inside the context."""
-    context.authorize(request)
-    model_index, deadline = context.model_index(model), context.deadline(request)
+    context.authorize(request.headers)
+    model_index, deadline = context.model_index(model), context.deadline(request.headers)
     with context.admission.admit(content_length(request, context.limits)) as ticket:
         if not context.pool.ready:
             raise ProblemError(NOT_READY, "The server is starting; retry in a few seconds.", retry_after=1)
-        _check_deadline(deadline)
+        check_deadline(deadline)
         images = await read_images(request, ticket, context.limits, deadline)
         ticket.set_images(len(images))
-        _check_deadline(deadline)
+        check_deadline(deadline)
         yield AdmittedRequest(model_index, deadline, images)
 
 
 async def _submit(
     context: ServerContext, kind: RequestKind, admitted: AdmittedRequest, argument: int, image: UploadedImage
 ) -> InferenceResponse:
-    """Return a worker's response, at the latest shortly after the deadline, whatever happens to the worker."""
-    try:
-        async with asyncio.timeout(max(0.0, admitted.deadline - time.monotonic()) + _WORKER_GRACE):
-            return await context.pool.submit(kind, admitted.model_index, argument, admitted.deadline, image.content)
-    except TimeoutError:
-        return error_response(0, DEADLINE_EXCEEDED, "the deadline has passed")
+    return await submit(context, kind, admitted.model_index, argument, admitted.deadline, image.content)
 
 
-async def _gather(work: Sequence[Coroutine[Any, Any, InferenceResponse]]) -> list[InferenceResponse]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in work]
-    return [task.result() for task in tasks]
-
-
-def _check_deadline(deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise ProblemError(DEADLINE_EXCEEDED, "The deadline has passed.")
-
-
-async def _unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
+async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
     """Return the result; if the client disconnects, cancel the work and raise `ProblemError`."""
     working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
     try:
@@ -188,32 +159,9 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def _log_details(
-    context: ServerContext, admitted: AdmittedRequest, responses: Sequence[InferenceResponse]
-) -> dict[str, Any]:
-    """Return what the log says of predictions: the longest times of all images, and the largest batch."""
-    model = context.models[context.model_names[admitted.model_index]]
-    return {
-        "model": model.name,
-        "identity": model.identity,
-        "images": len(responses),
-        "queue_ms": round(1000 * max(response.queue_seconds for response in responses), 1),
-        "decode_ms": round(1000 * max(response.decode_seconds for response in responses), 1),
-        "inference_ms": round(1000 * max(response.inference_seconds for response in responses), 1),
-        "batch": max(response.batch_size for response in responses),
-    }
-
-
 def _form_response(images: Sequence[UploadedImage], responses: Sequence[InferenceResponse]) -> Response:
     predictions = []
     for image, response in zip(images, responses, strict=True):
         status = {} if response.status == HTTPStatus.OK else {"status": response.status}
         predictions.append({"path": image.name or ""} | json.loads(response.body) | status)
     return Response(json.dumps({"predictions": predictions}, ensure_ascii=False), media_type="application/json")
-
-
-def _record_prediction(context: ServerContext, model_index: int, response: InferenceResponse, image: bytes) -> None:
-    prediction, model = json.loads(response.body), context.model_names[model_index]
-    context.metrics.record_prediction(model, response, prediction)
-    if context.capture:
-        context.capture.observe(model, model_index, prediction, response.distance, image)

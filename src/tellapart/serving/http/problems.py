@@ -19,15 +19,21 @@ from tellapart.serving.problem import (
     MEDIA_TYPE,
     ProblemError,
     ProblemType,
+    encode_problem,
 )
+
+_OPEN_INFERENCE = "/v2"
 
 Handler = Callable[[Request, Any], Awaitable[Response]]
 ToProblem = Callable[[Request, Any], ProblemError]
 
 
-def problem_response(problem: ProblemError) -> Response:
-    """Return a problem document as a response."""
-    return Response(problem.body(), problem.status, problem.headers(), MEDIA_TYPE)
+def problem_response(problem: ProblemError, path: str) -> Response:
+    """Return a problem document as a response to a request for a path."""
+    document = problem.to_json()
+    if path.startswith(_OPEN_INFERENCE):
+        document |= {"error": problem.detail}  # the only member that the clients of this protocol read
+    return Response(encode_problem(document), problem.status, problem.headers(), MEDIA_TYPE)
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -50,7 +56,7 @@ def exception_handlers(routes: Sequence[BaseRoute]) -> dict[type[Exception], Han
 
 def _handler(to_problem: ToProblem) -> Handler:
     async def handle(request: Request, error: Exception) -> Response:
-        return problem_response(to_problem(request, error))
+        return problem_response(to_problem(request, error), request.scope["path"])
 
     return handle
 

@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from tellapart.serving.admission import Ticket
-from tellapart.serving.limits import Limits
+from tellapart.serving.limits import MAX_IMAGES, Limits
 from tellapart.serving.problem import (
     BODY_TOO_LARGE,
     CLIENT_DISCONNECTED,
@@ -20,7 +21,8 @@ from tellapart.serving.problem import (
     ProblemError,
 )
 
-MAX_FILES = 64
+Result = TypeVar("Result")
+
 _SMALL_BYTES = 4096
 _MAX_DIGITS = 15
 
@@ -48,18 +50,19 @@ def content_length(request: Request, limits: Limits) -> int:
 
 async def read_images(request: Request, ticket: Ticket, limits: Limits, deadline: float) -> list[UploadedImage]:
     """Return the image in a body, or the images in a form; raises `ProblemError`."""
-    stream = _limited_stream(request, ticket, limits)
-    seconds = min(limits.body_seconds, deadline - time.monotonic())
-    try:
-        async with asyncio.timeout(seconds):
-            if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-                return await _read_files(request, stream, limits)
-            return [UploadedImage(b"".join([chunk async for chunk in stream]))]
-    except TimeoutError as error:
-        detail = f"The body did not arrive within {seconds:.1f} seconds."
-        raise ProblemError(REQUEST_TIMEOUT, detail) from error
-    except ClientDisconnect as error:
-        raise disconnected_problem() from error
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        stream = _limited_stream(request, ticket, limits)
+        return await _within_time(_read_files(request, stream, limits), limits, deadline)
+    return [UploadedImage(await read_body(request, ticket, limits, deadline))]
+
+
+async def read_body(request: Request, ticket: Ticket, limits: Limits, deadline: float) -> bytes:
+    """Return a body; raises `ProblemError`."""
+
+    async def read() -> bytes:
+        return b"".join([chunk async for chunk in _limited_stream(request, ticket, limits)])
+
+    return await _within_time(read(), limits, deadline)
 
 
 async def read_small_body(request: Request, limits: Limits) -> bytes:
@@ -86,6 +89,18 @@ def disconnected_problem() -> ProblemError:
     return ProblemError(CLIENT_DISCONNECTED, "The client has disconnected.")
 
 
+async def _within_time(reading: Awaitable[Result], limits: Limits, deadline: float) -> Result:
+    seconds = min(limits.body_seconds, deadline - time.monotonic())
+    try:
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError as error:
+        detail = f"The body did not arrive within {seconds:.1f} seconds."
+        raise ProblemError(REQUEST_TIMEOUT, detail) from error
+    except ClientDisconnect as error:
+        raise disconnected_problem() from error
+
+
 async def _limited_stream(request: Request, ticket: Ticket, limits: Limits) -> AsyncGenerator[bytes, None]:
     """Yield the body; counts its bytes, as a client may declare less than it sends, or nothing."""
     size, declared = 0, ticket.buffered_bytes
@@ -100,7 +115,7 @@ async def _limited_stream(request: Request, ticket: Ticket, limits: Limits) -> A
 
 async def _read_files(request: Request, stream: AsyncGenerator[bytes, None], limits: Limits) -> list[UploadedImage]:
     try:
-        parser = MultiPartParser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES)
+        parser = MultiPartParser(request.headers, stream, max_files=MAX_IMAGES, max_fields=MAX_IMAGES)
         parser.spool_max_size = limits.body_bytes  # nothing is written to disk
         form = await parser.parse()
     except (MultiPartException, LookupError, ValueError) as error:  # LookupError: an unknown character encoding

@@ -52,20 +52,20 @@ def create_router(context: ServerContext) -> APIRouter:
         """Return metrics for Prometheus; predictions by class only with the token of this server, if it has one."""
         is_anonymous = "authorization" not in request.headers
         if not is_anonymous:
-            context.authorize(request)
+            context.authorize(request.headers)
         with_classes = context.token is None or not is_anonymous
         return Response(context.metrics.render(with_classes=with_classes), media_type=_METRICS_TYPE)
 
     @router.get("/v1/models", responses=problem_responses(401))
     async def list_models(request: Request) -> ModelList:
         """List the models; the first is the default."""
-        context.authorize(request)
+        context.authorize(request.headers)
         return ModelList(models=[_model_entry(model) for model in context.models])
 
     @router.get("/v1/model", response_model=ModelDescription, responses=problem_responses(401, 404, 422, 503))
     async def describe_model(request: Request, model: ModelName = None) -> Response:
         """Describe a model: classes, preprocessing, test metrics, fingerprint of the training data."""
-        context.authorize(request)
+        context.authorize(request.headers)
         served = context.models[context.model_names[context.model_index(model)]]
         if not served.description:
             raise ProblemError(NOT_READY, "The server is starting; retry in a few seconds.", retry_after=1)
@@ -74,7 +74,7 @@ def create_router(context: ServerContext) -> APIRouter:
     @router.get("/v1/status", responses=problem_responses(401))
     async def server_status(request: Request) -> ServerStatus:
         """Report the requests of the last minute, and the last thousand predictions."""
-        context.authorize(request)
+        context.authorize(request.headers)
         capture = context.capture
         return ServerStatus(
             **context.metrics.recent_activity(),

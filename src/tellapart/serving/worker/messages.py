@@ -22,6 +22,7 @@ class RequestKind(IntEnum):
     EXPLAIN = 2  # which regions of an image matter
     STRIP_METADATA = 3  # an image without its metadata
     CANCEL = 4  # the client no longer waits for the response
+    PREDICT_PROBA = 5  # a prediction with the probabilities of all classes, in their order
 
 
 class EventKind(StrEnum):

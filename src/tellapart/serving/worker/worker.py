@@ -129,7 +129,7 @@ class InferenceWorker:
         without_body = replace(request, body=b"")  # frees the bytes of the file
         decoded = DecodedImage(without_body, model, pixels, received.time, time.monotonic() - start)
         with self.work_available:
-            if request.kind == RequestKind.PREDICT:
+            if request.kind != RequestKind.EXPLAIN:
                 self.predictions.append(decoded)
             else:
                 self.explanations.append(Explanation(decoded, occluded_copies(pixels)))
@@ -174,6 +174,8 @@ class InferenceWorker:
             top = image.request.argument
             prediction = predictions.prediction(row, "", model.classifier.classes, top).to_json()
             del prediction["path"]
+            if image.request.kind == RequestKind.PREDICT_PROBA:
+                prediction["probabilities"] = predictions.probabilities[row].tolist()
             response = InferenceResponse(
                 request_id=image.request.request_id,
                 status=HTTPStatus.OK,
