@@ -69,12 +69,16 @@ def calibrate(
     )
     sets_are_bounded, detects = conformal.unbounded < len(conformal.thresholds), math.isfinite(ood_detector.threshold)
     distances = ood_detector.distances(validation_features) if detects else None
+    expected = _reference_statistics(probabilities, distances)
+    expected["probability_error"] = _probability_error(probabilities, validation.labels, groups)
+    if distances is not None:
+        expected["out_of_distribution"] = float((distances > ood_detector.threshold).mean())
     calibrated = replace(
         classifier,
         temperature=temperature,
         conformal=conformal if sets_are_bounded else None,
         ood_detector=ood_detector if detects else None,
-        metadata=classifier.metadata | {"expected": _reference_statistics(probabilities, distances)},
+        metadata=classifier.metadata | {"expected": expected},
     )
     units = np.arange(len(validation.rows)) if groups is None else groups
     by_class = [len(np.unique(units[validation.labels == k])) for k in range(len(classifier.classes))]
@@ -129,3 +133,17 @@ def _reference_statistics(probabilities: NDArray[np.float32], distances: NDArray
     if distances is None:
         return reference
     return reference | {"deciles": np.quantile(distances, np.arange(1, 10) / 10).tolist()}
+
+
+def _probability_error(
+    probabilities: NDArray[np.float32], labels: NDArray[np.integer], groups: NDArray[np.integer] | None
+) -> dict[str, float]:
+    """Return the mean of being right (1 or 0) minus the probability, on the validation images, and its standard error.
+
+    probabilities: (M, K). labels: (M,). groups: (M,) independent units, whose errors are added. One unit of one image
+    that is entirely wrong is added to the variance, because no error is certain to be 0.
+    """
+    errors = (probabilities.argmax(axis=1) == labels) - probabilities.max(axis=1).astype(np.float64)
+    mean, units = float(errors.mean()), np.arange(len(errors)) if groups is None else groups
+    sums = np.bincount(np.unique(units, return_inverse=True)[1], errors - mean)
+    return {"mean": mean, "standard_error": float(np.sqrt(np.square(sums).sum() + 1) / len(errors))}

@@ -51,6 +51,12 @@ class ServerMetrics:
         self.drift = self._gauge(
             "drift", "Significant drift from validation (population stability index), else 0", "model", "distribution"
         )
+        self.accuracy = self._gauge(
+            "estimated_accuracy",
+            "Accuracy on recent images, estimated without labels, and its 95% interval; NaN if it cannot be estimated",
+            "model",
+            "bound",
+        )
         self._gauge("images_in_progress", "Images in progress").set_function(lambda: admission.images)
         self._gauge("buffered_bytes", "Bytes held for requests").set_function(lambda: admission.buffered_bytes)
         self._gauge("workers_ready", "Worker processes that are ready").set_function(

@@ -13,7 +13,7 @@ def where(request, tmp_path):
     url = request.getfixturevalue("postgres")
     store = CaptureStore(url)
     with store.engine.begin() as connection:
-        for table in ("images", "counts"):
+        for table in ("images", "counts", "comparisons"):
             connection.exec_driver_sql(f"DELETE FROM {table}")
     store.close()
     return url

@@ -5,17 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tellapart.errors import ServeError
-from tellapart.serving.capture.store import CaptureStore, StoreLimits
+from tellapart.serving.capture.store import CapturedPrediction, CaptureStore, Disagreement, StoreLimits
 
-OUT_OF_DISTRIBUTION = ("pets", "cat", 0.5, "out_of_distribution")
-UNCERTAIN = ("pets", "d\u00f6g", 0.5, "uncertain")
+OUT_OF_DISTRIBUTION = CapturedPrediction("pets", "a1", "cat", 0.5, "out_of_distribution")
+UNCERTAIN = CapturedPrediction("pets", "a1", "d\u00f6g", 0.5, "uncertain")
 
 
 def test_images_are_stored_labelled_and_deleted(where):
     store = CaptureStore(where)
-    assert store.add(b"first", *OUT_OF_DISTRIBUTION)
-    assert store.add(b"second", *UNCERTAIN)
-    assert not store.add(b"first", *OUT_OF_DISTRIBUTION)  # a duplicate
+    assert store.add(b"first", OUT_OF_DISTRIBUTION)
+    assert store.add(b"second", UNCERTAIN)
+    assert not store.add(b"first", OUT_OF_DISTRIBUTION)  # a duplicate
     second, first = store.list_unlabelled(10)  # the newest first
     assert (first["predicted_label"], second["predicted_label"]) == ("cat", "d\u00f6g")
     assert (first["reason"], second["reason"]) == ("out_of_distribution", "uncertain")
@@ -34,19 +34,39 @@ def test_images_are_stored_labelled_and_deleted(where):
     reopened.close()
 
 
+def test_labelled_images_of_a_model(where):
+    store = CaptureStore(where)
+    for content, prediction in ((b"first", OUT_OF_DISTRIBUTION), (b"second", UNCERTAIN), (b"third", UNCERTAIN)):
+        store.add(content, prediction)
+    ids = {image["id"]: store.read_image(image["id"]) for image in store.list_unlabelled(10)}
+    labels = {b"first": "cat", b"second": "cat"}
+    for image_id, content in ids.items():
+        if content in labels:
+            store.set_label(image_id, labels[content])
+    expected = {("out_of_distribution", 0.5, True), ("uncertain", 0.5, False)}
+    assert set(store.list_labelled_predictions("a1")) == expected
+    assert store.list_labelled_predictions("b2") == []
+    disagreement = Disagreement("a1", "c3", "d\u00f6g", "cat")
+    for content in (b"second", b"second", b"third"):
+        store.add_disagreement(content, disagreement)
+    assert store.list_labelled_disagreements("a1", "c3") == [("cat", "d\u00f6g", "cat")]
+    assert store.list_labelled_disagreements("a1", "d4") == []
+    store.close()
+
+
 def test_the_oldest_unlabelled_image_makes_room(where):
     store = CaptureStore(where, StoreLimits(images=3, total_bytes=100))
     for number in range(3):
-        assert store.add(bytes([number]) * 10, *OUT_OF_DISTRIBUTION)
+        assert store.add(bytes([number]) * 10, OUT_OF_DISTRIBUTION)
     oldest = store.list_unlabelled(3)[-1]["id"]
     store.set_label(oldest, "cat")
-    assert store.add(b"new" * 4, *OUT_OF_DISTRIBUTION)
+    assert store.add(b"new" * 4, OUT_OF_DISTRIBUTION)
     assert store.read_image(oldest) == bytes(10)  # labelled
     assert store.count_images() == {"labelled": 1, "unlabelled": 2}
-    assert store.add(b"x" * 85, *OUT_OF_DISTRIBUTION)  # room by bytes
+    assert store.add(b"x" * 85, OUT_OF_DISTRIBUTION)  # room by bytes
     assert store.count_images() == {"labelled": 1, "unlabelled": 1}
-    assert not store.add(b"x" * 101, *OUT_OF_DISTRIBUTION)
-    assert not store.add(b"y" * 95, *OUT_OF_DISTRIBUTION)  # labelled images are never deleted
+    assert not store.add(b"x" * 101, OUT_OF_DISTRIBUTION)
+    assert not store.add(b"y" * 95, OUT_OF_DISTRIBUTION)  # labelled images are never deleted
     assert store.read_image(oldest) == bytes(10)
     store.close()
 

@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from tellapart.serving.capture.drift import Drift, measure_model_drift
-from tellapart.serving.capture.store import CaptureStore, CountKey
+from tellapart.serving.capture.estimated_accuracy import (
+    EstimatedAccuracy,
+    estimate_accuracy,
+    probability_value,
+    read_probabilities,
+)
+from tellapart.serving.capture.store import CapturedPrediction, CaptureStore, CountKey
 from tellapart.serving.metrics import ServerMetrics
 from tellapart.serving.served_models import ServedModel, ServedModels
 from tellapart.serving.worker.messages import RequestKind
@@ -30,7 +36,7 @@ _STRIP_SECONDS = 20.0  # to remove the metadata of an image
 _SHUTDOWN_SECONDS = 5.0  # to store the remaining counts
 _FLUSH_INTERVAL = 10.0  # seconds between storing the counts
 _UNCERTAIN_BELOW = 0.8  # probability, for classifiers without prediction sets
-_DRIFT_HOURS = 24
+_RECENT_HOURS = 24
 
 
 class Capture:
@@ -39,6 +45,7 @@ class Capture:
     def __init__(self, store: CaptureStore, models: ServedModels) -> None:
         self.store, self.models = store, models
         self.drift: dict[str, dict[str, Drift]] = {}
+        self.accuracy: dict[str, EstimatedAccuracy] = {}
         self.error: str | None = None  # the class of the last error of the database
         self._threads = ThreadPoolExecutor(2, "capture")  # of its own: a database that hangs delays nothing else
         self._counts: Counter[CountKey] = Counter()
@@ -69,14 +76,14 @@ class Capture:
 
     def observe(self, model: str, model_index: int, prediction: dict[str, Any], distance: float, image: bytes) -> None:
         """Count a prediction of a model; capture the image if it is worth a label."""
-        hour, served = int(time.time() // 3600), self.models[model]
+        hour, served, reason = int(time.time() // 3600), self.models[model], capture_reason(prediction)
         if prediction["model"] == served.identity:  # else its file was replaced just now
             key = _counted_model(served)
             self._counts[hour, key, "class", prediction["label"]] += 1
             deciles = (served.metadata.get("expected") or {}).get("deciles")
             if deciles and not math.isnan(distance):
                 self._counts[hour, key, "distance", str(bisect.bisect_left(deciles, distance))] += 1
-        reason = capture_reason(prediction)
+            self._counts[hour, key, "probability", probability_value(reason, prediction["probability"])] += 1
         if reason and time.monotonic() >= self._next_capture and (self._storing is None or self._storing.done()):
             self._next_capture = time.monotonic() + _MIN_INTERVAL
             self._storing = asyncio.create_task(self._store(model, model_index, prediction, reason, image))
@@ -91,7 +98,8 @@ class Capture:
         if response.status != HTTPStatus.OK:
             return
         try:
-            await self.run(self.store.add, response.body, model, prediction["label"], prediction["probability"], reason)
+            values = (model, prediction["model"], prediction["label"], prediction["probability"], reason)
+            await self.run(self.store.add, response.body, CapturedPrediction(*values))
         except SQLAlchemyError as error:
             self.error = type(error).__name__
 
@@ -107,6 +115,7 @@ class Capture:
             await self.run(self.store.add_counts, counts)
             counts = Counter()  # stored once, whatever fails next
             self.drift = await self.run(self._measure_drift)
+            self.accuracy = await self.run(self._estimate_accuracy)
         except SQLAlchemyError as error:
             self._counts.update(counts)  # for the next attempt
             self.error = type(error).__name__
@@ -116,16 +125,35 @@ class Capture:
         for model, distributions in self.drift.items():
             for name, drift in distributions.items():
                 self.metrics.drift.labels(model, name).set(drift.psi if drift.alarm else 0)
+        self.metrics.accuracy.clear()
+        for model, accuracy in self.accuracy.items():
+            for name in ("value", "low", "high"):
+                share = getattr(accuracy, name)
+                self.metrics.accuracy.labels(model, name).set(math.nan if share is None else share)
 
     def _measure_drift(self) -> dict[str, dict[str, Drift]]:
-        since = int(time.time() // 3600) - _DRIFT_HOURS
-        drift = {}
+        since, drift = _since(), {}
         for model in self.models:
             if expected := model.metadata.get("expected"):
                 key = _counted_model(model)
                 classes, deciles = (self.store.sum_counts(key, kind, since) for kind in ("class", "distance"))
                 drift[model.name] = measure_model_drift(expected, classes, deciles, model.metadata["classes"])
         return drift
+
+    def _estimate_accuracy(self) -> dict[str, EstimatedAccuracy]:
+        estimates = {}
+        for model in self.models:
+            counts = self.store.sum_counts(_counted_model(model), "probability", _since())
+            recent = read_probabilities(counts, self.store.list_labelled_predictions(model.identity))
+            has_drifted = any(drift.alarm for drift in self.drift.get(model.name, {}).values())
+            expected = model.metadata.get("expected") or {}
+            estimates[model.name] = estimate_accuracy(expected, recent, has_drifted=has_drifted)
+        return estimates
+
+
+def _since() -> int:
+    """Return the hour from which on predictions are recent."""
+    return int(time.time() // 3600) - _RECENT_HOURS
 
 
 def _counted_model(model: ServedModel) -> str:

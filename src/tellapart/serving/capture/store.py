@@ -6,7 +6,8 @@ captured.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sql
@@ -26,6 +27,7 @@ _IMAGES = sql.Table(
     sql.Column("content", sql.LargeBinary, nullable=False),
     sql.Column("size", sql.BigInteger, nullable=False),
     sql.Column("model", sql.Text, nullable=False),
+    sql.Column("identity", sql.String(16), nullable=False),  # of the model's file
     sql.Column("predicted_label", sql.Text, nullable=False),
     sql.Column("probability", sql.Float, nullable=False),
     sql.Column("reason", sql.String(20), nullable=False),
@@ -40,9 +42,39 @@ _COUNTS = sql.Table(
     sql.Column("value", sql.Text, primary_key=True),
     sql.Column("count", sql.BigInteger, nullable=False),
 )
+_COMPARISONS = sql.Table(
+    "comparisons",
+    _METADATA,
+    sql.Column("id", sql.String(64), primary_key=True),  # of the image
+    sql.Column("identity", sql.String(16), primary_key=True),
+    sql.Column("candidate", sql.String(16), primary_key=True),  # the identity of the candidate's file
+    sql.Column("predicted_label", sql.Text, nullable=False),
+    sql.Column("candidate_label", sql.Text, nullable=False),
+)
 _DESCRIPTION = [_IMAGES.c[name] for name in ("id", "model", "predicted_label", "probability", "reason", "label")]
 
 CountKey = tuple[int, str, str, str]  # hour, model, kind, value
+
+
+@dataclass(frozen=True)
+class CapturedPrediction:
+    """The prediction for a captured image. identity: of the model's file. reason: why the image is captured."""
+
+    model: str
+    identity: str
+    predicted_label: str
+    probability: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Two models, by the identities of their files, and the different classes that they predict for an image."""
+
+    identity: str
+    candidate: str
+    predicted_label: str
+    candidate_label: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,7 @@ class CaptureStore:
                 if self.engine.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 _METADATA.create_all(connection)
+                connection.execute(sql.select(_IMAGES.c.identity).limit(1))  # fails in a store of an older version
         except (SQLAlchemyError, ArgumentError, NoSuchModuleError, ImportError, OSError) as error:
             reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             raise ServeError(
@@ -75,7 +108,7 @@ class CaptureStore:
                 "postgresql://..."
             ) from error
 
-    def add(self, content: bytes, model: str, predicted_label: str, probability: float, reason: str) -> bool:
+    def add(self, content: bytes, prediction: CapturedPrediction) -> bool:
         """Store an image; returns whether it is new and there was room."""
         image_id = hashlib.sha256(content).hexdigest()
         try:
@@ -87,15 +120,36 @@ class CaptureStore:
                     "number": last + 1,
                     "content": content,
                     "size": len(content),
-                    "model": model,
-                    "predicted_label": predicted_label,
-                    "probability": probability,
-                    "reason": reason,
+                    **asdict(prediction),
                 }
                 connection.execute(_IMAGES.insert().values(**row))
             return True
         except (IntegrityError, _StorageFullError):
             return False
+
+    def add_disagreement(self, content: bytes, disagreement: Disagreement) -> None:
+        """Store that two models disagree on an image, which `add` has stored; nothing happens if that is known."""
+        row = {"id": hashlib.sha256(content).hexdigest(), **asdict(disagreement)}
+        with suppress(IntegrityError), self.engine.begin() as connection:
+            connection.execute(_COMPARISONS.insert().values(**row))
+
+    def list_labelled_disagreements(self, identity: str, candidate: str) -> list[tuple[str, str, str]]:
+        """Return the label, the predicted class and that of the candidate, for each labelled image they disagree on."""
+        of_both = (_COMPARISONS.c.identity == identity) & (_COMPARISONS.c.candidate == candidate)
+        rows = (
+            sql.select(_IMAGES.c.label, _COMPARISONS.c.predicted_label, _COMPARISONS.c.candidate_label)
+            .join_from(_COMPARISONS, _IMAGES, _COMPARISONS.c.id == _IMAGES.c.id)
+            .where(of_both, _IMAGES.c.label.is_not(None))
+        )
+        with self.engine.connect() as connection:
+            return [(label, predicted, other) for label, predicted, other in connection.execute(rows)]
+
+    def list_labelled_predictions(self, identity: str) -> list[tuple[str, float, bool]]:
+        """Return reason, probability, and whether the prediction is right, for each labelled image of a model."""
+        columns = (_IMAGES.c.reason, _IMAGES.c.probability, _IMAGES.c.predicted_label == _IMAGES.c.label)
+        rows = sql.select(*columns).where(_IMAGES.c.identity == identity, _IMAGES.c.label.is_not(None))
+        with self.engine.connect() as connection:
+            return [(reason, probability, bool(right)) for reason, probability, right in connection.execute(rows)]
 
     def list_unlabelled(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest images without a label, as in `CapturedImage`."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from tellapart.preprocess.settings import PreprocessSettings
+from tellapart.serving.capture.estimated_accuracy import NoEstimate
 
 MAX_LABEL_LENGTH = 200
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -114,6 +115,17 @@ class DriftStatus(BaseModel):
     alarm: bool = Field(description="Whether the drift is large and statistically significant.")
 
 
+class AccuracyStatus(BaseModel):
+    """The accuracy on the images of the last 24 hours, estimated from calibrated probabilities."""
+
+    images: int
+    labels: int = Field(description="Number of labelled images that correct the estimate.")
+    value: Probability | None
+    low: Probability | None = Field(description="The lower end of the 95% interval.")
+    high: Probability | None = Field(description="The upper end of the 95% interval.")
+    reason: NoEstimate | None = Field(description="Why there is no estimate.")
+
+
 class ServerStatus(BaseModel):
     """Requests of the last minute, and the last thousand predictions."""
 
@@ -127,6 +139,7 @@ class ServerStatus(BaseModel):
     predicted_classes: dict[str, int]
     out_of_distribution: int
     drift: dict[str, dict[str, DriftStatus]] | None = Field(description="By model; null without --capture.")
+    accuracy: dict[str, AccuracyStatus] | None = Field(description="By model; null without --capture.")
     capture_error: str | None = Field(description="Why images cannot be stored.")
 
 

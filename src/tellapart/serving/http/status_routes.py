@@ -7,10 +7,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from tellapart.serving.capture.drift import Drift
+from tellapart.serving.capture.estimated_accuracy import EstimatedAccuracy
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http.predict_routes import ModelName
 from tellapart.serving.http.problems import problem_responses
 from tellapart.serving.http.schemas import (
+    AccuracyStatus,
     DriftStatus,
     Liveness,
     ModelDescription,
@@ -81,6 +83,7 @@ def create_router(context: ServerContext) -> APIRouter:
             models=context.model_names,
             ready=context.pool.ready,
             drift=_drift_document(capture.drift) if capture else None,
+            accuracy=_accuracy_document(capture.accuracy) if capture else None,
             capture_error=capture.error if capture else None,
         )
 
@@ -97,3 +100,7 @@ def _drift_document(drift: Mapping[str, Mapping[str, Drift]]) -> dict[str, dict[
         model: {name: DriftStatus(**value.to_json()) for name, value in distributions.items()}
         for model, distributions in drift.items()
     }
+
+
+def _accuracy_document(accuracy: Mapping[str, EstimatedAccuracy]) -> dict[str, AccuracyStatus]:
+    return {model: AccuracyStatus(**estimate.to_json()) for model, estimate in accuracy.items()}

@@ -26,6 +26,8 @@ function show(status) {
   byId("out-of-distribution").textContent = formatShare(status.out_of_distribution, status.predictions);
   const bars = Object.entries(status.predicted_classes).map(([label, count]) => bar(label, count, status.predictions));
   byId("classes").replaceChildren(...bars);
+  byId("accuracy-section").hidden = !status.accuracy;
+  byId("accuracy").replaceChildren(...Object.entries(status.accuracy ?? {}).map(accuracyItem));
   byId("alarms").replaceChildren(...alarms(status).map(paragraph));
 }
 
@@ -37,6 +39,23 @@ function alarms({ drift, capture_error: error }) {
   );
   if (error) messages.push(`Images cannot be captured: ${error}.`);
   return messages;
+}
+
+const NO_ESTIMATE = {
+  no_reference: "cannot be estimated: train and export the classifier again, so that its file has the error of its probabilities",
+  too_few_images: "cannot be estimated yet: too few images",
+  drift: "cannot be estimated: the images have drifted from the validation images. Label some, and evaluate on them",
+  out_of_distribution: "cannot be estimated: too many images are out of distribution",
+};
+
+function accuracyItem([model, { value, low, high, reason, images, labels }]) {
+  const item = document.createElement("li");
+  Object.assign(item.dataset, { model, reason: reason ?? "" });
+  const percent = (share) => `${(100 * share).toFixed(1)}%`;
+  const corrected = labels ? `, corrected by ${labels} labels` : "";
+  const estimate = reason ? NO_ESTIMATE[reason] : `${percent(value)} (${percent(low)} to ${percent(high)})${corrected}`;
+  item.textContent = `${model}: ${estimate} (${images} images).`;
+  return item;
 }
 
 function driftMessage(model, name, { psi, images }) {
