@@ -257,3 +257,17 @@ def test_uvicorn_has_the_attributes_that_the_server_needs():
     config = uvicorn.Config(app=lambda scope: None, http=factory, ws="none")
     config.load()
     assert config.http_protocol_class is factory  # uvicorn calls it, whatever its type
+
+
+@pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.1\r\nconnection: close"])
+def test_an_early_response_reaches_a_client_whose_connection_is_not_kept(limited, head):
+    size = 900_000
+    start = f"POST /v1/predict?model=none {head}\r\nhost: localhost\r\ncontent-length: {size}\r\n\r\n"
+    for _ in range(5):
+        with connect(limited, start.encode()) as connection:
+            for _ in range(9):
+                time.sleep(0.01)  # the response comes before the body
+                connection.sendall(bytes(size // 9))
+            assert status_line(connection).endswith(b"404")
+            while connection.recv(10_000):
+                pass  # until the server closes the connection

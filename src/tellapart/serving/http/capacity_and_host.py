@@ -11,8 +11,8 @@ from tellapart.serving.http.problems import problem_response
 from tellapart.serving.http.request_log import log_line, request_id
 from tellapart.serving.problem import MISDIRECTED_REQUEST, ProblemError
 
+_SCHEME = re.compile(rb"https?://")
 _LOCAL_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
-_SCHEME = b"http://"
 _LIMITED_PATHS = (b"/v1/predict", b"/v1/explain")
 
 
@@ -70,8 +70,8 @@ class LocalHostMiddleware:
         origins = _header_values(scope, b"origin")
         if not origins or origins[0] in self.cors_origins:
             return True
-        is_http = len(origins) == 1 and origins[0].startswith(_SCHEME)
-        return is_http and bool(_LOCAL_HOST.fullmatch(origins[0][len(_SCHEME) :]))
+        scheme = _SCHEME.match(origins[0]) if len(origins) == 1 else None
+        return scheme is not None and bool(_LOCAL_HOST.fullmatch(origins[0][scheme.end() :]))
 
 
 def _header_values(scope: Scope, name: bytes) -> list[bytes]:

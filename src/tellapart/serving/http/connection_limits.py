@@ -57,6 +57,21 @@ class _RefusedCycle:
         self.message_event = asyncio.Event()
 
 
+class _LingeringTransport:
+    """The transport of a cycle, which closes the connection only once the body of its request has arrived.
+
+    A response may come before that, and closing with unread data resets the connection: the client, or the proxy,
+    would lose the response (RFC 9112, section 9.6).
+    """
+
+    def __init__(self, protocol: "LimitedHttpProtocol") -> None:
+        self.protocol = protocol
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+
+    def close(self) -> None:
+        self.protocol.close_after_body()
+
+
 class LimitedHttpProtocol(HttpToolsProtocol):
     """Closes a connection whose request head does not arrive in time, and idle connections beyond the maximum."""
 
@@ -66,6 +81,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.closing_soon = False  # this connection had no request yet when the server began to shut down
         self.head_timer: asyncio.TimerHandle | None = None
         self.probe_timer: asyncio.TimerHandle | None = None
+        self.is_lingering = False  # the connection is closed once the body of the last request has arrived
         self.in_head = True  # a head has started to arrive, or the first one is awaited
         self.unparsed_bytes = 0  # since the last piece of a body, or the end of a head
         self.unanswered: deque[Any] = deque()  # uvicorn's cycles without a complete response, in order
@@ -114,6 +130,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._refuse(refusal)
                 return
         super().on_headers_complete()
+        self.cycle.transport = _LingeringTransport(self)
         self.unanswered.append(self.cycle)
         if self._is_closing():
             self.cycle.keep_alive = False
@@ -132,12 +149,21 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self._cancel_head_timer()  # the body of a request whose response came early has ended
         self._cancel_keep_alive()
-        if self._is_closing() or not self.parser.should_keep_alive():
+        if self.is_lingering or self._is_closing() or not self.parser.should_keep_alive():
             self.transport.close()
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def close_after_body(self) -> None:
+        """Close the connection once the body of the last request has arrived, or has had time to."""
+        if not self.unanswered or not self.unanswered[0].more_body or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.is_lingering = True
+        self.transport.write_eof()
+        self._start_head_timer()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or start the one that has arrived already."""
@@ -217,6 +243,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Send a response and close the connection; requests before this one get their own responses instead."""
         if self._close_after_whole_requests():
             self.flow.pause_reading()
+            return
+        if self.is_lingering:
+            self.transport.close()
             return
         if not (self.unanswered and self.unanswered[0].response_started):
             self.transport.write(response)
