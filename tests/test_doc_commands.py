@@ -48,6 +48,7 @@ REPLACED = (
     (r"--out runs/photos --resume", "--out out/photos --resume"),
     (r"^tellapart export runs/photos$", r"\g<0> --out fresh.onnx"),
     (r"--out pets.onnx", "--out other.onnx"),
+    (r"v[12]\.onnx", "model.onnx"),
 )
 SHORT = {
     "train": "--epochs 1 --no-autotune --set preprocess.size=32",

@@ -1,5 +1,6 @@
 """Commands of the HTTP server: serve, export-labels."""
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,16 @@ def serve(
             ),
         ),
     ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL",
+            help=(
+                "Candidate to compare with the model of this name: it classifies the same images, and no client sees "
+                "its answers; requires --capture. Repeatable."
+            ),
+        ),
+    ] = None,
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Write one JSON object per request to standard output.")
     ] = False,
@@ -67,10 +78,11 @@ def serve(
     from tellapart.cli.early_checks import check_models
 
     repository = require("tellapart.serving.model_repository", "serve")
-    check_models([repository.split_name(model)[1] for model in models], check)
+    check_models([repository.split_name(model)[1] for model in (*models, *(shadow or ()))], check)
     server = require("tellapart.serving.server", "serve")
     progress = TerminalProgress()
-    settings = server.ServerSettings(
+    settings = functools.partial(
+        server.ServerSettings,
         host=host,
         port=port,
         token=server.read_token(token_file) if token_file else None,
@@ -82,7 +94,9 @@ def serve(
         grpc_port=grpc_port,
     )
     with tempfile.TemporaryDirectory() as folder:
-        server.serve(repository.prepare_models(models, check, Path(folder), progress), settings, progress)
+        files = repository.prepare_models(models, check, Path(folder), progress)
+        candidates = repository.prepare_models(shadow or (), check, Path(folder), progress)
+        server.serve(files, settings(shadow=candidates), progress)
 
 
 @app.command("export-labels")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tellapart.serving.admission import Admission
 from tellapart.serving.capture.capture import Capture
+from tellapart.serving.capture.shadow import Shadow
 from tellapart.serving.limits import Limits
 from tellapart.serving.metrics import ServerMetrics
 from tellapart.serving.problem import INVALID_REQUEST, UNAUTHORIZED, UNKNOWN_MODEL, ProblemError
@@ -22,8 +23,8 @@ class ServerContext:
     """The worker pool, with its models, limits, authorization and metrics.
 
     token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. capture: stores
-    images to label, if enabled. shutting_down: whether new connections should go elsewhere. write_log: writes a line
-    per request, if there is a log.
+    images to label, if enabled. shadow: compares candidates with the models, if there are any. shutting_down: whether
+    new connections should go elsewhere. write_log: writes a line per request, if there is a log.
     """
 
     pool: WorkerPool
@@ -32,6 +33,7 @@ class ServerContext:
     token: str | None = None
     cors_origins: tuple[str, ...] = ()
     capture: Capture | None = None
+    shadow: Shadow | None = None
     shutting_down: bool = False
     write_log: Callable[[str], None] | None = None
     admission: Admission = field(init=False)

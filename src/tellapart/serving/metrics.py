@@ -57,6 +57,9 @@ class ServerMetrics:
             "model",
             "bound",
         )
+        self.shadow = self._counter(
+            "shadow_predictions", "Images classified by a candidate too: agree, disagree or failed", "model", "result"
+        )
         self._gauge("images_in_progress", "Images in progress").set_function(lambda: admission.images)
         self._gauge("buffered_bytes", "Bytes held for requests").set_function(lambda: admission.buffered_bytes)
         self._gauge("workers_ready", "Worker processes that are ready").set_function(

@@ -54,7 +54,9 @@ def record_prediction(context: ServerContext, model_index: int, response: Infere
     prediction, model = json.loads(response.body), context.model_names[model_index]
     context.metrics.record_prediction(model, response, prediction)
     if context.capture:
-        context.capture.observe(model, model_index, prediction, response.distance, image)
+        context.capture.observe(model, prediction, response.distance, image)
+    if context.shadow:
+        context.shadow.compare(context.models[model], prediction, image)
 
 
 def log_details(context: ServerContext, model_index: int, responses: Sequence[InferenceResponse]) -> dict[str, Any]:

@@ -31,11 +31,20 @@ class ServedModel:
 
 
 class ServedModels:
-    """The models by name, in the order of the workers' files; the first is the default."""
+    """The models by name, in the order of the workers' files; the first is the default.
 
-    def __init__(self, metadata: Mapping[str, Document], progress: Progress) -> None:
+    candidates: by the name of the model that they are compared with; their files follow in the workers' order.
+    """
+
+    def __init__(
+        self, metadata: Mapping[str, Document], progress: Progress, candidates: Mapping[str, Document] | None = None
+    ) -> None:
         self.by_name = {name: ServedModel(name, document) for name, document in metadata.items()}
+        self.candidates = {
+            name: ServedModel(f"{name} (candidate)", document) for name, document in (candidates or {}).items()
+        }
         self.names = list(self.by_name)
+        self.in_order = [*self.by_name.values(), *self.candidates.values()]
         self.progress = progress
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -44,12 +53,16 @@ class ServedModels:
     def __getitem__(self, name: str) -> ServedModel:
         return self.by_name[name]
 
+    def index(self, model: ServedModel) -> int:
+        """Return the index of a model or candidate in the workers' order."""
+        return self.in_order.index(model)
+
     def apply(self, event: WorkerEvent) -> bool:
         """Follow the models of a worker; every change is reported once, however many workers there are.
 
         Returns whether another version of a model is in use from now on.
         """
-        model = self.by_name[self.names[event.model_index]]
+        model = self.in_order[event.model_index]
         if event.kind == EventKind.MODEL_NOT_LOADED and event.reason != model.defect:
             model.defect = event.reason
             state = "the changed file is not in use, and the old model is" if model.identity else "cannot be loaded"

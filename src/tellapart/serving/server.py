@@ -22,6 +22,7 @@ from tellapart.inference.onnx_safety import read_onnx
 from tellapart.optional import require
 from tellapart.progress import Event, Progress
 from tellapart.serving.capture.capture import Capture
+from tellapart.serving.capture.shadow import Shadow
 from tellapart.serving.capture.store import CaptureStore
 from tellapart.serving.context import ServerContext
 from tellapart.serving.http.app import create_app
@@ -51,7 +52,8 @@ class ServerSettings:
     token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. plan: of each
     worker, chosen by a trial if None. workers: processes. capture: a folder, or the URL of a PostgreSQL database, to
     store images to label. log_requests: write a JSON object per request to standard output. grpc_port: of the Open
-    Inference Protocol over gRPC, if it is served.
+    Inference Protocol over gRPC, if it is served. shadow: files of candidates by the name of the model that each is
+    compared with; requires `capture`.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +66,7 @@ class ServerSettings:
     capture: str | None = None
     log_requests: bool = False
     grpc_port: int | None = None
+    shadow: Mapping[str, str | Path] = field(default_factory=dict)
 
     @property
     def is_loopback(self) -> bool:
@@ -97,17 +100,22 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
         progress.warn(Event.SERVER_OPEN, message, host=settings.host)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop handles it
     _raise_file_limit(settings.limits.connections + _EXTRA_FILES)
-    metadata = {name: read_onnx(path)[1] for name, path in models.items()}  # reports an invalid file at once
+    candidates = _candidates(models, settings)
+    metadata, candidate_metadata = (
+        {name: read_onnx(path)[1] for name, path in files.items()}  # reports an invalid file at once
+        for files in (models, candidates)
+    )
     with _listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory() as folder:
         limits = settings.limits
-        served = ServedModels(metadata, progress)
+        served = ServedModels(metadata, progress, candidate_metadata)
         capture = Capture(CaptureStore(settings.capture), served) if settings.capture else None
-        plan, paths = settings.plan or _choose_plan(models, progress), list(models.values())
+        plan = settings.plan or _choose_plan(models, progress)
+        paths = [*models.values(), *candidates.values()]
         spares = SpareFiles(paths, Path(folder))
 
         def handle(event: WorkerEvent) -> None:
             if served.apply(event):
-                identity = served[served.names[event.model_index]].identity
+                identity = served.in_order[event.model_index].identity
                 asyncio.get_running_loop().run_in_executor(None, spares.keep, event.model_index, identity)
 
         context = ServerContext(
@@ -117,6 +125,7 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
             token=settings.token,
             cors_origins=settings.cors_origins,
             capture=capture,
+            shadow=Shadow(capture) if capture and candidates else None,
             write_log=_start_log() if settings.log_requests else None,
         )
         policy = ConnectionPolicy(limits.header_seconds, limits.connections, CapacityMiddleware(context))
@@ -125,6 +134,21 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
         server = UvicornServer(app, ListenerSettings(listener, settings.host, policy, grace))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(_run_until_signal(server, context, settings, progress))
+
+
+def _candidates(models: Mapping[str, Path], settings: ServerSettings) -> dict[str, Path]:
+    """Return the files of the candidates; raises `ServeError` if one has no model, or no store for disagreements."""
+    if unknown := settings.shadow.keys() - models.keys():
+        names = ", ".join(map(printable, models))
+        raise ServeError(
+            f"There is no model {printable(min(unknown))} to compare a candidate with: name one of {names}, as in "
+            f"--shadow {printable(next(iter(models)))}=candidate.onnx."
+        )
+    if settings.shadow and not settings.capture:
+        raise ServeError(
+            "A candidate requires a store for the images on which it disagrees: add --capture with a folder."
+        )
+    return {name: Path(path) for name, path in settings.shadow.items()}
 
 
 def read_token(path: Path) -> str:

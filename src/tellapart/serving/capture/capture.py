@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tellapart.serving.capture.candidate_comparison import CandidateComparison
 from tellapart.serving.capture.drift import Drift, measure_model_drift
 from tellapart.serving.capture.estimated_accuracy import (
     EstimatedAccuracy,
@@ -46,6 +47,7 @@ class Capture:
         self.store, self.models = store, models
         self.drift: dict[str, dict[str, Drift]] = {}
         self.accuracy: dict[str, EstimatedAccuracy] = {}
+        self.candidates: dict[str, CandidateComparison] = {}
         self.error: str | None = None  # the class of the last error of the database
         self._threads = ThreadPoolExecutor(2, "capture")  # of its own: a database that hangs delays nothing else
         self._counts: Counter[CountKey] = Counter()
@@ -74,7 +76,7 @@ class Capture:
         """Call a method of the store in a thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, method, *arguments)
 
-    def observe(self, model: str, model_index: int, prediction: dict[str, Any], distance: float, image: bytes) -> None:
+    def observe(self, model: str, prediction: dict[str, Any], distance: float, image: bytes) -> None:
         """Count a prediction of a model; capture the image if it is worth a label."""
         hour, served, reason = int(time.time() // 3600), self.models[model], capture_reason(prediction)
         if prediction["model"] == served.identity:  # else its file was replaced just now
@@ -86,22 +88,33 @@ class Capture:
             self._counts[hour, key, "probability", probability_value(reason, prediction["probability"])] += 1
         if reason and time.monotonic() >= self._next_capture and (self._storing is None or self._storing.done()):
             self._next_capture = time.monotonic() + _MIN_INTERVAL
-            self._storing = asyncio.create_task(self._store(model, model_index, prediction, reason, image))
+            self._storing = asyncio.create_task(self._store(model, prediction, reason, image))
 
-    async def _store(self, model: str, model_index: int, prediction: dict[str, Any], reason: str, image: bytes) -> None:
-        deadline = time.monotonic() + _STRIP_SECONDS
-        try:
-            async with asyncio.timeout(_STRIP_SECONDS):
-                response = await self.pool.submit(RequestKind.STRIP_METADATA, model_index, 0, deadline, image)
-        except TimeoutError:
-            return
-        if response.status != HTTPStatus.OK:
+    async def _store(self, model: str, prediction: dict[str, Any], reason: str, image: bytes) -> None:
+        content = await self.strip_metadata(image)
+        if content is None:
             return
         try:
             values = (model, prediction["model"], prediction["label"], prediction["probability"], reason)
-            await self.run(self.store.add, response.body, CapturedPrediction(*values))
+            await self.run(self.store.add, content, CapturedPrediction(*values))
         except SQLAlchemyError as error:
             self.error = type(error).__name__
+
+    async def strip_metadata(self, image: bytes) -> bytes | None:
+        """Return an image as it is stored; None if that fails."""
+        deadline = time.monotonic() + _STRIP_SECONDS
+        try:
+            async with asyncio.timeout(_STRIP_SECONDS):
+                response = await self.pool.submit(RequestKind.STRIP_METADATA, 0, 0, deadline, image)
+        except TimeoutError:
+            return None
+        return response.body if response.status == HTTPStatus.OK else None
+
+    def count_comparison(self, model: ServedModel, identity: str, candidate: str, *, agrees: bool) -> None:
+        """Count an image that a model and its candidate, by the identities of their files, have classified."""
+        result = "agree" if agrees else "disagree"
+        self._counts[int(time.time() // 3600), _compared_models(model, identity, candidate), "comparison", result] += 1
+        self.metrics.shadow.labels(model.name, result).inc()
 
     async def _flush_forever(self) -> None:
         while True:
@@ -116,6 +129,7 @@ class Capture:
             counts = Counter()  # stored once, whatever fails next
             self.drift = await self.run(self._measure_drift)
             self.accuracy = await self.run(self._estimate_accuracy)
+            self.candidates = await self.run(self._compare_candidates)
         except SQLAlchemyError as error:
             self._counts.update(counts)  # for the next attempt
             self.error = type(error).__name__
@@ -150,6 +164,17 @@ class Capture:
             estimates[model.name] = estimate_accuracy(expected, recent, has_drifted=has_drifted)
         return estimates
 
+    def _compare_candidates(self) -> dict[str, CandidateComparison]:
+        comparisons = {}
+        for name, candidate in self.models.candidates.items():
+            model = self.models[name]
+            counts = self.store.sum_counts(_compared_models(model, model.identity, candidate.identity), "comparison", 0)
+            labels = self.store.list_labelled_disagreements(model.identity, candidate.identity)
+            disagreements = counts.get("disagree", 0)
+            compared = counts.get("agree", 0) + disagreements
+            comparisons[name] = CandidateComparison.of(candidate.identity, compared, disagreements, labels)
+        return comparisons
+
 
 def _since() -> int:
     """Return the hour from which on predictions are recent."""
@@ -159,6 +184,11 @@ def _since() -> int:
 def _counted_model(model: ServedModel) -> str:
     """Return the name under which predictions are counted: those of a replaced file are counted apart."""
     return f"{model.name} {model.identity}"
+
+
+def _compared_models(model: ServedModel, identity: str, candidate: str) -> str:
+    """Return the name under which the comparisons of two files are counted."""
+    return f"{model.name} {identity} {candidate}"
 
 
 def capture_reason(prediction: dict[str, Any]) -> str | None:

@@ -173,7 +173,7 @@ class CaptureStore:
     def delete(self, image_id: str) -> bool:
         """Delete an image; returns whether it existed."""
         with self.engine.begin() as connection:
-            return connection.execute(_IMAGES.delete().where(_IMAGES.c.id == image_id)).rowcount == 1
+            return _delete_image(connection, image_id)
 
     def count_images(self) -> dict[str, int]:
         """Return the number of labelled and of unlabelled images."""
@@ -232,11 +232,17 @@ class CaptureStore:
             image_id = connection.scalar(oldest)
             if image_id is None:
                 raise _StorageFullError
-            connection.execute(_IMAGES.delete().where(_IMAGES.c.id == image_id))
+            _delete_image(connection, image_id)
 
 
 class _StorageFullError(Exception):
     """There is no room, and no unlabelled image to delete."""
+
+
+def _delete_image(connection: sql.Connection, image_id: str) -> bool:
+    """Delete an image and what is known of it; returns whether it existed."""
+    connection.execute(_COMPARISONS.delete().where(_COMPARISONS.c.id == image_id))
+    return connection.execute(_IMAGES.delete().where(_IMAGES.c.id == image_id)).rowcount == 1
 
 
 def _add_count(connection: sql.Connection, key: CountKey, count: int) -> None:

@@ -126,6 +126,29 @@ class AccuracyStatus(BaseModel):
     reason: NoEstimate | None = Field(description="Why there is no estimate.")
 
 
+class AccuracyDifference(BaseModel):
+    """The accuracy of a candidate minus that of the model in use, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class CandidateStatus(BaseModel):
+    """A candidate compared with the model in use, on the same images."""
+
+    candidate: str = Field(description="The first digits of the SHA-256 of the candidate's file.")
+    compared: int = Field(description="Number of images that both have classified.")
+    disagreements: int = Field(description="Of these, with different classes.")
+    labelled: int = Field(description="Of the disagreements, with a label.")
+    only_current: int = Field(description="Of the labelled disagreements, where only the model in use is right.")
+    only_candidate: int = Field(description="Of the labelled disagreements, where only the candidate is right.")
+    difference: AccuracyDifference | None = Field(description="On all compared images; null without labels.")
+    p_value: Probability = Field(description="Of McNemar's exact test, for a single look.")
+    better: Literal["current", "candidate"] | None = Field(description="By the sequential test; null if undecided.")
+    labels_needed: int | None = Field(description="About how many more labels a verdict takes; null if very many.")
+
+
 class ServerStatus(BaseModel):
     """Requests of the last minute, and the last thousand predictions."""
 
@@ -140,6 +163,7 @@ class ServerStatus(BaseModel):
     out_of_distribution: int
     drift: dict[str, dict[str, DriftStatus]] | None = Field(description="By model; null without --capture.")
     accuracy: dict[str, AccuracyStatus] | None = Field(description="By model; null without --capture.")
+    candidates: dict[str, CandidateStatus] | None = Field(description="By model; null without --capture.")
     capture_error: str | None = Field(description="Why images cannot be stored.")
 
 
@@ -150,7 +174,7 @@ class CapturedImage(BaseModel):
     model: str
     predicted_label: str
     probability: Probability
-    reason: Literal["out_of_distribution", "uncertain"]
+    reason: Literal["out_of_distribution", "uncertain", "disagreement"]
     label: str | None
 
 

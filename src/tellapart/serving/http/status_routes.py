@@ -6,6 +6,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from tellapart.serving.capture.candidate_comparison import CandidateComparison
 from tellapart.serving.capture.drift import Drift
 from tellapart.serving.capture.estimated_accuracy import EstimatedAccuracy
 from tellapart.serving.context import ServerContext
@@ -13,6 +14,7 @@ from tellapart.serving.http.predict_routes import ModelName
 from tellapart.serving.http.problems import problem_responses
 from tellapart.serving.http.schemas import (
     AccuracyStatus,
+    CandidateStatus,
     DriftStatus,
     Liveness,
     ModelDescription,
@@ -84,6 +86,7 @@ def create_router(context: ServerContext) -> APIRouter:
             ready=context.pool.ready,
             drift=_drift_document(capture.drift) if capture else None,
             accuracy=_accuracy_document(capture.accuracy) if capture else None,
+            candidates=_candidates_document(capture.candidates) if capture else None,
             capture_error=capture.error if capture else None,
         )
 
@@ -100,6 +103,10 @@ def _drift_document(drift: Mapping[str, Mapping[str, Drift]]) -> dict[str, dict[
         model: {name: DriftStatus(**value.to_json()) for name, value in distributions.items()}
         for model, distributions in drift.items()
     }
+
+
+def _candidates_document(comparisons: Mapping[str, CandidateComparison]) -> dict[str, CandidateStatus]:
+    return {model: CandidateStatus(**comparison.to_json()) for model, comparison in comparisons.items()}
 
 
 def _accuracy_document(accuracy: Mapping[str, EstimatedAccuracy]) -> dict[str, AccuracyStatus]:

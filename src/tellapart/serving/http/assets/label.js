@@ -3,7 +3,11 @@
 import { request } from "./api.js";
 
 const MAX_BUTTONS = 12; // classes with a button each
-const REASONS = { out_of_distribution: "it is out of distribution", uncertain: "the prediction is uncertain" };
+const REASONS = {
+  out_of_distribution: "it is out of distribution",
+  uncertain: "the prediction is uncertain",
+  disagreement: "another model disagrees",
+};
 const byId = (id) => document.getElementById(id);
 const skipped = new Set();
 let current = null;

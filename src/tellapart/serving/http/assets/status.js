@@ -28,6 +28,8 @@ function show(status) {
   byId("classes").replaceChildren(...bars);
   byId("accuracy-section").hidden = !status.accuracy;
   byId("accuracy").replaceChildren(...Object.entries(status.accuracy ?? {}).map(accuracyItem));
+  byId("candidates-section").hidden = !Object.keys(status.candidates ?? {}).length;
+  byId("candidates").replaceChildren(...Object.entries(status.candidates ?? {}).map(candidateItem));
   byId("alarms").replaceChildren(...alarms(status).map(paragraph));
 }
 
@@ -56,6 +58,23 @@ function accuracyItem([model, { value, low, high, reason, images, labels }]) {
   const estimate = reason ? NO_ESTIMATE[reason] : `${percent(value)} (${percent(low)} to ${percent(high)})${corrected}`;
   item.textContent = `${model}: ${estimate} (${images} images).`;
   return item;
+}
+
+function candidateItem([model, candidate]) {
+  const { compared, disagreements, labelled, only_current: current, only_candidate: other } = candidate;
+  const item = document.createElement("li");
+  Object.assign(item.dataset, { model, better: candidate.better ?? "" });
+  const share = formatShare(compared - disagreements, compared);
+  const labels = `${labelled} of ${disagreements} disagreements labelled: only the model in use is right on ${current}, only the candidate on ${other}`;
+  item.textContent = `${model}: the candidate ${candidate.candidate} agrees on ${share} of ${compared} images; ${labels}. ${verdict(candidate)}`;
+  return item;
+}
+
+function verdict({ better, difference, labels_needed: needed }) {
+  if (!better) return needed ? `Not decided; a verdict takes about ${needed} more labels.` : "Not decided: no difference in sight.";
+  const points = [difference.value, difference.low, difference.high].map((share) => (100 * share).toFixed(2));
+  const winner = better === "candidate" ? "The candidate" : "The model in use";
+  return `${winner} is better: the accuracy of the candidate differs by ${points[0]} percentage points (95% interval ${points[1]} to ${points[2]}).`;
 }
 
 function driftMessage(model, name, { psi, images }) {
