@@ -60,6 +60,10 @@ def serve(
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Write one JSON object per request to standard output.")
     ] = False,
+    opentelemetry: Annotated[
+        bool,
+        typer.Option("--opentelemetry", help="Send a trace per request to OTEL_EXPORTER_OTLP_ENDPOINT."),
+    ] = False,
     grpc_port: Annotated[
         int | None,
         typer.Option(
@@ -92,6 +96,7 @@ def serve(
         capture=capture,
         log_requests=log_requests,
         grpc_port=grpc_port,
+        opentelemetry=opentelemetry,
     )
     with tempfile.TemporaryDirectory() as folder:
         files = repository.prepare_models(models, check, Path(folder), progress)

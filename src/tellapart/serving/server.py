@@ -53,7 +53,7 @@ class ServerSettings:
     worker, chosen by a trial if None. workers: processes. capture: a folder, or the URL of a PostgreSQL database, to
     store images to label. log_requests: write a JSON object per request to standard output. grpc_port: of the Open
     Inference Protocol over gRPC, if it is served. shadow: files of candidates by the name of the model that each is
-    compared with; requires `capture`.
+    compared with; requires `capture`. opentelemetry: send traces where its environment variables say.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +67,7 @@ class ServerSettings:
     log_requests: bool = False
     grpc_port: int | None = None
     shadow: Mapping[str, str | Path] = field(default_factory=dict)
+    opentelemetry: bool = False
 
     @property
     def is_loopback(self) -> bool:
@@ -131,6 +132,8 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
         policy = ConnectionPolicy(limits.header_seconds, limits.connections, CapacityMiddleware(context))
         grace = int(max(limits.grace_seconds, limits.timeout_seconds + _MIN_GRACE))
         app = create_app(context, local_only=settings.is_loopback and settings.token is None)
+        if settings.opentelemetry:
+            app = require("tellapart.serving.http.tracing", "opentelemetry").TracedApp(app)
         server = UvicornServer(app, ListenerSettings(listener, settings.host, policy, grace))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(_run_until_signal(server, context, settings, progress))

@@ -18,6 +18,7 @@ from tellapart.preprocess.settings import PAD, PreprocessSettings
 OPSET, IR_VERSION = 20, 10  # of ONNX 1.15, for older runtimes
 _POWERS = numpy_helper.from_array(2.0 ** np.arange(23))  # up to 22 fractional bits
 _ZERO_POINT = numpy_helper.from_array(np.array(128, np.uint8))  # zero point of a signed byte
+_ZERO = numpy_helper.from_array(np.array(0, np.uint8))  # the default, which OpenVINO requires to be given
 _GRAY = numpy_helper.from_array(np.array(PAD, np.uint8))
 
 
@@ -62,7 +63,7 @@ def resize_graph(settings: PreprocessSettings) -> onnx.ModelProto:
         """(3, H, W) -> (3, *target): along the rows, then along the columns."""
         zero_point = op.Constant(value=_ZERO_POINT)
         upper, lower, unit = weights(op.Shape(planes, start=2, end=3), target[1:2])
-        upper_sums = op.MatMulInteger(planes, op.Transpose(upper, perm=[1, 0]), None, zero_point)
+        upper_sums = op.MatMulInteger(planes, op.Transpose(upper, perm=[1, 0]), op.Constant(value=_ZERO), zero_point)
         across = levels(upper_sums, op.MatMulInteger(planes, op.Transpose(lower, perm=[1, 0])), unit)
         upper_down, lower_down, unit_down = weights(op.Shape(planes, start=1, end=2), target[0:1])
         upper_sums_down = op.MatMulInteger(upper_down, across, zero_point)

@@ -25,6 +25,8 @@ async function fillCache() {
     await Promise.all(responses.map(([name, response]) => cache.put(name, response)));
   } catch (error) {
     await caches.delete(CACHE); // the storage is full
+    const pages = await self.clients.matchAll({ includeUncontrolled: true, type: "window" });
+    for (const page of pages) page.postMessage("storage_full");
     throw error;
   }
 }
