@@ -66,7 +66,7 @@ def test_there_is_no_estimate_where_it_would_be_void():
     recent = read_probabilities(counted(probabilities, reasons), [])
     assert estimate_accuracy({}, recent, has_drifted=False).reason == "no_reference"
     assert estimate_accuracy(EXPECTED, recent, has_drifted=True).reason == "drift"
-    few = read_probabilities(counted(probabilities[:99], reasons[:99]), [])
+    few = read_probabilities(counted(probabilities[:199], reasons[:199]), [])
     assert estimate_accuracy(EXPECTED, few, has_drifted=False).reason == "too_few_images"
     for count, reason in ((3, None), (30, "out_of_distribution")):
         reasons = ["out_of_distribution"] * count + [None] * (300 - count)
@@ -85,8 +85,8 @@ def test_a_server_estimates_the_accuracy(start_server, run, tmp_path):
     images = [path.read_bytes() for path in sorted((run.directory.parent / "images").rglob("*.png"))]
     server = start_server(capture=str(tmp_path / "captured"))
     with ThreadPoolExecutor(4) as pool:
-        predictions = list(pool.map(lambda image: server.ask(body=image)[1], (images * 120)[:120]))
-    wait_for(lambda: server.ask("/v1/status")[1]["accuracy"].get("model", {}).get("images") == 120)
+        predictions = list(pool.map(lambda image: server.ask(body=image)[1], (images * 220)[:220]))
+    wait_for(lambda: server.ask("/v1/status")[1]["accuracy"].get("model", {}).get("images") == 220)
     status = server.ask("/v1/status")[1]
     estimate, metrics = status["accuracy"]["model"], server.metrics()
     values = [metrics[("tellapart_estimated_accuracy", bound, "model")] for bound in ("low", "value", "high")]

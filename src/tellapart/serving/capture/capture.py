@@ -159,7 +159,7 @@ class Capture:
         for model in self.models:
             counts = self.store.sum_counts(_counted_model(model), "probability", _since())
             recent = read_probabilities(counts, self.store.list_labelled_predictions(model.identity))
-            has_drifted = any(drift.alarm for drift in self.drift.get(model.name, {}).values())
+            has_drifted = any(drift.is_suspected for drift in self.drift.get(model.name, {}).values())
             expected = model.metadata.get("expected") or {}
             estimates[model.name] = estimate_accuracy(expected, recent, has_drifted=has_drifted)
         return estimates

@@ -17,20 +17,30 @@ _MIN_IMAGES = 100  # recent images for an alarm
 _MIN_BIN_COUNT = 5  # reference images: smaller bins are merged
 _DECILES = 10
 _Z = 3.09  # standard normal quantile at significance level 0.001
+_Z_SUSPECTED = 1.645  # and at 0.05
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A population stability index, its critical value at level 0.001, and the number of recent images."""
+    """A population stability index, its critical values, and the number of recent images.
+
+    critical_value: at significance level 0.001. suspected_value: at level 0.05.
+    """
 
     psi: float
     critical_value: float
+    suspected_value: float
     images: int
 
     @property
     def alarm(self) -> bool:
         """Whether the index is large and statistically significant."""
         return self.images >= _MIN_IMAGES and self.psi > max(PSI_THRESHOLD, self.critical_value)
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether the index is large, and significant enough to doubt what assumes that there is no drift."""
+        return self.psi > max(PSI_THRESHOLD, self.suspected_value)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document, as in `DriftStatus`."""
@@ -50,7 +60,8 @@ def measure_drift(reference: Sequence[int], recent: Sequence[int]) -> Drift:
     p, q = (_shares([sum(counts[i] for i in merged) for merged in bins]) for counts in (recent, reference))
     psi = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
     scale = 1 / max(1, sum(recent)) + 1 / max(1, sum(reference))
-    return Drift(psi, scale * _chi_square_quantile(max(1, len(bins) - 1)), sum(recent))
+    critical, suspected = (scale * _chi_square_quantile(max(1, len(bins) - 1), z) for z in (_Z, _Z_SUSPECTED))
+    return Drift(psi, critical, suspected, sum(recent))
 
 
 def measure_model_drift(
@@ -75,7 +86,7 @@ def _shares(counts: Sequence[int]) -> list[float]:
     return [(count + 0.5) / total for count in counts]
 
 
-def _chi_square_quantile(degrees: int) -> float:
-    """Return the quantile 0.999 of the chi-square distribution (Wilson and Hilferty 1931)."""
+def _chi_square_quantile(degrees: int, z: float) -> float:
+    """Return the quantile of the chi-square distribution that is `z` of the normal one (Wilson and Hilferty 1931)."""
     variance = 2 / (9 * degrees)
-    return degrees * (1 - variance + _Z * math.sqrt(variance)) ** 3
+    return degrees * (1 - variance + z * math.sqrt(variance)) ** 3

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-MIN_IMAGES = 100  # recent images for an estimate
+MIN_IMAGES = 200  # recent images for an estimate: with fewer, drift could remain unnoticed
 _MIN_LABELS = 10  # of the images captured for one reason, for their own error
 _MAX_EXCESS = 0.05  # share of images out of distribution beyond the expected one
 _Z = 1.959963984540054  # the normal quantile of 97.5%

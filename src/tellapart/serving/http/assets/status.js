@@ -65,8 +65,9 @@ function candidateItem([model, candidate]) {
   const item = document.createElement("li");
   Object.assign(item.dataset, { model, better: candidate.better ?? "" });
   const share = formatShare(compared - disagreements, compared);
-  const labels = `${labelled} of ${disagreements} disagreements labelled: only the model in use is right on ${current}, only the candidate on ${other}`;
-  item.textContent = `${model}: the candidate ${candidate.candidate} agrees on ${share} of ${compared} images; ${labels}. ${verdict(candidate)}`;
+  const labels = `${labelled} of ${disagreements} disagreements are labelled: only the model in use is right on ${current}, only the candidate on ${other}`;
+  const details = disagreements ? `; ${labels}. ${verdict(candidate)}` : ".";
+  item.textContent = `${model}: the candidate ${candidate.candidate} agrees on ${share} of ${compared} images${details}`;
   return item;
 }
 
