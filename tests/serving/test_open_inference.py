@@ -4,9 +4,11 @@ import base64
 import contextlib
 import json
 import struct
+import threading
 from hashlib import sha256
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -15,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 import tellapart
@@ -63,10 +66,10 @@ def test_health_and_metadata(triton, name, exported):
     _, client = triton
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready(name)
+    assert client.is_model_ready(name, headers=dict(HEADERS))
     assert not is_ready(client, "other")
     version = identity(exported)
-    assert client.is_model_ready(name, version)
+    assert client.is_model_ready(name, version, headers=dict(HEADERS))
     assert not is_ready(client, name, "1")
     metadata = as_dict(client.get_server_metadata())
     assert (metadata["name"], metadata["version"]) == ("tellapart", tellapart.__version__)
@@ -175,7 +178,6 @@ def test_json_without_binary_data(server, name, exported, photos):
         {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 9}}]},
         {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 256]}]},
         {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 2.5]}]},
-        {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1], [2, 2]]}]},
         {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, -1, 1, 3], "data": [1, 2, 3]}]},
         {"inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 1, 1, 3], "data": [1.0, 2.0, 3.0]}]},
     ],
@@ -191,6 +193,15 @@ def test_hostile_bodies_are_refused(server, name):
     cases = [
         (b'{"inputs": ' + b"[" * 1_000_000, {}),
         (b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1], "data": [' + b"1," * 3_000_000, {}),
+        (tensor_json("[1]", ", ".join(["1" * 4000] * 300)), {}),
+        (tensor_json('["' + "a" * 20_000 + '"' + ', ""' * 100_000 + "]", "1"), {}),
+        (tensor_json("[" + "[" * 90 + "]" * 90 + "]", "1"), {}),
+        (tensor_json("[" + ("[" * 90 + "]" * 90 + ", ") * 9000 + "1]", "1"), {}),
+        (tensor_json("[1]", ", ".join(['"x"'] * 100_000)), {}),
+        (tensor_json("[1]", "1", outputs=[{"name": "labels"}] * 100_000), {}),
+        (tensor_json("[1]", "1", outputs=[{"name": "labels"}] * 2), {}),
+        (tensor_json("[1]", "1", outputs=[{"name": "x" * 10_000}]), {}),
+        (tensor_json("[1]", "1", parameters={"timeout": 10**400}), {}),
         (b"{}", {"inference_header_content_length": "9" * 5000}),
         (b"{}", {"inference_header_content_length": "-1"}),
         (b"\\x1f\\x8b", {"content_encoding": "gzip"}),
@@ -198,6 +209,59 @@ def test_hostile_bodies_are_refused(server, name):
     for body, headers in cases:
         status, problem, _ = server.ask(path, body, **HEADERS | headers)
         assert (status, problem["code"]) == (422, "invalid_request")
+
+
+def tensor_json(data, shape, **fields):
+    tensor = f'{{"name": "images", "datatype": "UINT8", "shape": [{shape}], "data": {data}}}'
+    return f'{{"inputs": [{tensor}], {json.dumps(fields or {"id": ""})[1:-1]}}}'.encode()
+
+
+def many_fields():
+    """Return messages whose fields take far longer to parse than their bytes suggest."""
+    empty_inputs, empty_outputs = service_pb2.ModelInferRequest(), service_pb2.ModelInferRequest()
+    empty_inputs.inputs.extend([service_pb2.ModelInferRequest.InferInputTensor()] * 100_000)
+    empty_outputs.outputs.extend([service_pb2.ModelInferRequest.InferRequestedOutputTensor()] * 100_000)
+    contents, shape = service_pb2.ModelInferRequest(), service_pb2.ModelInferRequest()
+    contents.inputs.add(name="images", datatype="BYTES", shape=[1]).contents.bytes_contents.extend([b""] * 100_000)
+    shape.inputs.add(name="images", datatype="BYTES", shape=[2**62] * 100_000)
+    shape.raw_input_contents.append(b"")
+    values = service_pb2.ModelInferRequest()
+    values.inputs.add(name="images", datatype="UINT8", shape=[1, 1, 1, 3]).contents.uint_contents.extend([7] * 600_000)
+    return [empty_inputs, empty_outputs, contents, shape, values]
+
+
+@pytest.fixture
+def channel(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.values(Event.SERVER_START)[0]['grpc_port']}") as channel:
+        yield channel
+
+
+def test_hostile_messages_are_refused(server, channel, name):
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    messages = [b"\xff" * 100, b"", *(message.SerializeToString() for message in many_fields())]
+    for message in messages:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(message, metadata=list(HEADERS.items()), timeout=20)
+        expected = grpc.StatusCode.NOT_FOUND if message == messages[-1] else grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.code() in (expected, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def test_silent_calls_do_not_keep_others_waiting(channel):
+    """Calls without a token are not read; neither are the empty messages of health checks."""
+    start = channel.stream_unary("/inference.GRPCInferenceService/ServerLive")
+    gate = threading.Event()
+
+    def silence():
+        gate.wait(60)
+        yield b""
+
+    silent = [start.future(silence(), timeout=60) for _ in range(20)]
+    infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+    refused = [infer.future(silence(), timeout=60) for _ in range(20)]
+    codes = {future.exception(20).code() for future in refused}
+    assert codes == {grpc.StatusCode.UNAUTHENTICATED}
+    assert all(future.result(20) for future in silent)
+    gate.set()
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5), st.binary(max_size=30))
@@ -213,7 +277,7 @@ def test_elements_of_bytes(elements, noise):
 def is_ready(client, *arguments):
     """Whether a model is ready; the client of gRPC raises an error for one that does not exist."""
     try:
-        return client.is_model_ready(*arguments)
+        return client.is_model_ready(*arguments, headers=dict(HEADERS))
     except InferenceServerException as error:
         return error.status() != "StatusCode.NOT_FOUND"
 

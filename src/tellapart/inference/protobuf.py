@@ -19,10 +19,11 @@ Value = int | memoryview
 class ProtobufReader:
     """Reads the fields of messages; raises `UnsafeFileError`, `TruncatedFileError` or `ClassifierFileError`.
 
-    name: of the file, for messages. n_fields: the number of fields read so far.
+    name: of the file, for messages. max_fields: in all messages. n_fields: the number of fields read so far.
     """
 
     name: str
+    max_fields: int = _MAX_FIELDS
     n_fields: int = 0
 
     def fields(self, message: memoryview) -> Iterator[tuple[int, int, Value]]:
@@ -30,8 +31,8 @@ class ProtobufReader:
         offset = 0
         while offset < len(message):
             self.n_fields += 1
-            if self.n_fields > _MAX_FIELDS:
-                raise self.unsafe(f"has more than {_MAX_FIELDS:,} fields")
+            if self.n_fields > self.max_fields:
+                raise self.unsafe(f"has more than {self.max_fields:,} fields")
             tag, offset = self._read_short(message, offset, 2**32)
             number, wire_type = tag >> 3, tag & 7
             if not number:

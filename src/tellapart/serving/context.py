@@ -1,5 +1,6 @@
 """The state that all routes share, and the checks that every request passes first."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,8 @@ class ServerContext:
 
     token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. capture: stores
     images to label, if enabled. shadow: compares candidates with the models, if there are any. shutting_down: whether
-    new connections should go elsewhere. write_log: writes a line per request, if there is a log.
+    new connections should go elsewhere. draining: ends with the last call by gRPC.
+    write_log: writes a line per request, if there is a log.
     """
 
     pool: WorkerPool
@@ -35,6 +37,7 @@ class ServerContext:
     capture: Capture | None = None
     shadow: Shadow | None = None
     shutting_down: bool = False
+    draining: asyncio.Task[None] | None = None
     write_log: Callable[[str], None] | None = None
     admission: Admission = field(init=False)
     metrics: ServerMetrics = field(init=False)

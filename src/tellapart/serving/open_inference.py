@@ -6,6 +6,7 @@ encoded files (BYTES, shape (N)), which are decoded and resized as elsewhere, or
 detector, `in_distribution` (BOOL, shape (N)). The version of a model is the identity of its file.
 """
 
+import asyncio
 import json
 import math
 import struct
@@ -31,6 +32,7 @@ PLATFORM = "onnx_onnxv1"  # as the protocol calls an ONNX file
 BYTES, FP32, BOOL, UINT8 = "BYTES", "FP32", "BOOL", "UINT8"
 INPUT, PROBABILITIES, LABELS, IN_DISTRIBUTION = "images", "probabilities", "labels", "in_distribution"
 _MAX_CLASSES = 1000  # that a client may ask for by classification
+_REPLACING_SECONDS = 0.1  # until another attempt
 _LENGTH = struct.Struct("<I")  # before each element of a tensor of BYTES
 
 Document = dict[str, Any]
@@ -120,24 +122,27 @@ async def infer(
 
     Raises `ProblemError`, that of the first image that has no prediction.
     """
-    model = find_model(context, request.model, request.version)
-    requested = _requested_outputs(request, model)
+    find_model(context, request.model, request.version)
     images = list(_read_images(request.inputs))
     ticket.set_images(len(images))
     deadline = min(deadline, time.monotonic() + request.timeout)
-    check_deadline(deadline)
-    index, top = context.model_index(request.model), max(1, *(output.classes for output in requested))
-    for _ in range(2):
+    index = context.model_index(request.model)
+    while True:
+        check_deadline(deadline)
+        model = find_model(context, request.model, request.version)
+        identity, requested = model.identity, _requested_outputs(request, model)
+        top = max(1, *(output.classes for output in requested))
         work = [submit(context, RequestKind.PREDICT_PROBA, index, top, deadline, image) for image in images]
         responses = await gather(work)
         log |= log_details(context, index, responses)
         predictions = [_parse_response(number, response) for number, response in enumerate(responses)]
-        if len({prediction["model"] for prediction in predictions}) == 1:
-            break  # else the model was replaced between two images
+        if all(prediction["model"] == identity for prediction in predictions):
+            break
+        await asyncio.sleep(_REPLACING_SECONDS)  # its file is being replaced, perhaps between two images
     for response, image in zip(responses, images, strict=True):
         record_prediction(context, index, response, image)
     outputs = [_output(output, predictions) for output in requested]
-    return InferResult(request, predictions[0]["model"], outputs)
+    return InferResult(request, identity, outputs)
 
 
 def pack_bytes(elements: Sequence[bytes]) -> bytes:
@@ -165,7 +170,7 @@ def _read_images(inputs: Sequence[Tensor]) -> Iterator[bytes]:
     tensor, shape = inputs[0], inputs[0].shape
     if tensor.datatype == BYTES:
         images = list(islice(unpack_bytes(tensor.content), MAX_IMAGES + 1))
-        _check_count(len(images), math.prod(shape) == len(images))
+        _check_count(len(images), shape in ((len(images),), (len(images), 1)))
         yield from images
     elif tensor.datatype == UINT8 and len(shape) == 4 and shape[3] == 3 and min(shape) > 0:
         count, size = shape[0], math.prod(shape[1:])
@@ -187,6 +192,8 @@ def _check_count(count: int, is_complete: bool) -> None:
 
 def _requested_outputs(request: InferRequest, model: ServedModel) -> Sequence[RequestedOutput]:
     names = [output.name for output in output_info(model)]
+    if len(request.outputs) > len(names) or len({output.name for output in request.outputs}) < len(request.outputs):
+        raise ProblemError(INVALID_REQUEST, "Ask for each output once.")
     for output in request.outputs:
         if output.name not in names:
             raise ProblemError(INVALID_REQUEST, f"The model has the outputs {', '.join(names)} and no other.")

@@ -39,7 +39,7 @@ from tellapart.serving.worker.pool import WorkerPool
 
 _MIN_TOKEN_LENGTH = 16
 _BACKLOG = 1024
-_EXTRA_FILES = 256  # open files besides connections
+_EXTRA_FILES = 1280  # open files besides connections by HTTP, those by gRPC included
 _MAX_LOG_LINES = 10_000  # waiting to be written
 _NOTICE_SECONDS = 0.5  # in which responses tell clients that their connections will be closed
 _MIN_GRACE = 5.0  # seconds beyond the timeout of a request
@@ -250,7 +250,7 @@ async def _run_until_signal(
     if not serving.done():
         await asyncio.sleep(_NOTICE_SECONDS)
         if grpc_server:
-            await grpc_server.stop(context.limits.grace_seconds)
+            context.draining = asyncio.create_task(grpc_server.stop(context.limits.grace_seconds))
         server.should_exit = True
     ready.cancel()
     stopping.cancel()

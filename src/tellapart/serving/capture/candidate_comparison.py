@@ -74,7 +74,7 @@ class CandidateComparison:
         The share of disagreements times the mean gain on those that have a label. Both have a standard error; in that
         of the gain, one more label counts for either model.
         """
-        if not self.labelled:
+        if not (self.labelled and self.compared):
             return None
         rate, gain = self.disagreements / self.compared, (self.only_candidate - self.only_current) / self.labelled
         decided = self.only_candidate + self.only_current

@@ -113,7 +113,7 @@ class Capture:
     def count_comparison(self, model: ServedModel, identity: str, candidate: str, *, agrees: bool) -> None:
         """Count an image that a model and its candidate, by the identities of their files, have classified."""
         result = "agree" if agrees else "disagree"
-        self._counts[int(time.time() // 3600), _compared_models(model, identity, candidate), "comparison", result] += 1
+        self._counts[int(time.time() // 3600), _compared_models(identity, candidate), "comparison", result] += 1
         self.metrics.shadow.labels(model.name, result).inc()
 
     async def _flush_forever(self) -> None:
@@ -126,6 +126,7 @@ class Capture:
         counts, self._counts = self._counts, Counter()
         try:
             await self.run(self.store.add_counts, counts)
+            await self.run(self.store.delete_counts, "probability", _since())
             counts = Counter()  # stored once, whatever fails next
             self.drift = await self.run(self._measure_drift)
             self.accuracy = await self.run(self._estimate_accuracy)
@@ -168,7 +169,7 @@ class Capture:
         comparisons = {}
         for name, candidate in self.models.candidates.items():
             model = self.models[name]
-            counts = self.store.sum_counts(_compared_models(model, model.identity, candidate.identity), "comparison", 0)
+            counts = self.store.sum_counts(_compared_models(model.identity, candidate.identity), "comparison", 0)
             labels = self.store.list_labelled_disagreements(model.identity, candidate.identity)
             disagreements = counts.get("disagree", 0)
             compared = counts.get("agree", 0) + disagreements
@@ -186,9 +187,9 @@ def _counted_model(model: ServedModel) -> str:
     return f"{model.name} {model.identity}"
 
 
-def _compared_models(model: ServedModel, identity: str, candidate: str) -> str:
+def _compared_models(identity: str, candidate: str) -> str:
     """Return the name under which the comparisons of two files are counted."""
-    return f"{model.name} {identity} {candidate}"
+    return f"{identity} {candidate}"
 
 
 def capture_reason(prediction: dict[str, Any]) -> str | None:

@@ -124,7 +124,8 @@ def estimate_accuracy(
     unexpected = _unexpected_share(expected, recent, images)
     if unexpected > _MAX_EXCESS:
         return EstimatedAccuracy(images, reason=NoEstimate.OUT_OF_DISTRIBUTION)
-    return _estimate(ProbabilityError(**reference), recent, images, unexpected)
+    error = ProbabilityError(reference["mean"], reference["standard_error"])
+    return _estimate(error, recent, images, unexpected)
 
 
 def _estimate(

@@ -128,10 +128,11 @@ class CaptureStore:
             return False
 
     def add_disagreement(self, content: bytes, disagreement: Disagreement) -> None:
-        """Store that two models disagree on an image, which `add` has stored; nothing happens if that is known."""
+        """Store that two models disagree on an image; nothing happens if that is known, or the image is not stored."""
         row = {"id": hashlib.sha256(content).hexdigest(), **asdict(disagreement)}
         with suppress(IntegrityError), self.engine.begin() as connection:
-            connection.execute(_COMPARISONS.insert().values(**row))
+            if connection.scalar(sql.select(_IMAGES.c.number).where(_IMAGES.c.id == row["id"])) is not None:
+                connection.execute(_COMPARISONS.insert().values(**row))
 
     def list_labelled_disagreements(self, identity: str, candidate: str) -> list[tuple[str, str, str]]:
         """Return the label, the predicted class and that of the candidate, for each labelled image they disagree on."""
@@ -204,6 +205,11 @@ class CaptureStore:
             except IntegrityError:  # another server has inserted the same row between the two statements
                 if attempt == _ATTEMPTS - 1:
                     raise
+
+    def delete_counts(self, kind: str, before: int) -> None:
+        """Delete the counts of a kind before an hour."""
+        with self.engine.begin() as connection:
+            connection.execute(_COUNTS.delete().where(_COUNTS.c.kind == kind, _COUNTS.c.hour < before))
 
     def sum_counts(self, model: str, kind: str, since: int) -> dict[str, int]:
         """Return the total count of each value since an hour."""

@@ -8,12 +8,15 @@ from http import HTTPStatus
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from tellapart.errors import ServeError, printable
+from tellapart.errors import ServeError, TellapartError, printable
+from tellapart.inference.protobuf import ProtobufReader
 from tellapart.serving.context import ServerContext
 from tellapart.serving.grpc.messages import SERVICE, message_class
 from tellapart.serving.open_inference import (
     BYTES,
+    INPUT,
     PLATFORM,
     UINT8,
     InferRequest,
@@ -32,9 +35,18 @@ from tellapart.serving.problem import INTERNAL_ERROR, INVALID_REQUEST, REQUEST_T
 
 _MESSAGE_OVERHEAD = 2**20  # bytes of a request besides its images
 _CONCURRENT_READS = 8
-_PUBLIC = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata")  # need no token
+_READ_SECONDS = 5.0  # for a message, once it is read
+_IDLE_SECONDS = 75  # until a connection without calls is closed
+_PUBLIC = ("ServerLive", "ServerReady", "ServerMetadata")  # need no token
+_MAX_FIELDS = 1000  # of a message
+_MAX_RANK = 4
+MAX_CONNECTIONS = 512
+_MAX_VALUES = 500_000  # that are not raw, which take far more time
+# The fields of `ModelInferRequest` that are messages: parameters, inputs with their contents, and outputs.
+_MESSAGE_FIELDS: dict[int, Any] = {4: {}, 5: {4: {}, 5: {}}, 6: {4: {}}}
 _STATUS_CODES = {
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    HTTPStatus.REQUEST_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -42,7 +54,7 @@ _STATUS_CODES = {
 }  # INVALID_ARGUMENT for others
 
 Message = Any  # of the classes that `message_class` returns
-Method = Callable[[Message, float], Awaitable[Message]]
+Method = Callable[[Message, float, int], Awaitable[Message]]
 
 
 class GrpcServer:
@@ -51,7 +63,13 @@ class GrpcServer:
     def __init__(self, context: ServerContext, host: str, port: int) -> None:
         self.context = context
         size = context.limits.body_bytes + _MESSAGE_OVERHEAD
-        options = [("grpc.max_receive_message_length", size), ("grpc.so_reuseport", 0)]
+        options = [
+            ("grpc.max_receive_message_length", size),
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+            ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
+            ("grpc.server_handshake_timeout_ms", int(1000 * context.limits.header_seconds)),
+        ]
         self.server = grpc.aio.server(options=options, maximum_concurrent_rpcs=context.limits.connections)
         calls = _Calls(context)
         handlers = {name: calls.handler(name, method) for name, method in _methods(context).items()}
@@ -75,7 +93,7 @@ class GrpcServer:
 
 
 def _methods(context: ServerContext) -> dict[str, Method]:
-    """Return the methods of the service by their names: each takes a request and the deadline of the call."""
+    """Return the methods of the service by their names: each takes a request, its deadline, and its size in bytes."""
 
     async def server_live(*_: Any) -> Message:
         return message_class("ServerLiveResponse")(live=True)
@@ -90,7 +108,7 @@ def _methods(context: ServerContext) -> dict[str, Method]:
     async def describe_server(*_: Any) -> Message:
         return message_class("ServerMetadataResponse")(**server_metadata())
 
-    async def describe_model(request: Message, _: float) -> Message:
+    async def describe_model(request: Message, *_: Any) -> Message:
         model = find_model(context, request.name, request.version)
         return message_class("ModelMetadataResponse")(
             name=request.name,
@@ -100,8 +118,8 @@ def _methods(context: ServerContext) -> dict[str, Method]:
             outputs=[_metadata(info) for info in output_info(model)],
         )
 
-    async def infer_images(request: Message, deadline: float) -> Message:
-        return await _record(context, _infer(context, request, deadline))
+    async def infer_images(request: Message, deadline: float, size: int) -> Message:
+        return await _record(context, _infer(context, request, deadline, size))
 
     return {
         "ServerLive": server_live,
@@ -124,33 +142,49 @@ class _Calls:
         """Return the handler of a method; for gRPC it takes a stream, which on the wire equals one message."""
         request_class, response_class = message_class(f"{name}Request"), message_class(f"{name}Response")
 
-        async def handle(messages: AsyncIterator[Message], call: grpc.aio.ServicerContext) -> Message:
+        async def handle(messages: AsyncIterator[bytes], call: grpc.aio.ServicerContext) -> Message:
             headers = {key: str(value) for key, value in call.invocation_metadata() or ()}
             try:
-                if name not in _PUBLIC:
-                    self.context.authorize(headers)
+                if name in _PUBLIC:  # their messages are empty
+                    return await method(request_class(), math.inf, 0)
+                self.context.authorize(headers)
                 deadline = self._deadline(headers, call)
-                return await method(await self._read(messages, deadline), deadline)
+                content = await self._read(messages, deadline)
+                return await method(_parse(request_class, content), deadline, len(content))
             except ProblemError as problem:
                 code = _STATUS_CODES.get(problem.status, grpc.StatusCode.INVALID_ARGUMENT)
                 await call.abort(code, problem.detail, (("code", problem.code),))
 
-        return grpc.stream_unary_rpc_method_handler(
-            handle, request_deserializer=request_class.FromString, response_serializer=response_class.SerializeToString
-        )
+        return grpc.stream_unary_rpc_method_handler(handle, response_serializer=response_class.SerializeToString)
 
     def _deadline(self, headers: Mapping[str, str], call: grpc.aio.ServicerContext) -> float:
         deadline, seconds = self.context.deadline(headers), call.time_remaining()
         return deadline if seconds is None else min(deadline, time.monotonic() + seconds)
 
-    async def _read(self, messages: AsyncIterator[Message], deadline: float) -> Message:
+    async def _read(self, messages: AsyncIterator[bytes], deadline: float) -> bytes:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self.reading:
-                return await anext(messages)
+                async with asyncio.timeout(_READ_SECONDS):
+                    return await anext(messages)
         except TimeoutError as error:
             raise ProblemError(REQUEST_TIMEOUT, "The request did not arrive in time.") from error
         except StopAsyncIteration as error:
             raise ProblemError(INVALID_REQUEST, "The call has no message.") from error
+
+
+def _parse(request_class: Any, content: bytes) -> Message:
+    """Return a message; one of millions of fields, whose parsing would take long, is refused."""
+    try:
+        _count_fields(ProtobufReader("The message", _MAX_FIELDS), memoryview(content), _MESSAGE_FIELDS)
+        return request_class.FromString(content)
+    except (TellapartError, DecodeError) as error:
+        raise ProblemError(INVALID_REQUEST, "The message is not of the protocol, or has too many fields.") from error
+
+
+def _count_fields(reader: ProtobufReader, message: memoryview, nested: dict[int, Any]) -> None:
+    for number, _, value in reader.fields(message):
+        if number in nested:
+            _count_fields(reader, reader.message(value), nested[number])
 
 
 async def _record(context: ServerContext, work: Awaitable[Message]) -> Message:
@@ -168,26 +202,23 @@ async def _record(context: ServerContext, work: Awaitable[Message]) -> Message:
         context.metrics.record_request(status, time.monotonic() - start)
 
 
-async def _infer(context: ServerContext, message: Message, deadline: float) -> Message:
-    with context.admission.admit(message.ByteSize()) as ticket:
+async def _infer(context: ServerContext, message: Message, deadline: float, size: int) -> Message:
+    with context.admission.admit(size) as ticket:
         result = await infer(context, _parse_request(message), deadline, ticket, {})
     return _to_message(result)
 
 
 def _parse_request(message: Message) -> InferRequest:
-    raw = list(message.raw_input_contents)
-    if raw and len(raw) != len(message.inputs):
-        raise ProblemError(INVALID_REQUEST, "Send raw_input_contents for each input, or for none.")
-    contents = raw or [_contents(tensor) for tensor in message.inputs]
+    if len(message.inputs) != 1 or len(message.raw_input_contents) > 1 or len(message.inputs[0].shape) > _MAX_RANK:
+        raise ProblemError(INVALID_REQUEST, f'Send one input, "{INPUT}", of at most {_MAX_RANK} dimensions.')
+    tensor, raw = message.inputs[0], message.raw_input_contents
+    content = raw[0] if raw else _contents(tensor)
     timeout = _parameter(message.parameters, "timeout")  # in microseconds
     return InferRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        inputs=[
-            Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), content)
-            for tensor, content in zip(message.inputs, contents, strict=True)
-        ],
+        inputs=[Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), content)],
         outputs=[
             RequestedOutput(output.name, _parameter(output.parameters, "classification")) for output in message.outputs
         ],
@@ -199,6 +230,8 @@ def _contents(tensor: Message) -> bytes:
     """Return the content of an input that is not raw."""
     if tensor.datatype == BYTES:
         return pack_bytes(tensor.contents.bytes_contents)
+    if len(tensor.contents.uint_contents) > _MAX_VALUES:
+        raise ProblemError(INVALID_REQUEST, f"Send more than {_MAX_VALUES:,} values as raw_input_contents.")
     try:
         return bytes(tensor.contents.uint_contents) if tensor.datatype == UINT8 else b""
     except ValueError as error:

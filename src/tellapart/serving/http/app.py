@@ -36,6 +36,8 @@ def create_app(context: ServerContext, *, local_only: bool = False) -> ASGIApp:
         if context.capture:
             context.capture.start(context.pool, context.metrics)
         yield
+        if context.draining:
+            await context.draining
         if context.shadow:
             await context.shadow.stop()
         if context.capture:

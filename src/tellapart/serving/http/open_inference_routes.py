@@ -47,10 +47,11 @@ def create_router(context: ServerContext) -> APIRouter:
             raise ProblemError(NOT_READY, "The server is starting or shutting down.", retry_after=1)
         return {"ready": True}
 
-    @router.get("/models/{name}/ready", responses=problem_responses(404, 422, 503))
+    @router.get("/models/{name}/ready", responses=problem_responses(401, 404, 422, 503))
     @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
     async def model_ready(request: Request, name: Name) -> dict[str, Any]:
         """Report whether a model answers requests."""
+        context.authorize(request.headers)
         find_model(context, name, _version(request))
         return {"name": name, "ready": True}
 

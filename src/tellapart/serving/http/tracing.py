@@ -12,10 +12,10 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.util.http import parse_excluded_urls
+from opentelemetry.util.http import ExcludeList
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_PROBES = "healthz,readyz,metrics"
+_PROBES = r"^https?://[^/]+/(healthz|readyz|metrics|v2/health/(live|ready))(\?|$)"
 
 
 class TracedApp:
@@ -28,7 +28,7 @@ class TracedApp:
         self.app = OpenTelemetryMiddleware(
             _WithDetails(app),
             tracer_provider=self.provider,
-            excluded_urls=parse_excluded_urls(_PROBES),
+            excluded_urls=ExcludeList([_PROBES]),
             exclude_spans=["receive", "send"],
         )
 

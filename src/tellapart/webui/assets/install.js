@@ -43,7 +43,7 @@ async function reloadWhenActive(registration) {
     history.replaceState(RELOADED, "");
     location.reload();
   } else if (!full) {
-    showFailure("mixed_versions", "a new version is being uploaded; reload the page in a few minutes");
+    showFailure("mixed_versions", "its files did not arrive whole, perhaps because a new version is being uploaded; reload the page in a few minutes");
   }
 }
 

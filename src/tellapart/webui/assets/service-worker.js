@@ -20,8 +20,8 @@ async function fillCache() {
   const responses = await Promise.all(
     Object.entries(FILES).map(async ([name, sha256]) => [name, await fetchVerified(name, sha256)]),
   );
-  const cache = await caches.open(CACHE);
   try {
+    const cache = await caches.open(CACHE);
     await Promise.all(responses.map(([name, response]) => cache.put(name, response)));
   } catch (error) {
     await caches.delete(CACHE); // the storage is full

@@ -73,6 +73,7 @@ function candidateItem([model, candidate]) {
 
 function verdict({ better, difference, labels_needed: needed }) {
   if (!better) return needed ? `Not decided; a verdict takes about ${needed} more labels.` : "Not decided: no difference in sight.";
+  if (!difference) return `Decided: ${better === "candidate" ? "the candidate" : "the model in use"} is better.`;
   const points = [difference.value, difference.low, difference.high].map((share) => (100 * share).toFixed(2));
   const winner = better === "candidate" ? "The candidate" : "The model in use";
   return `${winner} is better: the accuracy of the candidate differs by ${points[0]} percentage points (95% interval ${points[1]} to ${points[2]}).`;
