@@ -129,6 +129,31 @@ def test_reports_errors_of_the_hub(run, run_signed_in, hub, arguments, code):
     assert not hub.commits
 
 
+def test_crafted_classifiers_of_the_hub_are_refused(run, run_signed_in, hub):
+    """The bounds on a file hold wherever it comes from: no weight of a huge network is created."""
+    content = (run.directory / "model.safetensors").read_bytes()
+    image = next((run.directory.parent / "digits/digit 1").iterdir())
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    document = json.loads(header["__metadata__"]["tellapart"])
+    document["architecture"] = {"name": "resnet1202", "arguments": {"width": 100_000}}
+    header["__metadata__"]["tellapart"] = json.dumps(document)
+    other = json.dumps(header).encode()
+    crafted = {
+        "huge": len(other).to_bytes(8, "little") + other + content[end:],
+        "long-header": (2**40).to_bytes(8, "little") + content[8:],
+        "pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+        "cut": content[: len(content) // 2],
+    }
+    for name, file in crafted.items():
+        hub.repositories[f"me/{name}"] = {"model.safetensors": file}
+        result = run_signed_in("predict", f"hf://me/{name}", image, "--json")
+        assert error_code(result) in ("invalid_classifier_file", "checksum_mismatch", "truncated_file"), (
+            name,
+            result.stdout,
+        )
+
+
 def test_a_hub_that_cannot_be_reached_is_an_error(run, run_signed_in, hub):
     hub.shutdown()
     hub.server_close()

@@ -65,5 +65,6 @@ def test_the_interval_of_the_difference_has_its_coverage():
 
 
 def test_nothing_is_known_without_images():
+    assert CandidateComparison("c", labelled=9, only_current=9).to_json()["difference"] is None  # counts not stored yet
     document = CandidateComparison("c").to_json()
     assert (document["difference"], document["better"], document["p_value"]) == (None, None, 1.0)

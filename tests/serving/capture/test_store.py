@@ -47,8 +47,13 @@ def test_labelled_images_of_a_model(where):
     assert set(store.list_labelled_predictions("a1")) == expected
     assert store.list_labelled_predictions("b2") == []
     disagreement = Disagreement("a1", "c3", "d\u00f6g", "cat")
-    for content in (b"second", b"second", b"third"):
+    for content in (b"second", b"second", b"third", b"not stored"):
         store.add_disagreement(content, disagreement)
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM comparisons").scalar() == 2
+    store.delete(next(image_id for image_id, content in ids.items() if content == b"third"))
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM comparisons").scalar() == 1
     assert store.list_labelled_disagreements("a1", "c3") == [("cat", "d\u00f6g", "cat")]
     assert store.list_labelled_disagreements("a1", "d4") == []
     store.close()
@@ -83,6 +88,9 @@ def test_counts_of_several_servers_add_up(where):
     assert stores[0].sum_counts("pets", "class", 0) == {"cat": 40, "dog": 80}
     assert stores[0].sum_counts("pets", "class", 101) == {"dog": 80}
     assert stores[0].sum_counts("birds", "class", 0) == {}
+    stores[0].delete_counts("class", 101)
+    stores[0].delete_counts("distance", 200)
+    assert stores[1].sum_counts("pets", "class", 0) == {"dog": 80}
     for store in stores:
         store.close()
 
