@@ -15,7 +15,7 @@ def test_each_request_has_an_id_and_a_line(start_server, photos):
     assert traced == TRACE
     identifiers = [traced, server.ask(body=b"text")[2]["x-request-id"], server.ask("/v1/model")[2]["x-request-id"]]
     for invalid in ("00-xyz-1-01", f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE}"):
-        identifier = server.ask("/v2", traceparent=invalid)[2]["x-request-id"]
+        identifier = server.ask("/v3", traceparent=invalid)[2]["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", identifier)
         assert identifier not in (TRACE, "0" * 32)
     assert server.ask("/readyz")[0] == 200
