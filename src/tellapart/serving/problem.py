@@ -56,15 +56,19 @@ class ProblemError(Exception):
         self.code, self.status = problem.code, problem.status
         self.detail, self.retry_after, self.allow = detail, retry_after, allow
 
-    def to_json(self) -> dict[str, object]:
-        """Return the document; the title of the type "about:blank" is the phrase of the status (RFC 9457, 4.2.1)."""
-        return {
+    def to_json(self, *, open_inference: bool = False) -> dict[str, object]:
+        """Return the document; the title of the type "about:blank" is the phrase of the status (RFC 9457, 4.2.1).
+
+        open_inference: with `error`, the only member that clients of the Open Inference Protocol read.
+        """
+        document: dict[str, object] = {
             "type": "about:blank",
             "title": self.status.phrase,
             "status": self.status.value,
             "detail": self.detail,
             "code": self.code,
         }
+        return document | {"error": self.detail} if open_inference else document
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the response, but for its length and type."""
@@ -77,9 +81,9 @@ class ProblemError(Exception):
             headers["www-authenticate"] = "Bearer"
         return headers
 
-    def to_http(self, *, close: bool = False) -> bytes:
+    def to_http(self, *, close: bool = False, open_inference: bool = False) -> bytes:
         """Return the whole response as it is sent; close: whether the connection is closed after it."""
-        body = encode_problem(self.to_json())
+        body = encode_problem(self.to_json(open_inference=open_inference))
         headers = {"content-length": str(len(body)), "content-type": MEDIA_TYPE} | self.headers()
         if close:
             headers["connection"] = "close"

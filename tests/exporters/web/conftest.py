@@ -14,7 +14,7 @@ from tellapart.pipeline.train import train
 from tellapart.progress import Progress
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("web")
     folder = digit_folder(root / "my digits", 7, 12)
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     return train(folder, out=root / "run", **QUICK)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(run):
     return tellapart.export(run.directory, "web", progress=Progress())
 
@@ -37,6 +37,8 @@ def serve_folder():
             pass
 
     class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # a connection beyond the queue would wait for minutes
+
         def handle_error(self, *_):
             """Ignore disconnects: the tests close pages during responses."""
 

@@ -48,6 +48,8 @@ def test_slow_clients_time_out_and_requests_over_capacity_are_refused(limited, p
     wait_for(lambda: limited.images_in_progress() == 2)
     status, problem, headers = limited.ask(body=photo)
     assert (status, problem["code"], headers["retry-after"]) == (503, "at_capacity", "1")
+    status, problem, _ = limited.ask("/v2/models/model/infer", photo)
+    assert (status, problem["code"], problem["error"]) == (503, "at_capacity", problem["detail"])
     for connection in connections:
         with connection:
             assert status_line(connection) == b"HTTP/1.1 408"

@@ -25,11 +25,15 @@ class CapacityMiddleware:
     def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.problem = at_capacity_problem()
-        self.head, _, self.rest = self.problem.to_http().partition(b"\r\n")
+        responses = [self.problem.to_http(open_inference=value).partition(b"\r\n") for value in (False, True)]
+        self.responses = [(head, rest) for head, _, rest in responses]
 
     def __call__(self, method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """Return a whole response, or None to pass the request to the application."""
-        if not self.context.admission.at_capacity or method != b"POST" or path.partition(b"?")[0] not in _LIMITED_PATHS:
+        where = path.partition(b"?")[0]
+        is_open_inference = where.startswith(b"/v2/models/") and where.endswith(b"/infer")
+        is_limited = is_open_inference or where in _LIMITED_PATHS
+        if not self.context.admission.at_capacity or method != b"POST" or not is_limited:
             return None
         if self.context.cors_origins and any(name == b"origin" for name, _ in headers):
             return None  # a page of another site can read a refusal only with the CORS headers of the application
@@ -37,10 +41,11 @@ class CapacityMiddleware:
         self.context.metrics.record_request(self.problem.status.value, 0.0)
         identifier = request_id(headers)
         if self.context.write_log:
-            where, details = path.partition(b"?")[0], {"code": self.problem.code, "reason": self.problem.detail}
+            details = {"code": self.problem.code, "reason": self.problem.detail}
             line = log_line(identifier, method.decode(), where.decode(), self.problem.status, 0.0, details)
             self.context.write_log(line)
-        return b"%s\r\nx-request-id: %s\r\n%s" % (self.head, identifier.encode(), self.rest)
+        head, rest = self.responses[is_open_inference]
+        return b"%s\r\nx-request-id: %s\r\n%s" % (head, identifier.encode(), rest)
 
 
 class LocalHostMiddleware:

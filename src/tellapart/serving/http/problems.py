@@ -30,9 +30,7 @@ ToProblem = Callable[[Request, Any], ProblemError]
 
 def problem_response(problem: ProblemError, path: str) -> Response:
     """Return a problem document as a response to a request for a path."""
-    document = problem.to_json()
-    if path.startswith(_OPEN_INFERENCE):
-        document |= {"error": problem.detail}  # the only member that the clients of this protocol read
+    document = problem.to_json(open_inference=path.startswith(_OPEN_INFERENCE))
     return Response(encode_problem(document), problem.status, problem.headers(), MEDIA_TYPE)
 
 
