@@ -22,9 +22,12 @@ from tritonclient.utils import InferenceServerException
 
 import tellapart
 from servers import Server
-from tellapart.progress import Event
+from tellapart.errors import ServeError
+from tellapart.progress import Event, Progress
 from tellapart.serving.open_inference import pack_bytes, unpack_bytes
 from tellapart.serving.problem import ProblemError
+from tellapart.serving.server import ServerSettings, serve
+from tellapart.serving.worker.plan import WorkerPlan
 
 TOKEN = "token-of-these-tests"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -242,8 +245,23 @@ def test_hostile_messages_are_refused(server, channel, name):
     for message in messages:
         with pytest.raises(grpc.RpcError) as caught:
             call(message, metadata=list(HEADERS.items()), timeout=20)
-        expected = grpc.StatusCode.NOT_FOUND if message == messages[-1] else grpc.StatusCode.INVALID_ARGUMENT
-        assert caught.value.code() in (expected, grpc.StatusCode.INVALID_ARGUMENT)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_refused_calls_are_counted(server, channel):
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    key = ("tellapart_requests_total", "401")
+    before = server.metrics().get(key, 0)
+    with pytest.raises(grpc.RpcError):
+        call(b"", timeout=20)
+    assert server.metrics()[key] == before + 1
+
+
+def test_a_port_in_use_is_an_error(server, exported):
+    port = server.values(Event.SERVER_START)[0]["grpc_port"]
+    plan = WorkerPlan(concurrent_batches=1, threads=1, max_batch_size=1, decoders=1)
+    with pytest.raises(ServeError):
+        serve({"model": exported}, ServerSettings(port=0, grpc_port=port, plan=plan), Progress())
 
 
 def test_silent_calls_do_not_keep_others_waiting(channel):

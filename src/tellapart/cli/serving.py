@@ -1,7 +1,7 @@
 """Commands of the HTTP server: serve, export-labels."""
 
-import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,8 +85,7 @@ def serve(
     check_models([repository.split_name(model)[1] for model in (*models, *(shadow or ()))], check)
     server = require("tellapart.serving.server", "serve")
     progress = TerminalProgress()
-    settings = functools.partial(
-        server.ServerSettings,
+    settings = server.ServerSettings(
         host=host,
         port=port,
         token=server.read_token(token_file) if token_file else None,
@@ -101,7 +100,7 @@ def serve(
     with tempfile.TemporaryDirectory() as folder:
         files = repository.prepare_models(models, check, Path(folder), progress)
         candidates = repository.prepare_models(shadow or (), check, Path(folder), progress)
-        server.serve(files, settings(shadow=candidates), progress)
+        server.serve(files, replace(settings, shadow=candidates), progress)
 
 
 @app.command("export-labels")

@@ -40,7 +40,7 @@ _IDLE_SECONDS = 75  # until a connection without calls is closed
 _PUBLIC = ("ServerLive", "ServerReady", "ServerMetadata")  # need no token
 _MAX_FIELDS = 1000  # of a message
 _MAX_RANK = 4
-MAX_CONNECTIONS = 512
+_MAX_CONNECTIONS = 512
 _MAX_VALUES = 500_000  # that are not raw, which take far more time
 # The fields of `ModelInferRequest` that are messages: parameters, inputs with their contents, and outputs.
 _MESSAGE_FIELDS: dict[int, Any] = {4: {}, 5: {4: {}, 5: {}}, 6: {4: {}}}
@@ -66,7 +66,7 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", size),
             ("grpc.so_reuseport", 0),
-            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+            ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
             ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
             ("grpc.server_handshake_timeout_ms", int(1000 * context.limits.header_seconds)),
         ]
@@ -119,7 +119,9 @@ def _methods(context: ServerContext) -> dict[str, Method]:
         )
 
     async def infer_images(request: Message, deadline: float, size: int) -> Message:
-        return await _record(context, _infer(context, request, deadline, size))
+        with context.admission.admit(size) as ticket:
+            result = await infer(context, _parse_request(request), deadline, ticket, {})
+        return _to_message(result)
 
     return {
         "ServerLive": server_live,
@@ -142,15 +144,21 @@ class _Calls:
         """Return the handler of a method; for gRPC it takes a stream, which on the wire equals one message."""
         request_class, response_class = message_class(f"{name}Request"), message_class(f"{name}Response")
 
+        async def answer(
+            messages: AsyncIterator[bytes], headers: Mapping[str, str], call: grpc.aio.ServicerContext
+        ) -> Message:
+            self.context.authorize(headers)
+            deadline = self._deadline(headers, call)
+            content = await self._read(messages, deadline)
+            return await method(_parse(request_class, content), deadline, len(content))
+
         async def handle(messages: AsyncIterator[bytes], call: grpc.aio.ServicerContext) -> Message:
             headers = {key: str(value) for key, value in call.invocation_metadata() or ()}
             try:
                 if name in _PUBLIC:  # their messages are empty
                     return await method(request_class(), math.inf, 0)
-                self.context.authorize(headers)
-                deadline = self._deadline(headers, call)
-                content = await self._read(messages, deadline)
-                return await method(_parse(request_class, content), deadline, len(content))
+                work = answer(messages, headers, call)
+                return await (_record(self.context, work) if name == "ModelInfer" else work)
             except ProblemError as problem:
                 code = _STATUS_CODES.get(problem.status, grpc.StatusCode.INVALID_ARGUMENT)
                 await call.abort(code, problem.detail, (("code", problem.code),))
@@ -200,12 +208,6 @@ async def _record(context: ServerContext, work: Awaitable[Message]) -> Message:
         raise
     finally:
         context.metrics.record_request(status, time.monotonic() - start)
-
-
-async def _infer(context: ServerContext, message: Message, deadline: float, size: int) -> Message:
-    with context.admission.admit(size) as ticket:
-        result = await infer(context, _parse_request(message), deadline, ticket, {})
-    return _to_message(result)
 
 
 def _parse_request(message: Message) -> InferRequest:
