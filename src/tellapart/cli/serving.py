@@ -96,6 +96,7 @@ def serve(
         log_requests=log_requests,
         grpc_port=grpc_port,
         opentelemetry=opentelemetry,
+        shadow=dict(map(repository.split_name, shadow or ())),  # exported below
     )
     with tempfile.TemporaryDirectory() as folder:
         files = repository.prepare_models(models, check, Path(folder), progress)

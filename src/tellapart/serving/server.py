@@ -47,7 +47,7 @@ _MIN_GRACE = 5.0  # seconds beyond the timeout of a request
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How to serve.
+    """How to serve; raises `ServeError` for a candidate without a store for the images on which it disagrees.
 
     token: that clients must send, if any. cors_origins: of pages of other sites that may send requests. plan: of each
     worker, chosen by a trial if None. workers: processes. capture: a folder, or the URL of a PostgreSQL database, to
@@ -68,6 +68,12 @@ class ServerSettings:
     grpc_port: int | None = None
     shadow: Mapping[str, str | Path] = field(default_factory=dict)
     opentelemetry: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shadow and not self.capture:
+            raise ServeError(
+                "A candidate requires a store for the images on which it disagrees: add --capture with a folder."
+            )
 
     @property
     def is_loopback(self) -> bool:
@@ -140,16 +146,12 @@ def serve(models: Mapping[str, Path], settings: ServerSettings, progress: Progre
 
 
 def _candidates(models: Mapping[str, Path], settings: ServerSettings) -> dict[str, Path]:
-    """Return the files of the candidates; raises `ServeError` if one has no model, or no store for disagreements."""
+    """Return the files of the candidates; raises `ServeError` if one has no model to be compared with."""
     if unknown := settings.shadow.keys() - models.keys():
         names = ", ".join(map(printable, models))
         raise ServeError(
             f"There is no model {printable(min(unknown))} to compare a candidate with: name one of {names}, as in "
             f"--shadow {printable(next(iter(models)))}=candidate.onnx."
-        )
-    if settings.shadow and not settings.capture:
-        raise ServeError(
-            "A candidate requires a store for the images on which it disagrees: add --capture with a folder."
         )
     return {name: Path(path) for name, path in settings.shadow.items()}
 
