@@ -88,7 +88,7 @@ def originals(photos, faces):
     return [read_image(path) for path in [*photos, *portraits]]
 
 
-@pytest.mark.parametrize("count", [2, 5, 6, 12, 30])
+@pytest.mark.parametrize("count", [2, 5, 6, 12, pytest.param(30, marks=pytest.mark.slow)])
 def test_finds_any_number_of_copies(photos, count):
     """Copies of one image are each other's nearest neighbours; many of them must not hide each other."""
     random = np.random.default_rng(count)
@@ -102,7 +102,7 @@ def test_finds_any_number_of_copies(photos, count):
     assert sum(int((size**2).sum()) for size in sizes) >= 0.97 * len(originals) * count**2
 
 
-@pytest.mark.parametrize("count", [1, 6, 20])
+@pytest.mark.parametrize("count", [1, 6, pytest.param(20, marks=pytest.mark.slow)])
 def test_different_handwritten_digits_are_not_duplicates(count):
     """Digits are similar by chance; copies of some of them do not turn two different ones into duplicates."""
     dataset = load_digits()
@@ -141,7 +141,7 @@ def test_finds_mirrored_and_turned_copies_and_no_other_pairs(originals, turn):
     assert duplicate_pairs(originals + turned) == {(row, row + count) for row in range(count)}
 
 
-@pytest.mark.parametrize("count", [2, 6, 30])
+@pytest.mark.parametrize("count", [2, 6, pytest.param(30, marks=pytest.mark.slow)])
 def test_finds_any_number_of_mirrored_copies(photos, count):
     random, images, owner = np.random.default_rng(count), [], []
     for number, path in enumerate(photos):
@@ -173,6 +173,7 @@ def test_different_images_are_not_duplicates(photos, small_images, written_digit
         assert duplicate_pairs([read_image(path) for path in paths]) == set()
 
 
+@pytest.mark.slow
 def test_digits_have_almost_no_duplicates():
     audit = audit_dataset(load_dataset("digits"))
     assert len(audit.near_duplicates) + len(audit.exact_duplicates) <= 3

@@ -186,6 +186,7 @@ def test_many_images_are_sampled_by_the_seed():
     assert next(r for r in results if r.corruption == "blur").drop.value == 0  # a plain image stays
 
 
+@pytest.mark.slow
 def test_lazily_decoded_images_give_the_same_results(trained):
     audit = audit_dataset(load_digits())
     pixels = open_pixels(audit, Preprocess(SETTINGS).resize, "robustness", 28, Progress())

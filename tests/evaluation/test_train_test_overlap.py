@@ -165,6 +165,7 @@ def test_changed_copies_of_seen_images_are_evaluated_and_told(root, photos, tmp_
     assert not any("copies" in warning for warning in tellapart.evaluate(run.directory, folders["new"]).warnings)
 
 
+@pytest.mark.slow
 def test_a_folder_beside_a_built_in_dataset_is_not_taken_for_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [train("digits", out=tmp_path / name, **QUICK | {"epochs": 1}) for name in ("one", "two")]

@@ -29,9 +29,9 @@ def run(tmp_path_factory):
 def large_run(tmp_path_factory):
     """200 classes, each a noisy pattern, hard enough for misclassified images."""
     random = np.random.default_rng(0)
-    labels = np.arange(200).repeat(10)
+    labels = np.arange(200).repeat(7)
     patterns = random.integers(0, 256, (200, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
-    images = (0.5 * patterns[labels] + random.normal(64, 60, (2000, 16, 16, 3))).clip(0, 255).astype(np.uint8)
+    images = (0.5 * patterns[labels] + random.normal(64, 60, (1400, 16, 16, 3))).clip(0, 255).astype(np.uint8)
     names = np.array([f"kind {number:03d} of a rather long name" for number in range(200)])
     out = tmp_path_factory.mktemp("large") / "run"
     return train(from_arrays(images, names[labels], "patterns"), out=out, **(QUICK | {"epochs": 3}))

@@ -5,7 +5,7 @@ import pytest
 from tellapart.serving.capture.store import CaptureStore
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def where(request, tmp_path):
     """A folder, or the URL of an empty PostgreSQL database."""
     if request.param == "sqlite":
