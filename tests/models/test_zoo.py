@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from folders import package
-from networks import DEEP, networks
+from networks import DEEP, networks, randomize, small_size
 from tellapart.classifier.architecture import Architecture
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.load import load_classifier_file
@@ -42,22 +42,6 @@ def photo_batch(name, size, channels=3):
     # Pillow resizes in integer arithmetic, so the result is the same on every machine.
     pixels = [np.asarray(Image.open(file).convert("RGB").resize((size, size))) for file in files]
     return preprocess(torch.from_numpy(np.stack(pixels)))
-
-
-def small_size(name):
-    """Return a size at which the network is fast with its full stem."""
-    return 32 if MODELS[name].size <= 32 else max(64, MODELS[name].full_min_size)
-
-
-def randomize(network):
-    """Set norms and biases to random values, so that a missing or swapped parameter changes the output."""
-    for name, value in network.state_dict().items():
-        if name.endswith(("running_var", "weight")) and value.ndim == 1:
-            value.uniform_(0.5, 1.5)
-        elif name.endswith("layer_scale"):
-            value.uniform_(0.1, 0.5)
-        elif name.endswith(("running_mean", "bias")):
-            value.normal_(0, 0.1)
 
 
 @pytest.mark.parametrize("name", networks(IN_TORCHVISION))

@@ -18,7 +18,7 @@ from tellapart.uncertainty.ood import fit_ood_detector, required_units
 from tellapart.uncertainty.softmax import softmax
 from tellapart.uncertainty.temperature import fit_temperature
 
-_MAX_IMAGES = 5000  # training images that the OOD detector is fitted on
+MAX_FEATURES = 5000  # training images that the OOD detector is fitted on
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def calibrate(
     temperature = fit_temperature(logits, validation.labels, None if groups is None else len(np.unique(groups)))
     probabilities = softmax(logits, temperature)
     conformal = fit_conformal(probabilities, validation.labels, settings.coverage, settings.class_conditional, groups)
-    sample = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:_MAX_IMAGES])
+    sample = np.sort(np.random.default_rng(recipe.seed).permutation(len(train.rows))[:MAX_FEATURES])
     features, _ = features_and_logits(network, preprocess, select_rows(train.pixels, sample))
     ood_detector = fit_ood_detector(
         features, train.labels[sample], validation_features, settings.ood_false_positive_rate, groups

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tellapart.data.batching import BATCH_SIZE, PixelArray, batch_slices, pixel_batches
 from tellapart.models.base import Network, last_linear
+from tellapart.models.norm_folding import folded_norms
 from tellapart.preprocess.torch_preprocess import Preprocess
 
 
@@ -51,9 +52,10 @@ def _run_batches(
     network.eval()
     try:
         outputs: list[Tensor] = []
-        for _, batch in pixel_batches(pixels, batch_slices(len(pixels), BATCH_SIZE)):
-            images = preprocess(torch.from_numpy(batch).to(device))  # n C S S
-            outputs.append(compute(images).float().cpu())
+        with folded_norms(network):
+            for _, batch in pixel_batches(pixels, batch_slices(len(pixels), BATCH_SIZE)):
+                images = preprocess(torch.from_numpy(batch).to(device))  # n C S S
+                outputs.append(compute(images).float().cpu())
         return torch.cat(outputs).numpy()
     finally:
         network.train(was_training)

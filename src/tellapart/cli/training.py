@@ -13,7 +13,6 @@ from tellapart.metric_text import format_interval
 from tellapart.optional import require
 from tellapart.progress import TerminalProgress
 from tellapart.training.checkpointing.signals import OnInterrupt
-from tellapart.training.execution.cpu_contention import wait_passively_if_busy
 
 if TYPE_CHECKING:
     from tellapart.recipe.overrides import RecipeOverrides
@@ -61,10 +60,7 @@ def train(
     max_time: Annotated[
         str | None,
         typer.Option(
-            help=(
-                "Training time, such as 90s, 5m or 1h, instead of a number of epochs; testing and the "
-                "report take additional time."
-            )
+            help="Time limit of the whole run, with audit, test and report, such as 90s, 5m or 1h; instead of --epochs."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<source> by default.")] = None,
@@ -117,7 +113,6 @@ def train(
     base, values = _recipe(recipe, settings or [], given)
     check_trackers(track or ())
     check_new_run(source, out, "runs", resume)
-    wait_passively_if_busy()
     if folds is not None:
         if finish or on_interrupt:
             raise typer.BadParameter(
@@ -205,7 +200,6 @@ def tune(
     if timeout is not None:
         parse_duration(timeout)
     check_new_run(source, out, "tuning", resume or worker)
-    wait_passively_if_busy()
     tuning = require("tellapart.tuning.tune", "tune")
     result = tuning.tune(
         source,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tellapart.data.pixel_cache import Indices, LazyPixels
+from tellapart.system import use_all_processors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ def prefetch(fetch: Callable[[Item], Result], items: Iterable[Item], depth: int 
     """
     upcoming = iter(items)
     pending: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(1, "tellapart-prefetch") as thread:
+    with ThreadPoolExecutor(1, "tellapart-prefetch", use_all_processors) as thread:
         try:
             while True:
                 for item in islice(upcoming, depth + 1 - len(pending)):

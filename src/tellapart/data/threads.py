@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from tellapart.system import cpu_count
+from tellapart.system import cpu_count, use_all_processors
 
 _MAX_THREADS = 16
 Item = TypeVar("Item")
@@ -46,7 +46,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     """Yield function(item) for each item, in order; decoding releases the interpreter lock, so threads help."""
     count = min(_MAX_THREADS, cpu_count())
     pending: deque[Future[Result]] = deque()
-    with one_blas_thread, ThreadPoolExecutor(count) as pool:
+    with one_blas_thread, ThreadPoolExecutor(count, initializer=use_all_processors) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))

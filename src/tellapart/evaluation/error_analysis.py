@@ -35,7 +35,7 @@ from tellapart.metrics import Estimate, reliability
 from tellapart.metrics.calibration import Reliability
 from tellapart.progress import Progress
 
-_MIN_CORRUPTED, _MAX_CORRUPTED = 30, 1000  # images
+MIN_CORRUPTED, _MAX_CORRUPTED = 30, 1000  # images
 _MAX_SLICED = 5000  # images whose properties are computed
 
 
@@ -114,7 +114,7 @@ def _slices(dataset: ImageDataset, test: TestPredictions) -> list[Slice]:
 def _robustness(
     classifier: Predictor, test: TestPredictions, n_corrupted: int, progress: Progress
 ) -> list[CorruptionResult]:
-    limit = int(np.clip(n_corrupted, _MIN_CORRUPTED, _MAX_CORRUPTED))
+    limit = int(np.clip(n_corrupted, MIN_CORRUPTED, _MAX_CORRUPTED))
     return corruption_robustness(
         classifier, test.pixels, test.labels, limit=limit, progress=progress, groups=test.groups
     )

@@ -39,7 +39,7 @@ class ModelEntry:
 
     size: original input size, in pixels. classes, channels: of the published network. min_size: the smallest supported
     size; full_min_size: with the full stem. small_stem, aux, fixed_size: whether `build` has the parameters small_stem,
-    aux and size. fast_bfloat16: whether bfloat16 is fast on a CPU; depthwise convolutions are slower in it.
+    aux and size. fast_bfloat16: whether bfloat16 is fast on a CPU.
     learning_rate_mult, optimizer: multiplier of the default learning rate, and default optimizer, from scratch.
     """
 
@@ -107,29 +107,25 @@ MODELS: dict[str, ModelEntry] = {
     "resnet110": ModelEntry(resnet.resnet110, 32, classes=10, small_stem=False),
     "resnet1202": ModelEntry(resnet.resnet1202, 32, classes=10, small_stem=False),
     "resnet1001": ModelEntry(resnet1001, 32, classes=10, small_stem=False),
-    "mobilenet_v1": ModelEntry(mobilenet.MobileNetV1, 224, fast_bfloat16=False),
-    "mobilenet_v2": ModelEntry(mobilenet.MobileNetV2, 224, WEIGHTS["mobilenet_v2"], fast_bfloat16=False),
-    "mobilenet_v3_small": ModelEntry(
-        mobilenet.mobilenet_v3_small, 224, WEIGHTS["mobilenet_v3_small"], fast_bfloat16=False
-    ),
-    "mobilenet_v3_large": ModelEntry(
-        mobilenet.mobilenet_v3_large, 224, WEIGHTS["mobilenet_v3_large"], fast_bfloat16=False
-    ),
-    "efficientnet_b0": ModelEntry(eff.efficientnet_b0, 224, WEIGHTS["efficientnet_b0"], fast_bfloat16=False),
-    "efficientnet_b1": ModelEntry(eff.efficientnet_b1, 240, WEIGHTS["efficientnet_b1"], fast_bfloat16=False),
-    "efficientnet_b2": ModelEntry(eff.efficientnet_b2, 288, WEIGHTS["efficientnet_b2"], fast_bfloat16=False),
-    "efficientnet_b3": ModelEntry(eff.efficientnet_b3, 300, WEIGHTS["efficientnet_b3"], fast_bfloat16=False),
-    "efficientnet_b4": ModelEntry(eff.efficientnet_b4, 380, WEIGHTS["efficientnet_b4"], fast_bfloat16=False),
-    "efficientnet_b5": ModelEntry(eff.efficientnet_b5, 456, WEIGHTS["efficientnet_b5"], fast_bfloat16=False),
-    "efficientnet_b6": ModelEntry(eff.efficientnet_b6, 528, WEIGHTS["efficientnet_b6"], fast_bfloat16=False),
-    "efficientnet_b7": ModelEntry(eff.efficientnet_b7, 600, WEIGHTS["efficientnet_b7"], fast_bfloat16=False),
-    "efficientnet_v2_s": ModelEntry(eff.efficientnet_v2_s, 384, WEIGHTS["efficientnet_v2_s"], fast_bfloat16=False),
-    "efficientnet_lite0": ModelEntry(lite.efficientnet_lite0, 224, WEIGHTS["efficientnet_lite0"], fast_bfloat16=False),
-    "efficientnet_lite1": ModelEntry(lite.efficientnet_lite1, 240, WEIGHTS["efficientnet_lite1"], fast_bfloat16=False),
-    "efficientnet_lite2": ModelEntry(lite.efficientnet_lite2, 260, WEIGHTS["efficientnet_lite2"], fast_bfloat16=False),
-    "efficientnet_lite3": ModelEntry(lite.efficientnet_lite3, 280, fast_bfloat16=False),
-    "efficientnet_lite4": ModelEntry(lite.efficientnet_lite4, 300, fast_bfloat16=False),
-    "convnext_tiny": ModelEntry(convnext_tiny, 224, WEIGHTS["convnext_tiny"], fast_bfloat16=False),
+    "mobilenet_v1": ModelEntry(mobilenet.MobileNetV1, 224),
+    "mobilenet_v2": ModelEntry(mobilenet.MobileNetV2, 224, WEIGHTS["mobilenet_v2"]),
+    "mobilenet_v3_small": ModelEntry(mobilenet.mobilenet_v3_small, 224, WEIGHTS["mobilenet_v3_small"]),
+    "mobilenet_v3_large": ModelEntry(mobilenet.mobilenet_v3_large, 224, WEIGHTS["mobilenet_v3_large"]),
+    "efficientnet_b0": ModelEntry(eff.efficientnet_b0, 224, WEIGHTS["efficientnet_b0"]),
+    "efficientnet_b1": ModelEntry(eff.efficientnet_b1, 240, WEIGHTS["efficientnet_b1"]),
+    "efficientnet_b2": ModelEntry(eff.efficientnet_b2, 288, WEIGHTS["efficientnet_b2"]),
+    "efficientnet_b3": ModelEntry(eff.efficientnet_b3, 300, WEIGHTS["efficientnet_b3"]),
+    "efficientnet_b4": ModelEntry(eff.efficientnet_b4, 380, WEIGHTS["efficientnet_b4"]),
+    "efficientnet_b5": ModelEntry(eff.efficientnet_b5, 456, WEIGHTS["efficientnet_b5"]),
+    "efficientnet_b6": ModelEntry(eff.efficientnet_b6, 528, WEIGHTS["efficientnet_b6"]),
+    "efficientnet_b7": ModelEntry(eff.efficientnet_b7, 600, WEIGHTS["efficientnet_b7"]),
+    "efficientnet_v2_s": ModelEntry(eff.efficientnet_v2_s, 384, WEIGHTS["efficientnet_v2_s"]),
+    "efficientnet_lite0": ModelEntry(lite.efficientnet_lite0, 224, WEIGHTS["efficientnet_lite0"]),
+    "efficientnet_lite1": ModelEntry(lite.efficientnet_lite1, 240, WEIGHTS["efficientnet_lite1"]),
+    "efficientnet_lite2": ModelEntry(lite.efficientnet_lite2, 260, WEIGHTS["efficientnet_lite2"]),
+    "efficientnet_lite3": ModelEntry(lite.efficientnet_lite3, 280),
+    "efficientnet_lite4": ModelEntry(lite.efficientnet_lite4, 300),
+    "convnext_tiny": ModelEntry(convnext_tiny, 224, WEIGHTS["convnext_tiny"]),
 }
 _SEQUENTIAL_ENTRY = ModelEntry(SequentialNetwork, 32, classes=10, min_size=1, small_stem=False, fixed_size=True)
 

@@ -5,6 +5,7 @@ one; the validation images select the epoch and calibrate, so the scored images 
 the probabilities of all classifiers, and is evaluated on the test split.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,7 +22,7 @@ from tellapart.errors import RecipeError
 from tellapart.evaluation.scoring import score_rows
 from tellapart.io.run_directory import RunDirectory
 from tellapart.pipeline.combine_classifiers import average_probabilities
-from tellapart.pipeline.finish import finish_run
+from tellapart.pipeline.finish import finish_run, time_budget
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.progress import Event, Progress, default_progress
 from tellapart.recipe.overrides import RecipeOverrides
@@ -30,6 +31,7 @@ from tellapart.runs.run import Run, create_run, read_run, run_identity, write_hi
 from tellapart.training.checkpointing.policy import load_own_checkpoint
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
 from tellapart.training.fit import FitResult, TrainingSession
+from tellapart.training.time_budget import TimeBudget
 
 _MAX_FOLDS = 100
 METRICS_KEY = "cross_validation"  # in metrics.json
@@ -67,6 +69,7 @@ def cross_validate(
     """
     if not 2 <= folds <= _MAX_FOLDS:
         raise RecipeError(f"Expected from 2 to {_MAX_FOLDS} folds, found {folds}.")
+    started = time.monotonic()
     progress = progress or default_progress()
     directory = Path(out) if out is not None else None
     prepared = prepare_run(source, override_recipe(recipe, settings), directory, resume, progress, f"-{folds}-folds")
@@ -74,11 +77,11 @@ def cross_validate(
         run = read_run(prepared.directory)
     else:
         with retain_freed_memory():
-            run = _run(prepared, folds, progress)
+            run = _run(prepared, folds, progress, time_budget(prepared, started))
     return CrossValidationResult(run, tuple(run.metrics[METRICS_KEY]["folds"]))
 
 
-def _run(prepared: PreparedRun, count: int, progress: Progress) -> Run:
+def _run(prepared: PreparedRun, count: int, progress: Progress, budget: TimeBudget | None) -> Run:
     rows, audit = prepared.splits.train, prepared.audit
     fold_of = make_folds(audit, rows, count, prepared.recipe.seed)
     if np.bincount(fold_of, minlength=count).min() == 0:
@@ -89,7 +92,11 @@ def _run(prepared: PreparedRun, count: int, progress: Progress) -> Run:
     for fold in range(count):
         progress.report(Event.FOLD_START, f"Fold {fold + 1} of {count}.", fold=fold + 1)
         in_fold = fold_of == fold
-        result = _fit_fold(prepared, rows[~in_fold], prepared.directory / f"fold-{fold + 1}", progress)
+        directory = prepared.directory / f"fold-{fold + 1}"
+        part = budget.part(1 / (count - fold), len(rows)) if budget else None
+        result = _fit_fold(prepared, rows[~in_fold], directory, progress, part)
+        if budget and part:
+            budget.seconds_per_image = count * part.seconds_per_image  # of the average of all classifiers
         results.append(result)
         probabilities[in_fold] = result.classifier.predict_proba(result.select(rows[in_fold]).pixels)
     last = results[-1]
@@ -105,7 +112,9 @@ def _run(prepared: PreparedRun, count: int, progress: Progress) -> Run:
     )
 
 
-def _fit_fold(prepared: PreparedRun, train: NDArray[np.int64], directory: Path, progress: Progress) -> FitResult:
+def _fit_fold(
+    prepared: PreparedRun, train: NDArray[np.int64], directory: Path, progress: Progress, budget: TimeBudget | None
+) -> FitResult:
     """Return the calibrated classifier of a fold; an interrupted fold is resumed."""
     recipe, splits = prepared.recipe, replace(prepared.splits, train=train)
     identity = run_identity(recipe, prepared.audit, splits)
@@ -117,6 +126,7 @@ def _fit_fold(prepared: PreparedRun, train: NDArray[np.int64], directory: Path, 
         identity=identity,
         directory=directory,
         progress=progress,
+        budget=budget,
         on_epoch=lambda history: write_history(directory, history),
     )
     checkpoint = load_own_checkpoint(directory, identity, progress)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tellapart.classifier.calibrate import CalibrationResult, calibrate
+from tellapart.classifier.calibrate import MAX_FEATURES, CalibrationResult, calibrate
 from tellapart.classifier.classifier import Classifier
 from tellapart.classifier.file import package_versions
 from tellapart.classifier.golden_images import GoldenImages
@@ -19,9 +19,10 @@ from tellapart.classifier.load import copy_classifier
 from tellapart.data.independence import units_of
 from tellapart.data.seen_images import SeenImages
 from tellapart.errors import UnreadableImageError
-from tellapart.evaluation.error_analysis import analyze_errors
+from tellapart.evaluation.error_analysis import MIN_CORRUPTED, analyze_errors
 from tellapart.evaluation.predictions import TestPredictions
 from tellapart.evaluation.report.report import Report, render
+from tellapart.evaluation.robustness import PREDICTIONS_PER_IMAGE
 from tellapart.evaluation.scoring import baseline_warning, score_rows
 from tellapart.io.atomic import write_atomic
 from tellapart.io.run_directory import RunDirectory
@@ -30,9 +31,21 @@ from tellapart.progress import Event, Progress
 from tellapart.runs.run import Run
 from tellapart.training.fit import FitResult
 from tellapart.training.initialization import seen_before
+from tellapart.training.time_budget import TimeBudget
 
 _CORRUPTED_PER_PASS = 0.005  # images in the robustness test per training image and epoch: about 5% of the time
+_REPORT_SECONDS = 3.0  # for diagrams, explanations and files, as measured
 _REPORT_ONLY = ("classes", "confusion_matrix", "reliability")  # test metrics that the classifier file omits
+
+
+def time_budget(prepared: PreparedRun, started: float) -> TimeBudget | None:
+    """Return the time limit of a run, if it has one, with what `finish_run` will need; started: by time.monotonic."""
+    seconds, splits = prepared.recipe.schedule.max_time, prepared.splits
+    if seconds is None:
+        return None
+    images = min(len(splits.train), MAX_FEATURES) + 2 * len(splits.validation) + len(splits.test)
+    images += PREDICTIONS_PER_IMAGE * min(len(splits.test), MIN_CORRUPTED)
+    return TimeBudget(seconds, started, images_after=images, seconds_after=_REPORT_SECONDS)
 
 
 def finish_run(

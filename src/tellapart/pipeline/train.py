@@ -1,5 +1,6 @@
 """`train(source, recipe) -> Run`: the whole pipeline."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Unpack
 from tellapart.data.dataset import SPLITS
 from tellapart.data.sources import Source
 from tellapart.errors import RecipeError
-from tellapart.pipeline.finish import finish_run
+from tellapart.pipeline.finish import finish_run, time_budget
 from tellapart.pipeline.prepare import PreparedRun, override_recipe, prepare_run
 from tellapart.pipeline.rank_broadcast import broadcast_run, share_prepared
 from tellapart.progress import Progress, default_progress
@@ -23,6 +24,7 @@ from tellapart.training.execution.distributed import Ranks, join_ranks
 from tellapart.training.execution.glibc_malloc import retain_freed_memory
 from tellapart.training.execution.plan import ExecutionPlan, use_threads
 from tellapart.training.fit import TrainingSession
+from tellapart.training.time_budget import TimeBudget
 
 
 def train(
@@ -52,6 +54,7 @@ def train(
 
     Raises the subclass of `TellapartError` for the defect of the input.
     """
+    started = time.monotonic()
     directory = Path(out) if out is not None else None
     check_trackers(track)
     interruption = parse_on_interrupt(on_interrupt)
@@ -64,7 +67,8 @@ def train(
             source,
             lambda: prepare_run(source, override_recipe(recipe, settings), directory, resume, progress),
         )
-        pipeline = _Pipeline(prepared, ranks, progress, track, interruption, finish)
+        budget = time_budget(prepared, started)
+        pipeline = _Pipeline(prepared, ranks, progress, budget, track, interruption, finish)
         if not prepared.finished:
             with retain_freed_memory():
                 run = pipeline.run()
@@ -80,6 +84,7 @@ class _Pipeline:
     prepared: PreparedRun
     ranks: Ranks
     progress: Progress
+    budget: TimeBudget | None
     track: Sequence[str] = ()
     on_interrupt: OnInterrupt = OnInterrupt.STOP
     finishes: bool = False
@@ -98,6 +103,7 @@ class _Pipeline:
             directory=directory,
             progress=self.progress,
             ranks=ranks,
+            budget=self.budget,
             on_epoch=callbacks.on_epoch_end,
             on_interrupt=self.on_interrupt,
             finishes=self.finishes,

@@ -102,9 +102,9 @@ class OptimizerRecipe:
 class ScheduleRecipe:
     """The duration of training, and the learning rate schedule.
 
-    max_time: seconds of training, instead of `epochs`. monitor: the validation metric that selects the best epoch.
-    patience: epochs without improvement before training stops; 0 disables early stopping. initial_size: side of the
-    images at the start, which grows to `preprocess.size` (progressive resizing).
+    max_time: seconds of the run, from the audit to the report, instead of `epochs`. monitor: the validation metric that
+    selects the best epoch. patience: epochs without improvement before training stops; 0 disables early stopping.
+    initial_size: side of the images at the start, which grows to `preprocess.size` (progressive resizing).
     """
 
     name: str = choice("one_cycle", "one_cycle", "cosine")

@@ -33,6 +33,7 @@ from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
 from tellapart.training.execution.plan import use_threads
 from tellapart.training.initialization import initial_preprocess, initialize_network, load_teacher
 from tellapart.training.linear_probe import fit_linear_probe
+from tellapart.training.time_budget import TimeBudget
 from tellapart.training.trainer import Trainer
 
 _STATISTICS_IMAGES = 5000  # maximum number of training images for the mean and standard deviation
@@ -63,7 +64,8 @@ class FitResult:
 class TrainingSession:
     """Trains the network of a resolved recipe on some rows, and selects the weights that are best on others.
 
-    identity: of the run, stored in its checkpoints in `directory`. on_epoch, on_interrupt, finishes: as for `Trainer`.
+    identity: of the run, stored in its checkpoints in `directory`. budget: the time limit; by default
+    `schedule.max_time` limits training alone. on_epoch, on_interrupt, finishes: as for `Trainer`.
     """
 
     audit: Audit
@@ -74,6 +76,7 @@ class TrainingSession:
     directory: Path
     progress: Progress
     ranks: Ranks = SINGLE_PROCESS
+    budget: TimeBudget | None = None
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
     on_interrupt: OnInterrupt = OnInterrupt.STOP
     finishes: bool = False
@@ -138,12 +141,17 @@ class TrainingSession:
             identity=self.identity,
             progress=self.progress,
             ranks=self.ranks,
+            budget=self.budget or self._training_budget(),
             teacher=load_teacher(recipe, classes),
             frozen_norms=bool(recipe.model.pretrained),
             on_epoch=self.on_epoch,
             on_interrupt=self.on_interrupt,
             finishes=self.finishes,
         )
+
+    def _training_budget(self) -> TimeBudget | None:
+        seconds = self.recipe.schedule.max_time
+        return None if seconds is None else TimeBudget(seconds, time.monotonic())
 
     def _fit(self, trainer: Trainer, network: Network, checkpoint: Checkpoint | None) -> State:
         if checkpoint is None:

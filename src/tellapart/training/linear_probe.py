@@ -13,12 +13,14 @@ from torch import Tensor
 from tellapart.augment import augment
 from tellapart.data.batching import pixel_batches
 from tellapart.models.base import Network
+from tellapart.models.norm_folding import folded_norms
 from tellapart.progress import Advance, Event
 from tellapart.recipe.sections import LossRecipe
 from tellapart.training.adamw import AdamW
 from tellapart.training.class_balance import class_weights, epoch_order
 from tellapart.training.execution.seeding import seed_torch
 from tellapart.training.losses import Loss
+from tellapart.training.time_budget import TimeBudget
 from tellapart.training.trainer import Trainer
 
 _LEARNING_RATE = 1e-2
@@ -26,6 +28,7 @@ _BATCH_SIZE = 256
 _EMBEDDING_BATCH_SIZE = 64
 _MIN_STEPS = 200  # for any number of images
 _MAX_IMAGES = 20_000  # including augmented copies
+_MAX_TIME_SHARE = 0.3  # of the time left, for augmented copies
 
 
 def fit_linear_probe(trainer: Trainer, network: Network) -> None:
@@ -40,17 +43,28 @@ def fit_linear_probe(trainer: Trainer, network: Network) -> None:
     features: list[NDArray[np.float32]] = []
     network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
     with trainer.progress.bar("Computing features", views * count) as advance:
-        for view in range(views):
+        while len(features) < views:
+            view = len(features)
             features.append(trainer.ranks.gather_rows(partial(_embed, trainer, network, view, advance), count))
             if view == 0 and views > 1:
+                seconds = time.monotonic() - start
                 _fit_head(trainer, network, np.stack(features), _MIN_STEPS)
                 _report_first_classifier(trainer, network, start)
+                views = trainer.ranks.broadcast(partial(_affordable_views, trainer.budget, views, seconds))
     batches = math.ceil(views * count / _BATCH_SIZE)
     _fit_head(trainer, network, np.stack(features), trainer.recipe.fine_tuning.linear_probe_epochs * batches)
 
 
+def _affordable_views(budget: TimeBudget | None, views: int, seconds: float) -> int:
+    """Return how many views to compute within a share of the time limit; seconds: duration of the first."""
+    if budget is None:
+        return views
+    return 1 + min(views - 1, max(0, int(_MAX_TIME_SHARE * budget.left_for_training(seconds) / seconds)))
+
+
 def _report_first_classifier(trainer: Trainer, network: Network, start: float) -> None:
-    accuracy = trainer.validator.validate(network)[1]["validation_accuracy"]
+    with trainer.measured_validation():
+        accuracy = trainer.validator.validate(network)[1]["validation_accuracy"]
     seconds = time.monotonic() - start
     message = f"First classifier after {seconds:.1f} s: validation accuracy {accuracy:.1%}."
     trainer.progress.report(Event.LINEAR_PROBE_END, message, seconds=seconds, accuracy=accuracy)
@@ -86,14 +100,15 @@ def _embed(
     recipe, preprocess, rows = trainer.recipe, trainer.preprocess, trainer.train.rows
     device, features = next(network.parameters()).device, []
     batches = np.array_split(indices, math.ceil(len(indices) / _EMBEDDING_BATCH_SIZE))
-    for batch, pixels in pixel_batches(trainer.train.pixels, batches):
-        images = preprocess.scale(torch.from_numpy(pixels).to(device))
-        if view:
-            images = augment(images, recipe.augment, recipe.seed, view, rows[batch])
-        images = preprocess.normalize(images).to(memory_format=trainer.plan.memory_format)
-        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.plan.bfloat16):
-            features.append(network.embed(images).float().cpu())
-        advance(len(batch), "")
+    with folded_norms(network):
+        for batch, pixels in pixel_batches(trainer.train.pixels, batches):
+            images = preprocess.scale(torch.from_numpy(pixels).to(device))
+            if view:
+                images = augment(images, recipe.augment, recipe.seed, view, rows[batch])
+            images = preprocess.normalize(images).to(memory_format=trainer.plan.memory_format)
+            with torch.autocast(device.type, torch.bfloat16, enabled=trainer.plan.bfloat16):
+                features.append(network.embed(images).float().cpu())
+            advance(len(batch), "")
     return torch.cat(features).numpy()
 
 

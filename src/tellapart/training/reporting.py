@@ -17,9 +17,9 @@ def progress_note(sums: list[float], images_per_second: float) -> str:
     return f"loss {loss / images:.3f}  accuracy {correct / images:.1%}  {images_per_second:,.0f} images/s"
 
 
-def epoch_message(schedule: ScheduleRecipe, state: State) -> str:
+def epoch_message(schedule: ScheduleRecipe, state: State, seconds_left: float) -> str:
     """Return the metrics of the last epoch and the estimated time left, in one line."""
-    metrics, left = state.history[-1], int(_seconds_left(schedule, state))
+    metrics, left = state.history[-1], int(seconds_left)
     return (
         f"{epoch_title(schedule, state.epoch)}  loss {metrics['loss']:.3f}  "
         f"validation accuracy {metrics['validation_accuracy']:.1%}  "
@@ -40,10 +40,3 @@ def selection_message(monitor: str, state: State, validation_images: int) -> str
         f"{message} {best} scored higher, by less than one standard error on {validation_images:,} validation images; "
         "then the later epoch is selected."
     )
-
-
-def _seconds_left(schedule: ScheduleRecipe, state: State) -> float:
-    if schedule.max_time is not None:
-        return max(0.0, schedule.max_time - state.seconds)
-    epochs = len(state.history)
-    return (state.seconds - state.probe_seconds) / epochs * ((schedule.epochs or 0) - epochs)

@@ -22,6 +22,7 @@ from tellapart.augment import augment, mix
 from tellapart.data.batching import PixelDataset, prefetch
 from tellapart.errors import TrainingDivergedError
 from tellapart.models.base import Network
+from tellapart.models.norm_folding import folded_norms
 from tellapart.preprocess.torch_preprocess import Preprocess
 from tellapart.progress import Event, Progress
 from tellapart.recipe.recipe import Recipe
@@ -33,7 +34,6 @@ from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.class_balance import class_weights
 from tellapart.training.distillation import Teacher
 from tellapart.training.ema import WeightAverage
-from tellapart.training.execution.cpu_contention import ContentionMonitor
 from tellapart.training.execution.cross_rank_norm import use_cross_rank_norms
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
 from tellapart.training.execution.plan import ExecutionPlan
@@ -44,6 +44,7 @@ from tellapart.training.optimizers import make_optimizer
 from tellapart.training.progressive_resizing import shrink, size_at, size_step
 from tellapart.training.reporting import epoch_message, epoch_title, progress_note, selection_message
 from tellapart.training.schedules import set_learning_rate
+from tellapart.training.time_budget import TimeBudget
 from tellapart.training.validation import Validator
 
 
@@ -52,8 +53,9 @@ class Trainer:
     """Everything that does not change during training. The recipe is resolved: all that training needs has a value.
 
     frozen_norms: in fine-tuning, keep the pretrained statistics of BatchNorm. probe_seconds: duration of the linear
-    probe. on_epoch: called with the history after each epoch. ranks: the processes that train together. on_interrupt:
-    what Ctrl-C does. finishes: end after the epoch of the checkpoint, with the best weights so far.
+    probe. budget: the time limit, instead of `schedule.epochs`. on_epoch: called with the history after each epoch.
+    ranks: the processes that train together. on_interrupt: what Ctrl-C does. finishes: end after the epoch of the
+    checkpoint, with the best weights so far.
     """
 
     preprocess: Preprocess
@@ -68,6 +70,7 @@ class Trainer:
     teacher: Teacher | None = None
     frozen_norms: bool = False
     probe_seconds: float = 0.0
+    budget: TimeBudget | None = None
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
     on_interrupt: OnInterrupt = OnInterrupt.STOP
     finishes: bool = False
@@ -83,10 +86,11 @@ class Trainer:
         with stop_requests(self.finishes) as stop_request:
             while not self.ranks.broadcast(lambda: self._is_finished(state, stop_request)):
                 self._run_epoch(state, policy, stop_request)
-                self.validator.validate_epoch(state)
+                with self.measured_validation():
+                    self.validator.validate_epoch(state)
                 if self.ranks.is_first:
                     self.on_epoch(state.history)
-                message = epoch_message(self.recipe.schedule, state)
+                message = epoch_message(self.recipe.schedule, state, self._seconds_left(state))
                 self.progress.report(Event.EPOCH_END, message, **state.history[-1])
                 state.start_next_epoch()
         if self.ranks.is_first:
@@ -114,12 +118,6 @@ class Trainer:
         )
 
     @cached_property
-    def _contention_monitor(self) -> ContentionMonitor:
-        # With several ranks, or on a GPU, a step also waits for others.
-        is_measurable = self.ranks.world_size == 1 and self._device.type == "cpu"
-        return ContentionMonitor(self.progress, self.plan.threads if is_measurable else 1)
-
-    @cached_property
     def _loss(self) -> Loss:
         return Loss(self.recipe, class_weights(self.recipe.loss, self.train.labels, self.num_classes))
 
@@ -139,12 +137,15 @@ class Trainer:
         state = State(network, optimizer, average, self._wrap(network))
         if checkpoint is not None:
             state.restore(checkpoint.tensors, checkpoint.document)
+            if self.budget:
+                self.budget.resume(state.seconds)
             message = f"Resuming in epoch {state.epoch}, after step {state.step}."
             self.progress.report(Event.TRAINING_RESUMED, message, step=state.step, epoch=state.epoch)
             return state
         state.seconds = state.probe_seconds = state.epoch_start = self.probe_seconds
         if self.frozen_norms:
-            metrics = self.validator.validate_probe(state)
+            with self.measured_validation():
+                metrics = self.validator.validate_probe(state)
             message = f"Linear probe: validation accuracy {metrics['validation_accuracy']:.1%}."
             self.progress.report(Event.LINEAR_PROBE_END, message, **metrics)
         return state
@@ -171,8 +172,8 @@ class Trainer:
             message = f"Stopping early: {schedule.monitor} has not improved for {schedule.patience} epochs."
             self.progress.report(Event.EARLY_STOPPING, message)
             return True
-        if schedule.max_time is not None:
-            return epochs > 0 and not state.batch and state.seconds >= schedule.max_time
+        if self.budget:
+            return epochs > 0 and not state.batch and self.budget.left_for_training(state.seconds) <= 0
         return epochs >= (schedule.epochs or 0)
 
     def _run_epoch(self, state: State, policy: CheckpointPolicy, stop_request: StopRequest) -> None:
@@ -181,15 +182,14 @@ class Trainer:
         set_mode(state.network, self.recipe.fine_tuning, self.frozen_norms)
         start, images_before = state.seconds, state.sums[2]
         title = epoch_title(self.recipe.schedule, state.epoch)
-        with self.progress.bar(title, len(self.train.rows)) as advance:
+        with folded_norms(state.network), self.progress.bar(title, len(self.train.rows)) as advance:
             advance(int(images_before), "")
             for number, (batch, pixels) in enumerate(prefetch(self._fetch, batches[state.batch :]), state.batch):
                 fraction = self._fraction_done(state, number / len(batches))
                 if fraction >= 1 and number:
                     break
                 set_learning_rate(state.optimizer, self.recipe.schedule.name, fraction)
-                with self._contention_monitor.step():
-                    self._step(state, batch, pixels, size_at(self.recipe, fraction, size_step(state.network)))
+                self._step(state, batch, pixels, size_at(self.recipe, fraction, size_step(state.network)))
                 state.batch = number + 1
                 rate = (state.sums[2] - images_before) / max(1e-9, state.seconds - start)
                 advance(len(batch.indices), progress_note(state.sums, rate))
@@ -261,11 +261,24 @@ class Trainer:
 
     def _fraction_done(self, state: State, fraction_of_epoch: float) -> float:
         """Return the completed fraction 0..1 of training, by the clock of rank 0 if time is limited."""
-        schedule = self.recipe.schedule
-        if schedule.max_time is None:
-            return (state.epoch - 1 + fraction_of_epoch) / (schedule.epochs or 1)
-        total = max(1.0, schedule.max_time - state.probe_seconds)
-        return self.ranks.broadcast(lambda: (state.seconds - state.probe_seconds) / total)
+        if self.budget is None:
+            return (state.epoch - 1 + fraction_of_epoch) / (self.recipe.schedule.epochs or 1)
+        return self.ranks.broadcast(lambda: self._fraction_by_clock(state))
+
+    def _fraction_by_clock(self, state: State) -> float:
+        spent = state.seconds - state.probe_seconds
+        return spent / max(1e-9, spent + self._seconds_left(state))
+
+    def _seconds_left(self, state: State) -> float:
+        """Return the estimated seconds until training ends."""
+        if self.budget:
+            return max(0.0, self.budget.left_for_training(state.seconds))
+        epochs, total = len(state.history), self.recipe.schedule.epochs or 0
+        return (state.seconds - state.probe_seconds) / max(1, epochs) * (total - epochs)
+
+    def measured_validation(self) -> AbstractContextManager[None]:
+        """Return a context in which the validation images are predicted, for the time limit."""
+        return self.budget.measure_prediction(len(self.validation.rows)) if self.budget else nullcontext()
 
 
 class _TrainingOutputs(nn.Module):

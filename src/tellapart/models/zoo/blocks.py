@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tellapart.models.depthwise import DepthwiseConv2d
+
 Activation = Callable[..., nn.Module]
 
 
@@ -22,7 +24,12 @@ class ConvNorm(nn.Sequential):
         activation: Activation | None = nn.ReLU,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
-        layers = [nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups, bias=False), norm(width)]
+        convolution: nn.Module
+        if groups == in_width == width and kernel % 2:
+            convolution = DepthwiseConv2d(width, kernel, stride, bias=False)
+        else:
+            convolution = nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups, bias=False)
+        layers = [convolution, norm(width)]
         if activation is not None:
             layers.append(activation(inplace=True))
         super().__init__(*layers)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tellapart.models.base import Network, smallest_side
+from tellapart.models.depthwise import DepthwiseConv2d
 from tellapart.models.zoo.blocks import StochasticDepth
 
 
@@ -40,7 +41,7 @@ class Block(nn.Module):
     def __init__(self, width: int, drop: float) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            nn.Conv2d(width, width, 7, padding=3, groups=width),
+            DepthwiseConv2d(width, 7),
             Permute(0, 2, 3, 1),  # N H W C
             nn.LayerNorm(width, eps=1e-6),
             nn.Linear(width, 4 * width),

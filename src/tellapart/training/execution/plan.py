@@ -14,6 +14,7 @@ import torch
 from tellapart.models import get_entry
 from tellapart.recipe.recipe import Recipe
 from tellapart.system import cpu_count
+from tellapart.training.execution.cpu_binding import bound_threads
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ def has_bfloat16() -> bool:
 
 @contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Compute with a number of CPU threads inside the context."""
+    """Compute with a number of CPU threads inside the context, each on a processor of its own if there are as many."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with bound_threads(threads):
+            yield
     finally:
         torch.set_num_threads(before)
