@@ -64,6 +64,7 @@ def main() -> None:
     learner.add_cb(TestEachEpoch(get_image_files(folder / "test")))
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(5 if variant == "default" else 10)
+    learner.remove_cb(TestEachEpoch)
     learner.export(folder.resolve() / "fastai.pkl")
 
 
