@@ -69,7 +69,6 @@ def test_a_server_sends_no_telemetry(exported, watched, tmp_path):
     assert process.wait(60) == 0, log.read_text()
 
 
-@pytest.mark.slow
 def test_training_and_exporting_send_no_telemetry(run, watched, tmp_path):
     program, out = Path(sys.executable).with_name("tellapart"), tmp_path / "run"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -6,6 +6,7 @@ the input of a convolution with a stride. Here these gradients are computed by c
 of the same products, so results differ by rounding only.
 """
 
+import platform
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _FAST_WIDTH = 3  # of filters, in pixels
+_HAS_ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -40,7 +42,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def _has_fast_gradients(self, images: Tensor) -> bool:
         """Return whether gradients are needed, and there are fast ones for images of this layout."""
         return (
-            images.device.type == "cpu"
+            _HAS_ONEDNN
+            and images.device.type == "cpu"
             and torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and images.is_contiguous(memory_format=torch.channels_last)

@@ -48,7 +48,7 @@ def _workers(threads: int) -> list[int]:
     """Return the system's numbers of the threads that compute, the calling one first; empty if they are not clear."""
     main = threading.get_native_id()
     before, start = _cpu_seconds(), time.perf_counter()
-    values = torch.rand(1 << 16)
+    values = torch.ones(threads << 16)  # a part of at least the size that PyTorch gives to a thread, for each
     while time.perf_counter() - start < _PROBE_SECONDS:
         values.sin()
     limit = _MIN_SHARE * (time.perf_counter() - start) / threads
@@ -59,9 +59,10 @@ def _workers(threads: int) -> list[int]:
 def _cpu_seconds() -> dict[int, float]:
     """Return the CPU time of each thread of this process so far."""
     times = {}
-    for task in _TASKS.iterdir():
-        with suppress(OSError, ValueError):  # a thread that has ended
-            times[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
+    with suppress(OSError):  # a system without /proc
+        for task in _TASKS.iterdir():
+            with suppress(OSError, ValueError):  # a thread that has ended
+                times[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
     return times
 
 
