@@ -118,8 +118,8 @@ def run_peer(name: str, folder: Path, variant: str, seed: int) -> Curve:
                 seconds = time.monotonic() - start - found["test_seconds"]
                 curve.append((seconds, int(found["correct"]), int(found["images"])))
         _, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(errors)
+    if process.returncode or not curve:
+        raise SystemExit(errors or f"{name} printed no result.")
     # The last classifier is there once it is saved.
     curve[-1] = (time.monotonic() - start - found["test_seconds"], *curve[-1][1:])
     return curve

@@ -8,6 +8,7 @@ Letters: N images, H and W pixels, C channels, K classes, F features.
 
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -20,7 +21,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tellapart.classifier.calibrate import calibrate
+from tellapart.classifier.calibrate import MAX_FEATURES, calibrate
 from tellapart.classifier.forward import features_and_logits
 from tellapart.classifier.load import load_classifier_bytes
 from tellapart.data.audit import audit_dataset
@@ -47,6 +48,7 @@ from tellapart.runs.run import run_identity
 from tellapart.training.execution_settings import resolve_execution
 from tellapart.training.fit import TrainingSession
 from tellapart.training.initialization import apply_base_classifier
+from tellapart.training.time_budget import TimeBudget
 
 ImagesLike = ArrayLike | Sequence[str | os.PathLike[str]] | Sequence[Image.Image]
 
@@ -118,6 +120,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         return self
 
     def _fit_dataset(self, dataset: ImageDataset, progress: Progress) -> None:
+        started = time.monotonic()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         recipe = override_recipe(self.recipe, self._settings() | {"seed": seed})
         audit = audit_dataset(dataset, progress, near_duplicates=recipe.data.near_duplicates)
@@ -126,6 +129,8 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         splits = Splits(train, validation, np.array([], np.int64), "estimator")
         recipe = resolve_defaults(apply_base_classifier(recipe, progress), audit, splits, progress)
         recipe = resolve_execution(recipe, len(dataset.classes), progress)
+        seconds, images = recipe.schedule.max_time, min(len(train), MAX_FEATURES) + len(validation)
+        budget = None if seconds is None else TimeBudget(seconds, started, images_after=images)
         with tempfile.TemporaryDirectory() as directory:
             session = TrainingSession(
                 audit=audit,
@@ -135,6 +140,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
                 identity=run_identity(recipe, audit, splits),
                 directory=Path(directory),
                 progress=progress,
+                budget=budget,
             )
             try:
                 result = session.run(*session.start())

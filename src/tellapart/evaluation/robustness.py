@@ -189,7 +189,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "contrast": Corruption((0.75, 0.5, 0.35, 0.2, 0.1), _contrast),
     "rotation": Corruption((5, 10, 15, 22.5, 30), _rotation),
 }
-PREDICTIONS_PER_IMAGE = 1 + len(CORRUPTIONS) * len(_SEVERITIES)
+PREDICTIONS_PER_IMAGE = 1 + len(CORRUPTIONS) * len(_SEVERITIES)  # in `corruption_robustness`
 
 
 def _gaussian_kernel(deviation: float) -> Tensor:

@@ -42,15 +42,16 @@ def fit_linear_probe(trainer: Trainer, network: Network) -> None:
     views = 1 + max(0, min(trainer.recipe.fine_tuning.linear_probe_views, _MAX_IMAGES // count - 1))
     features: list[NDArray[np.float32]] = []
     network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
-    with trainer.progress.bar("Computing features", views * count) as advance:
-        while len(features) < views:
-            view = len(features)
+    with trainer.progress.bar("Computing features", count) as advance:
+        features.append(trainer.ranks.gather_rows(partial(_embed, trainer, network, 0, advance), count))
+    if views > 1:
+        seconds = time.monotonic() - start
+        _fit_head(trainer, network, np.stack(features), _MIN_STEPS)
+        _report_first_classifier(trainer, network, start)
+        views = trainer.ranks.broadcast(partial(_affordable_views, trainer.budget, views, seconds))
+    with trainer.progress.bar("Computing features of augmented copies", (views - 1) * count) as advance:
+        for view in range(1, views):
             features.append(trainer.ranks.gather_rows(partial(_embed, trainer, network, view, advance), count))
-            if view == 0 and views > 1:
-                seconds = time.monotonic() - start
-                _fit_head(trainer, network, np.stack(features), _MIN_STEPS)
-                _report_first_classifier(trainer, network, start)
-                views = trainer.ranks.broadcast(partial(_affordable_views, trainer.budget, views, seconds))
     batches = math.ceil(views * count / _BATCH_SIZE)
     _fit_head(trainer, network, np.stack(features), trainer.recipe.fine_tuning.linear_probe_epochs * batches)
 

@@ -64,3 +64,19 @@ def test_nothing_is_bound_where_it_is_unclear_which_threads_compute(monkeypatch)
     monkeypatch.setattr(cpu_binding, "_bind", lambda *arguments: pytest.fail("bound"))
     with cpu_binding.bound_threads(COUNT):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+@pytest.mark.parametrize("threads", [2, 4, 7])
+def test_all_threads_that_compute_are_found(threads):
+    script = (
+        "import sys, torch\n"
+        "from tellapart.training.execution.cpu_binding import _workers\n"
+        "torch.manual_seed(0); before = torch.get_rng_state()\n"
+        "torch.set_num_threads(int(sys.argv[1]))\n"
+        "print(len(set(_workers(int(sys.argv[1])))), torch.equal(before, torch.get_rng_state()))"
+    )
+    command = [sys.executable, "-c", script, str(threads)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(threads), "True"]
