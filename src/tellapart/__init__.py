@@ -44,9 +44,9 @@ __version__ = "0.1.0"
 for _name in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "1")
 
-# How often a thread of PyTorch checks whether the others are ready before it sleeps. The default of GNU OpenMP, 300,000
-# times, occupies the processor for so long that training beside other programs takes 20 times as long as necessary; a
-# tenth costs nothing on an idle machine. It has an effect before torch is imported.
+# How often a thread of PyTorch checks whether the others are ready before it sleeps. With the default of GNU OpenMP,
+# 300,000 times, training beside other programs takes 20 times as long as on an idle machine. A tenth of it is as fast
+# there (benchmarks/busy_machine.py). It has an effect before torch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
