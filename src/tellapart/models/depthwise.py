@@ -47,7 +47,6 @@ class DepthwiseConv2d(nn.Conv2d):
             and torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and images.is_contiguous(memory_format=torch.channels_last)
-            and (self.stride[0] == 1 or (self.stride[0] == 2 and self.kernel_size[0] <= 5))
         )
 
 
@@ -73,7 +72,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
 def _images_gradient(gradient: Tensor, images: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Return the gradient of the images; with stride 2, its even and odd rows and columns one after the other."""
     side = weight.shape[-1]
-    if stride == 1 or side == 1:
+    if stride != 2 or side == 1:
         return _convolution_gradients(gradient, images, weight, (stride, stride), (True, False, False))[0]
     total = torch.empty_like(images)
     for row, column in product((0, 1), repeat=2):
@@ -98,13 +97,13 @@ def _taps(side: int, parity: int) -> tuple[list[int], int, int]:
 
 
 def _weight_gradient(gradient: Tensor, images: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Return the gradient of the filters (C, 1, k, k), at most three columns at a time."""
+    """Return the gradient of the filters (C, 1, k, k), where it is faster at most three columns at a time."""
     side = weight.shape[-1]
-    if stride > 1 and images.shape[-1] == 1 and images.dtype == torch.bfloat16:
+    if images.shape[-1] < stride and images.dtype == torch.bfloat16:
         # Here oneDNN returns memory that it has not written (torch 2.13).
         exact = _weight_gradient(gradient.float(), images.float(), weight.float(), stride)
         return exact.bfloat16()
-    if side <= _FAST_WIDTH:
+    if side <= _FAST_WIDTH or stride > 2 or (stride == 2 and side != 5):
         return _convolution_gradients(gradient, images, weight, (stride, stride), (False, True, False))[1]
     like = weight[:, :, :, :_FAST_WIDTH]
     total = torch.empty_like(weight)
