@@ -106,13 +106,14 @@ def test_the_logged_model_predicts_like_the_classifier(run, store, folder):
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_in_the_same_mlflow_run(folder, store, tmp_path):
+    values = FAST | {"epochs": 40, "checkpoint_steps": 1}
     script = (
-        "import sys, tellapart\n"
-        "tellapart.train(sys.argv[1], out=sys.argv[2], resume=True, track=['tensorboard', sys.argv[3]], epochs=40,\n"
-        "    size=16, batch_size=32, autotune=False, checkpoint_steps=1)"
+        "import json, sys, tellapart\n"
+        "tellapart.train(sys.argv[1], out=sys.argv[2], resume=True, track=['tensorboard', sys.argv[3]],\n"
+        "    **json.loads(sys.argv[4]))"
     )
     out = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", script, folder, out, f"mlflow:{store}"])
+    process = subprocess.Popen([sys.executable, "-c", script, folder, out, f"mlflow:{store}", json.dumps(values)])
     deadline = time.monotonic() + 60
     history = out / "history.jsonl"
     while len(history.read_text().splitlines() if history.exists() else ()) < 3:
@@ -120,7 +121,6 @@ def test_a_killed_run_is_resumed_in_the_same_mlflow_run(folder, store, tmp_path)
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    values = FAST | {"epochs": 40, "checkpoint_steps": 1}
     run = train(folder, out=out, resume=True, track=["tensorboard", f"mlflow:{store}"], **values)
     client, all_runs = logged_runs(store)
     (logged,) = [each for each in all_runs if each.info.run_name == "killed"]
