@@ -232,8 +232,8 @@ def agree(prediction, expected):
 def check_new(profile):
     """Check that the app becomes the new version, online and offline, after at most three visits."""
     shown = [profile.visit() for _ in range(3)]
-    assert all(version in ({"old"}, {"new"}) for version in shown)
-    assert shown[-1] == {"new"}
+    assert all(version in ({"old"}, {"new"}) for version in shown), shown
+    assert shown[-1] == {"new"}, shown
     assert profile.visit_offline() == {"new"}
 
 
