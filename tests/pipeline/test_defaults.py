@@ -83,6 +83,28 @@ def test_set_values_are_not_replaced(faces):
     assert resolve(faces, max_time="5m").schedule.epochs is None
 
 
+@pytest.mark.parametrize("model", ["efficientnet_lite0", "resnet20"])
+def test_presets_train_longer_from_quick_to_best(faces, model):
+    recipes = [resolve(faces, model=model, preset=preset) for preset in ("quick", "balanced", "best")]
+    epochs = [recipe.schedule.epochs for recipe in recipes]
+    assert epochs == sorted(set(epochs))
+    assert (epochs[0] == 0) == (model == "efficientnet_lite0")
+    views = [recipe.fine_tuning.linear_probe_views for recipe in recipes]
+    assert views == (sorted(set(views)) if model == "efficientnet_lite0" else [0, 0, 0])
+    assert resolve(faces, model=model) == recipes[1]
+
+
+def test_a_preset_does_not_replace_settings(faces):
+    recipe = resolve(faces, preset="quick", epochs=3, linear_probe_views=5, patience=2)
+    assert (recipe.schedule.epochs, recipe.schedule.patience, recipe.fine_tuning.linear_probe_views) == (3, 2, 5)
+
+
+def test_training_stops_early_only_where_its_duration_is_open(faces):
+    assert 0 < resolve(faces).schedule.patience < resolve(faces).schedule.epochs
+    assert resolve(faces, epochs=30).schedule.patience == 0
+    assert resolve(faces, max_time="5m").schedule.patience == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "part"),
     [
@@ -95,6 +117,10 @@ def test_set_values_are_not_replaced(faces):
         ({"max_time": "0.5s"}, RecipeError, "schedule.max_time"),
         ({"max_time": "5 minutes"}, RecipeError, "5 minutes"),
         ({"max_time": "5m", "epochs": 3}, RecipeError, "max_time"),
+        ({"max_time": "5m", "preset": "best"}, RecipeError, "max_time"),
+        ({"preset": "fast"}, RecipeError, "quick"),
+        ({"model": "mobilenet_v1", "epochs": 0}, RecipeError, "schedule.epochs"),
+        ({"epochs": 0, "linear_probe_epochs": 0}, RecipeError, "schedule.epochs"),
         ({"model": "sequential"}, RecipeError, "model.layers"),
         ({"layers": [{"type": "conv", "width": 8}]}, RecipeError, "model.layers"),
     ],

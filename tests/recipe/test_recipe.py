@@ -108,7 +108,7 @@ def test_missing_keys_have_their_defaults_and_none_is_not_written():
         ({"schedule": {"epochs": "3"}}, ["schedule.epochs", "'3'"]),
         ({"schedule": {"epochs": 3.0}}, ["schedule.epochs", "3.0"]),
         ({"schedule": {"epochs": True}}, ["schedule.epochs", "True"]),
-        ({"schedule": {"epochs": 0}}, ["schedule.epochs", "from 1 to 100000", "0"]),
+        ({"schedule": {"epochs": -1}}, ["schedule.epochs", "from 0 to 100000", "-1"]),
         ({"schedule": {"initial_size": 7}}, ["schedule.initial_size", "7"]),
         ({"optimizer": {"learning_rate": True}}, ["optimizer.learning_rate", "True"]),
         ({"optimizer": {"learning_rate": float("inf")}}, ["optimizer.learning_rate", "inf"]),

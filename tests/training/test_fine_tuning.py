@@ -1,5 +1,8 @@
 """Fine-tuning: learning rates by layer, frozen and trained backbones, new heads, and resumed runs."""
 
+import json
+import re
+
 import pytest
 import safetensors.torch
 import torch
@@ -146,6 +149,36 @@ def test_interrupted_and_resumed_fine_tuning_gives_the_same_bits(people, small_f
     assert all(torch.equal(value, expected[key]) for key, value in resumed.classifier.network.state_dict().items())
     assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in whole.history]
     assert resumed.classifier.temperature == whole.classifier.temperature
+
+
+def test_a_linear_probe_alone_is_a_finished_run(people, small_file, tmp_path):
+    settings = SMALL | {"model": "mobilenet_v3_small", "weights": str(small_file), "epochs": 0}
+    run = train(people, out=tmp_path / "run", **settings)
+    assert [(entry["epoch"], entry["step"]) for entry in run.history] == [(0, 0)]
+    published = torch.load(small_file, weights_only=True)
+    backbone, statistics, _ = split_weights(run, "mobilenet_v3_small")
+    assert all(torch.equal(value, published[key]) for key, value in (backbone | statistics).items())
+    files, validation = sorted(people.rglob("*.pgm")), run.metrics["validation"]["accuracy"]["value"]
+    assert run.history[0]["validation_accuracy"] == validation
+    loaded = load_torch_classifier(run.directory)
+    assert (loaded.probabilities(files) == run.classifier.probabilities(files)).all()
+    assert train(people, out=tmp_path / "run", resume=True, **settings).metrics == run.metrics
+
+
+def test_the_report_compares_the_linear_probe_with_fine_tuning(people, small_file, tmp_path):
+    settings = SMALL | {"model": "mobilenet_v3_small", "weights": str(small_file), "epochs": 2}
+    run = train(people, out=tmp_path / "run", **settings)
+    probe, *epochs = run.history
+    assert [entry["epoch"] for entry in run.history] == [0, 1, 2]
+    assert probe["seconds"] <= epochs[0]["seconds"]
+    page, report = run.report.read_text(), json.loads((run.directory / "report.json").read_text())
+    selected = report["metadata"]["selected_epoch"]
+    assert selected in (0, 1, 2)
+    rows = re.findall(r"<tr><td>(Linear probe|Fine-tuning)[^<]*</td>.*?<td>([a-z ]+)</td></tr>", page)
+    assert rows == [
+        ("Linear probe", "not selected" if selected else "selected"),
+        ("Fine-tuning", "selected" if selected else "not selected"),
+    ]
 
 
 @pytest.mark.parametrize("is_finished", [False, True])

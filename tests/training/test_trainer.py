@@ -1,6 +1,7 @@
 """The training loop: resumed runs, time limits, early stopping, diverging losses, and reproducible recipes."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from tellapart.training import time_budget
 from tellapart.training.checkpointing import state
 from tellapart.training.checkpointing.store import load_checkpoint
 from tellapart.training.ema import WeightAverage
-from tellapart.training.schedules import learning_rate_factor
+from tellapart.training.schedules import learning_rate_factor, set_learning_rate
 
 EACH_STEP = QUICK | {"checkpoint_steps": 1}
 
@@ -151,11 +152,27 @@ def test_a_diverging_loss_stops_training_and_names_the_step(folder, tmp_path, mo
     assert load_checkpoint(tmp_path / "run" / "checkpoint").document["step"] == 2
 
 
-def test_patience_stops_early(folder, tmp_path):
+def test_training_that_does_not_improve_ends_after_epochs_of_falling_rates(folder, tmp_path, monkeypatch):
+    rates = []
+
+    def record(optimizer, name, fraction):
+        set_learning_rate(optimizer, name, fraction)
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr("tellapart.training.trainer.set_learning_rate", record)
+    settings = EACH_STEP | {"epochs": 40, "patience": 2}
     progress = RecordingProgress()
-    run = train(folder, out=tmp_path / "run", patience=1, progress=progress, **(QUICK | {"epochs": 40}))
-    assert len(run.history) < 40
-    assert progress.events.count(Event.EARLY_STOPPING) == 1
+    run = train(folder, out=tmp_path / "run", progress=progress, **settings)
+    last_epoch = run.history[-1]["epoch"]
+    assert [values["last_epoch"] for values in progress.values(Event.EARLY_STOPPING)] == [last_epoch]
+    scores = [entry["validation_accuracy"] for entry in run.history]
+    stopped = next(epoch for epoch in range(3, 41) if epoch - 1 - int(np.argmax(scores[:epoch])) >= 2)
+    assert last_epoch == stopped + math.ceil(stopped / 2) < 40
+    assert rates[-1] < 0.05 * max(rates)  # 40 epochs would still be near the peak
+    with pytest.raises(StoppedError):
+        train(folder, out=tmp_path / "cut", progress=StopAt(Event.EPOCH_END, epoch=stopped), **settings)
+    resumed = train(folder, out=tmp_path / "cut", resume=True, **settings)
+    assert [entry["loss"] for entry in resumed.history] == [entry["loss"] for entry in run.history]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

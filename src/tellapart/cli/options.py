@@ -15,6 +15,14 @@ class NearDuplicates(StrEnum):
     IGNORE = "ignore"
 
 
+class Preset(StrEnum):
+    """The values of `schedule.preset`."""
+
+    QUICK = "quick"
+    BALANCED = "balanced"
+    BEST = "best"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SourceArgument = Annotated[
     str,

@@ -8,7 +8,7 @@ import typer
 
 import tellapart
 from tellapart.cli.console import metrics_table, print_json, terminal
-from tellapart.cli.options import Json, ResumeOption, SeedOption, SourceArgument, complete_from
+from tellapart.cli.options import Json, Preset, ResumeOption, SeedOption, SourceArgument, complete_from
 from tellapart.metric_text import format_interval
 from tellapart.optional import require
 from tellapart.progress import TerminalProgress
@@ -56,6 +56,10 @@ def train(
         bool,
         typer.Option("--no-autotune", help="On a GPU, do not search for the fastest settings of execution."),
     ] = False,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="How long to train: quick fits a linear probe only, best takes several times as long."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     max_time: Annotated[
         str | None,
@@ -106,6 +110,7 @@ def train(
         "freeze_backbone": freeze_backbone,
         "activation_checkpointing": activation_checkpointing,
         "autotune": False if no_autotune else None,
+        "preset": preset.value if preset else None,
         "epochs": epochs,
         "max_time": max_time,
         "seed": seed,

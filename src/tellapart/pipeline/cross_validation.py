@@ -106,7 +106,7 @@ def _run(prepared: PreparedRun, count: int, progress: Progress, budget: TimeBudg
     average = average_probabilities([result.classifier for result in results])
     return finish_run(
         prepared,
-        replace(last, classifier=average, train=last.select(rows), history=history),
+        replace(last, classifier=average, train=last.select(rows), history=history, selected_epoch=None),
         progress,
         {METRICS_KEY: _fold_metrics(prepared, fold_of, probabilities, count)},
     )

@@ -21,6 +21,34 @@ _FINE_TUNING_RATE = 1e-3
 _MIN_GREY_SHARE = 0.95  # of the training images, for one input channel
 
 
+@dataclass(frozen=True)
+class _Duration:
+    """How long to train: as many epochs as give this number of images, within limits. views: of the linear probe."""
+
+    min_epochs: int
+    max_epochs: int
+    images: int
+    views: int = 0
+
+    def epochs(self, num_images: int) -> int:
+        """Return the number of epochs for this number of training images."""
+        return int(np.clip(round(self.images / num_images), self.min_epochs, self.max_epochs))
+
+
+_FINE_TUNING = {
+    "quick": _Duration(0, 0, 0, views=2),
+    "balanced": _Duration(3, 8, 4_000, views=8),
+    "best": _Duration(8, 30, 16_000, views=16),
+}  # by preset
+_FROM_SCRATCH = {
+    "quick": _Duration(4, 12, 20_000),
+    "balanced": _Duration(12, 40, 60_000),
+    "best": _Duration(30, 120, 200_000),
+}
+_PATIENCE_SHARE = 8  # of the epochs
+_MIN_PATIENCE = 5
+
+
 def resolve_defaults(recipe: Recipe, audit: Audit, splits: Splits, progress: Progress) -> Recipe:
     """Return the recipe with every open setting resolved, and report the choices and their reasons.
 
@@ -189,10 +217,21 @@ def _resolve_augment(augment: AugmentRecipe, images: TrainingImages, progress: P
 def _resolve_training(recipe: Recipe, num_images: int) -> Recipe:
     """Return the recipe with its epochs and optimizer; recipe: with its network resolved."""
     settings, entry, pretrained = recipe.optimizer, get_entry(str(recipe.model.name)), bool(recipe.model.pretrained)
-    epochs = None
-    if recipe.schedule.max_time is None:
-        min_epochs, max_epochs, steps = (3, 8, 4_000) if pretrained else (12, 40, 60_000)
-        epochs = recipe.schedule.epochs or int(np.clip(round(steps / num_images), min_epochs, max_epochs))
+    schedule, fine_tuning = recipe.schedule, recipe.fine_tuning
+    duration = (_FINE_TUNING if pretrained else _FROM_SCRATCH)[schedule.preset]
+    patience = schedule.patience or 0
+    if schedule.epochs is None and schedule.max_time is None:
+        epochs = duration.epochs(num_images)
+        schedule = replace(schedule, epochs=epochs)
+        if schedule.patience is None:
+            patience = max(_MIN_PATIENCE, epochs // _PATIENCE_SHARE)
+    if schedule.epochs == 0 and not (pretrained and fine_tuning.linear_probe_epochs):
+        raise RecipeError(
+            "schedule.epochs: expected at least 1, found 0, which trains nothing but the linear probe of a pretrained "
+            "network: set more epochs, or model.pretrained=true and fine_tuning.linear_probe_epochs."
+        )
+    if fine_tuning.linear_probe_views is None:
+        fine_tuning = replace(fine_tuning, linear_probe_views=duration.views)
     name = settings.name or ("adamw" if pretrained else entry.optimizer)
     scratch_rate = default_learning_rate(name) * entry.learning_rate_mult
     optimizer = replace(
@@ -202,4 +241,5 @@ def _resolve_training(recipe: Recipe, num_images: int) -> Recipe:
         learning_rate=settings.learning_rate or (_FINE_TUNING_RATE if pretrained else scratch_rate),
         weight_decay=default_weight_decay(name) if settings.weight_decay is None else settings.weight_decay,
     )
-    return replace(recipe, schedule=replace(recipe.schedule, epochs=epochs), optimizer=optimizer)
+    schedule = replace(schedule, patience=patience)
+    return replace(recipe, schedule=schedule, optimizer=optimizer, fine_tuning=fine_tuning)

@@ -164,6 +164,7 @@ def _make_report(
         analysis=analysis,
         metadata={
             **_metadata(prepared, metrics["test"]),
+            "selected_epoch": fit_result.selected_epoch,
             "finished_early": fit_result.finished_early,
             "temperature": calibration.classifier.temperature,
             "calibration_notes": list(calibration.notes),

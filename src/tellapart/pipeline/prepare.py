@@ -116,7 +116,9 @@ def override_recipe(recipe: RecipeLike, settings: RecipeOverrides) -> Recipe:
         values["model.layers"] = None  # the layers of the recipe belong to another network
     if {"schedule.max_time", "schedule.epochs"} <= values.keys():
         raise RecipeError("epochs and max_time both set the duration of training: set only one.")
-    if "schedule.epochs" in values:
+    if {"schedule.max_time", "schedule.preset"} <= values.keys():
+        raise RecipeError("preset and max_time both set the duration of training: set only one.")
+    if {"schedule.epochs", "schedule.preset"} & values.keys():
         values["schedule.max_time"] = None
     elif "schedule.max_time" in values:
         values["schedule.max_time"] = parse_duration(values["schedule.max_time"])

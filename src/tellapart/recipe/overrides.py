@@ -55,6 +55,7 @@ class RecipeOverrides(TypedDict, total=False):
     weight_decay: float
     batch_size: int
     ema_decay: float
+    preset: str
     schedule: str
     epochs: int
     max_time: float | str

@@ -102,16 +102,20 @@ class OptimizerRecipe:
 class ScheduleRecipe:
     """The duration of training, and the learning rate schedule.
 
-    max_time: seconds of the run, from the audit to the report, instead of `epochs`. monitor: the validation metric that
-    selects the best epoch. patience: epochs without improvement before training stops; 0 disables early stopping.
-    initial_size: side of the images at the start, which grows to `preprocess.size` (progressive resizing).
+    preset: how long to train, in the settings that are open: `quick`, in fine-tuning, fits a linear probe only;
+    `balanced`; or `best`, which takes several times as long. epochs: 0 is a linear probe only. max_time: seconds of the
+    run, from the audit to the report, instead of `epochs`. monitor: the validation metric that selects the best epoch.
+    patience: epochs without improvement before the learning rate falls to zero and training ends; 0 disables early
+    stopping. By default it depends on `epochs`, and is 0 where `epochs` or `max_time` is set. initial_size: side of the
+    images at the start, which grows to `preprocess.size` (progressive resizing).
     """
 
+    preset: str = choice("balanced", "quick", "balanced", "best")
     name: str = choice("one_cycle", "one_cycle", "cosine")
-    epochs: int | None = number(1, 100_000, None)
+    epochs: int | None = number(0, 100_000, None)
     max_time: float | None = number(1, 10_000_000, None)
     monitor: str = choice("accuracy", "accuracy", "macro_f1", "log_loss")
-    patience: int = number(0, 10_000, 0)
+    patience: int | None = number(0, 10_000, None)
     initial_size: int | None = number(8, 1024, None)
 
 
@@ -170,7 +174,7 @@ class FineTuningRecipe:
     backbone_lr_mult: float = number(0, 1, 0.1)
     layer_decay: float = number(0, 1, 1.0)
     linear_probe_epochs: int = number(0, 10_000, 30)
-    linear_probe_views: int = number(0, 1000, 8)
+    linear_probe_views: int | None = number(0, 1000, None)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def _is_met(name: str, value: Any, symbol: str, expected: str) -> bool:
 def _summarize(run: RunDirectory) -> RunSummary:
     history, report = _read_lines(run.history), _read_document(run.report_json)
     values = flatten(_read_toml(run.recipe)) | _headlines(_read_document(run.metrics))
-    values |= {"epochs": len(history), "seconds": history[-1].get("seconds") if history else None}
+    last = history[-1] if history else {}
+    values |= {"epochs": last.get("epoch", 0), "seconds": last.get("seconds")}
     if ensemble := _read_document(run.info).get("ensemble"):  # its history is that of its first member
         values |= {"ensemble": ensemble, "epochs": None, "seconds": None}
     metadata = report.get("metadata")

@@ -43,8 +43,9 @@ _STATISTICS_IMAGES = 5000  # maximum number of training images for the mean and 
 class FitResult:
     """A trained classifier, not calibrated, with its training and validation splits and the training history.
 
-    audit, pixels: all images of the source, from which further splits can be selected. finished_early: whether the user
-    ended training before its last epoch.
+    audit, pixels: all images of the source, from which further splits can be selected. selected_epoch: the epoch of its
+    weights, 0 for the linear probe, None for several networks. finished_early: whether the user ended training before
+    its last epoch.
     """
 
     classifier: Classifier
@@ -53,6 +54,7 @@ class FitResult:
     history: History
     audit: Audit
     pixels: LazyPixels
+    selected_epoch: int | None = None
     finished_early: bool = False
 
     def select(self, rows: Rows) -> PixelDataset:
@@ -110,6 +112,7 @@ class TrainingSession:
             history=state.history,
             audit=self.audit,
             pixels=pixels,
+            selected_epoch=state.selected_epoch,
             finished_early=state.finished_early,
         )
 
@@ -158,10 +161,8 @@ class TrainingSession:
             self.progress.report(Event.EXECUTION_PLAN, f"Training with {trainer.plan}.")
         with use_threads(trainer.plan.threads), use_deterministic_algorithms(self.recipe.execution.deterministic):
             if trainer.frozen_norms and self.recipe.fine_tuning.linear_probe_epochs and checkpoint is None:
-                start = time.monotonic()
                 self.progress.report(Event.LINEAR_PROBE_START, "Fitting a linear probe on the pretrained features.")
-                fit_linear_probe(trainer, network)
-                trainer = replace(trainer, probe_seconds=time.monotonic() - start)
+                trainer = replace(trainer, probe=fit_linear_probe(trainer, network))
             return trainer.fit(network, checkpoint)
 
 

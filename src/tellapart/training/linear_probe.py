@@ -22,6 +22,7 @@ from tellapart.training.execution.seeding import seed_torch
 from tellapart.training.losses import Loss
 from tellapart.training.time_budget import TimeBudget
 from tellapart.training.trainer import Trainer
+from tellapart.training.validation import Metrics
 
 _LEARNING_RATE = 1e-2
 _BATCH_SIZE = 256
@@ -31,15 +32,16 @@ _MAX_IMAGES = 20_000  # including augmented copies
 _MAX_TIME_SHARE = 0.3  # of the time left, for augmented copies
 
 
-def fit_linear_probe(trainer: Trainer, network: Network) -> None:
+def fit_linear_probe(trainer: Trainer, network: Network) -> Metrics:
     """Train the head alone, on the frozen features of the training images and of augmented copies of them.
 
     The features are computed once, so this gives a good classifier in seconds (Kornblith et al. 2019, "Do better
     ImageNet models transfer better?", section 3). A first classifier, from the images without augmentation, is
-    validated and reported. Weights and statistics of the backbone do not change.
+    validated and reported. Weights and statistics of the backbone do not change. Return the loss and the accuracy on
+    the images without augmentation, and the duration in seconds.
     """
     start, count = time.monotonic(), len(trainer.train.rows)
-    views = 1 + max(0, min(trainer.recipe.fine_tuning.linear_probe_views, _MAX_IMAGES // count - 1))
+    views = 1 + max(0, min(trainer.recipe.fine_tuning.linear_probe_views or 0, _MAX_IMAGES // count - 1))
     features: list[NDArray[np.float32]] = []
     network.eval().to(memory_format=trainer.plan.memory_format)  # type: ignore[call-overload]
     with trainer.progress.bar("Computing features", count) as advance:
@@ -54,6 +56,20 @@ def fit_linear_probe(trainer: Trainer, network: Network) -> None:
             features.append(trainer.ranks.gather_rows(partial(_embed, trainer, network, view, advance), count))
     batches = math.ceil(views * count / _BATCH_SIZE)
     _fit_head(trainer, network, np.stack(features), trainer.recipe.fine_tuning.linear_probe_epochs * batches)
+    seconds = time.monotonic() - start
+    rate = {"images_per_second": views * count / seconds, "seconds": round(seconds, 3)}
+    return _training_metrics(trainer, network, features[0]) | rate
+
+
+@torch.no_grad()
+def _training_metrics(trainer: Trainer, network: Network, features: NDArray[np.float32]) -> Metrics:
+    """Return the loss and the accuracy of the head on features (n, F) of the training images."""
+    device = next(network.parameters()).device
+    labels = torch.from_numpy(trainer.train.labels).to(device)
+    logits = network.head(torch.from_numpy(features).to(device))
+    weights = class_weights(trainer.recipe.loss, trainer.train.labels, trainer.num_classes)
+    loss = Loss(trainer.recipe, weights).row_losses(logits, labels).mean()
+    return {"loss": float(loss), "train_accuracy": float((logits.argmax(dim=1) == labels).float().mean())}
 
 
 def _affordable_views(budget: TimeBudget | None, views: int, seconds: float) -> int:

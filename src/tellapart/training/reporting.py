@@ -4,11 +4,13 @@ import math
 
 from tellapart.recipe.sections import ScheduleRecipe
 from tellapart.training.checkpointing.state import State
+from tellapart.training.early_stopping import planned_epochs
 
 
-def epoch_title(schedule: ScheduleRecipe, epoch: int) -> str:
+def epoch_title(schedule: ScheduleRecipe, state: State) -> str:
     """Return the number of the epoch, as in "Epoch 3/10"."""
-    return f"Epoch {epoch}" if schedule.max_time is not None else f"Epoch {epoch}/{schedule.epochs}"
+    epochs = planned_epochs(schedule, state)
+    return f"Epoch {state.epoch}" if epochs is None else f"Epoch {state.epoch}/{epochs}"
 
 
 def progress_note(sums: list[float], images_per_second: float) -> str:
@@ -21,16 +23,24 @@ def epoch_message(schedule: ScheduleRecipe, state: State, seconds_left: float) -
     """Return the metrics of the last epoch and the estimated time left, in one line."""
     metrics, left = state.history[-1], int(seconds_left)
     return (
-        f"{epoch_title(schedule, state.epoch)}  loss {metrics['loss']:.3f}  "
+        f"{epoch_title(schedule, state)}  loss {metrics['loss']:.3f}  "
         f"validation accuracy {metrics['validation_accuracy']:.1%}  "
         f"{metrics['images_per_second']:,.0f} images/s  {left // 60}:{left % 60:02d} left"
     )
 
 
+def stopping_message(schedule: ScheduleRecipe, state: State) -> str:
+    """Return why and when training ends before its last epoch."""
+    return (
+        f"Stopping early, after epoch {state.last_epoch}: {schedule.monitor} has not improved for {schedule.patience} "
+        "epochs."
+    )
+
+
 def selection_message(monitor: str, state: State, validation_images: int) -> str:
     """Return which weights were selected, and why they are not those with the best score, if so."""
-    selected = f"epoch {state.selected_epoch}" if state.selected_epoch else "the linear probe, which no epoch improved"
-    message = f"Selected the weights of {selected}."
+    probe = "the linear probe, which no epoch improved" if state.epoch > 1 else "the linear probe"
+    message = f"Selected the weights of {f'epoch {state.selected_epoch}' if state.selected_epoch else probe}."
     scores = {entry["epoch"]: entry[f"validation_{monitor}"] for entry in state.history}
     is_best = state.selected_epoch == state.best_epoch
     if is_best or scores.get(state.selected_epoch) == scores.get(state.best_epoch, math.nan):  # equal, only later

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from tellapart.augment import augment, mix
 from tellapart.data.batching import PixelDataset, prefetch
@@ -33,29 +32,31 @@ from tellapart.training.checkpointing.state import History, State
 from tellapart.training.checkpointing.store import Checkpoint
 from tellapart.training.class_balance import class_weights
 from tellapart.training.distillation import Teacher
+from tellapart.training.early_stopping import end_if_not_improving, planned_epochs
 from tellapart.training.ema import WeightAverage
 from tellapart.training.execution.cross_rank_norm import use_cross_rank_norms
 from tellapart.training.execution.distributed import SINGLE_PROCESS, Ranks
 from tellapart.training.execution.plan import ExecutionPlan
 from tellapart.training.execution.seeding import seed_torch
+from tellapart.training.execution.training_module import local_gradients, training_module
 from tellapart.training.freezing import freeze, set_mode
 from tellapart.training.losses import Loss
 from tellapart.training.optimizers import make_optimizer
 from tellapart.training.progressive_resizing import shrink, size_at, size_step
-from tellapart.training.reporting import epoch_message, epoch_title, progress_note, selection_message
+from tellapart.training.reporting import epoch_message, epoch_title, progress_note, selection_message, stopping_message
 from tellapart.training.schedules import set_learning_rate
 from tellapart.training.time_budget import TimeBudget
-from tellapart.training.validation import Validator
+from tellapart.training.validation import Metrics, Validator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything that does not change during training. The recipe is resolved: all that training needs has a value.
 
-    frozen_norms: in fine-tuning, keep the pretrained statistics of BatchNorm. probe_seconds: duration of the linear
-    probe. budget: the time limit, instead of `schedule.epochs`. on_epoch: called with the history after each epoch.
-    ranks: the processes that train together. on_interrupt: what Ctrl-C does. finishes: end after the epoch of the
-    checkpoint, with the best weights so far.
+    frozen_norms: in fine-tuning, keep the pretrained statistics of BatchNorm. probe: the training metrics and the
+    duration of the linear probe. budget: the time limit, instead of `schedule.epochs`. on_epoch: called with the
+    history after each epoch. ranks: the processes that train together. on_interrupt: what Ctrl-C does. finishes: end
+    after the epoch of the checkpoint, with the best weights so far.
     """
 
     preprocess: Preprocess
@@ -69,7 +70,7 @@ class Trainer:
     ranks: Ranks = SINGLE_PROCESS
     teacher: Teacher | None = None
     frozen_norms: bool = False
-    probe_seconds: float = 0.0
+    probe: Metrics | None = None
     budget: TimeBudget | None = None
     on_epoch: Callable[[History], None] = field(default=lambda history: None)
     on_interrupt: OnInterrupt = OnInterrupt.STOP
@@ -84,10 +85,15 @@ class Trainer:
         state = self._start(network, checkpoint)
         policy = CheckpointPolicy(self.directory, self.identity, self.recipe.checkpoint)
         with stop_requests(self.finishes) as stop_request:
+            if self.ranks.is_first and state.history:
+                self.on_epoch(state.history)
             while not self.ranks.broadcast(lambda: self._is_finished(state, stop_request)):
                 self._run_epoch(state, policy, stop_request)
                 with self.measured_validation():
                     self.validator.validate_epoch(state)
+                if end_if_not_improving(self.recipe.schedule, state):
+                    message = stopping_message(self.recipe.schedule, state)
+                    self.progress.report(Event.EARLY_STOPPING, message, last_epoch=state.last_epoch)
                 if self.ranks.is_first:
                     self.on_epoch(state.history)
                 message = epoch_message(self.recipe.schedule, state, self._seconds_left(state))
@@ -134,7 +140,7 @@ class Trainer:
         network.to(memory_format=self.plan.memory_format)  # type: ignore[call-overload]
         optimizer = make_optimizer(network, recipe, fine_tuning=self.frozen_norms)
         average = WeightAverage(network, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
-        state = State(network, optimizer, average, self._wrap(network))
+        state = State(network, optimizer, average, training_module(network, self.plan, self.ranks))
         if checkpoint is not None:
             state.restore(checkpoint.tensors, checkpoint.document)
             if self.budget:
@@ -142,25 +148,18 @@ class Trainer:
             message = f"Resuming in epoch {state.epoch}, after step {state.step}."
             self.progress.report(Event.TRAINING_RESUMED, message, step=state.step, epoch=state.epoch)
             return state
-        state.seconds = state.probe_seconds = state.epoch_start = self.probe_seconds
+        state.seconds = state.probe_seconds = state.epoch_start = self.probe["seconds"] if self.probe else 0.0
         if self.frozen_norms:
             with self.measured_validation():
                 metrics = self.validator.validate_probe(state)
+            if self.probe:
+                state.history.append({"epoch": 0, "step": 0} | self.probe | metrics)
             message = f"Linear probe: validation accuracy {metrics['validation_accuracy']:.1%}."
             self.progress.report(Event.LINEAR_PROBE_END, message, **metrics)
         return state
 
-    def _wrap(self, network: Network) -> nn.Module:
-        """Return the training outputs of the network as a module, distributed and compiled as planned."""
-        forward: nn.Module = _TrainingOutputs(network)
-        if self.ranks.world_size > 1:
-            forward = DistributedDataParallel(forward, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        if self.plan.compile_mode != "none":
-            forward.compile(mode=self.plan.compile_mode)
-        return forward
-
     def _is_finished(self, state: State, stop_request: StopRequest) -> bool:
-        schedule, epochs = self.recipe.schedule, len(state.history)
+        schedule, epochs = self.recipe.schedule, state.epoch - 1
         if state.finished_early:
             return True
         if stop_request.finishes and state.best and not state.batch:
@@ -168,20 +167,17 @@ class Trainer:
             message = f"Finishing early, after step {state.step}."
             self.progress.report(Event.TRAINING_FINISHED_EARLY, message, step=state.step)
             return True
-        if schedule.patience and epochs - state.best_epoch >= schedule.patience and not state.batch:
-            message = f"Stopping early: {schedule.monitor} has not improved for {schedule.patience} epochs."
-            self.progress.report(Event.EARLY_STOPPING, message)
+        if self.budget and state.history and not state.batch and self.budget.left_for_training(state.seconds) <= 0:
             return True
-        if self.budget:
-            return epochs > 0 and not state.batch and self.budget.left_for_training(state.seconds) <= 0
-        return epochs >= (schedule.epochs or 0)
+        last_epoch = planned_epochs(schedule, state)
+        return last_epoch is not None and epochs >= last_epoch
 
     def _run_epoch(self, state: State, policy: CheckpointPolicy, stop_request: StopRequest) -> None:
         """Run the remaining batches of the epoch."""
         batches = plan_batches(self.train, self.recipe, state.epoch, self.ranks)
         set_mode(state.network, self.recipe.fine_tuning, self.frozen_norms)
         start, images_before = state.seconds, state.sums[2]
-        title = epoch_title(self.recipe.schedule, state.epoch)
+        title = epoch_title(self.recipe.schedule, state)
         with folded_norms(state.network), self.progress.bar(title, len(self.train.rows)) as advance:
             advance(int(images_before), "")
             for number, (batch, pixels) in enumerate(prefetch(self._fetch, batches[state.batch :]), state.batch):
@@ -202,9 +198,7 @@ class Trainer:
         """Save if a checkpoint is due; after a stop request, save and stop, unless the run is to be finished."""
         if stop_request:
             policy.save(state)
-            stop_request.decide(
-                self.on_interrupt, epoch_title(self.recipe.schedule, state.epoch).lower(), self.progress
-            )
+            stop_request.decide(self.on_interrupt, epoch_title(self.recipe.schedule, state).lower(), self.progress)
         if stop_request:
             raise stop_request.error(state.step)
         policy.save_if_due(state)
@@ -217,7 +211,7 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, device=self._device)  # loss, correct predictions, images
         for number, positions in enumerate(batch.micro_batches):
-            with _local_gradients(state.forward, number + 1 < len(pixels)):
+            with local_gradients(state.forward, number + 1 < len(pixels)):
                 loss, correct = self._forward(state, batch, positions, pixels[number], size)
                 # DistributedDataParallel averages over ranks; every image of the batch has the same weight.
                 (loss * (self.ranks.world_size / len(batch.indices))).backward()  # type: ignore[no-untyped-call]
@@ -261,8 +255,8 @@ class Trainer:
 
     def _fraction_done(self, state: State, fraction_of_epoch: float) -> float:
         """Return the completed fraction 0..1 of training, by the clock of rank 0 if time is limited."""
-        if self.budget is None:
-            return (state.epoch - 1 + fraction_of_epoch) / (self.recipe.schedule.epochs or 1)
+        if last_epoch := planned_epochs(self.recipe.schedule, state):
+            return (state.epoch - 1 + fraction_of_epoch) / last_epoch
         return self.ranks.broadcast(lambda: self._fraction_by_clock(state))
 
     def _fraction_by_clock(self, state: State) -> float:
@@ -273,26 +267,9 @@ class Trainer:
         """Return the estimated seconds until training ends."""
         if self.budget:
             return max(0.0, self.budget.left_for_training(state.seconds))
-        epochs, total = len(state.history), self.recipe.schedule.epochs or 0
+        epochs, total = state.epoch - 1, planned_epochs(self.recipe.schedule, state) or 0
         return (state.seconds - state.probe_seconds) / max(1, epochs) * (total - epochs)
 
     def measured_validation(self) -> AbstractContextManager[None]:
         """Return a context in which the validation images are predicted, for the time limit."""
         return self.budget.measure_prediction(len(self.validation.rows)) if self.budget else nullcontext()
-
-
-class _TrainingOutputs(nn.Module):
-    """`Network.training_outputs` as the forward pass of a module, as distribution and compilation require it."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> list[tuple[float, Tensor]]:
-        """(N, C, S, S) -> pairs of weight and logits (N, K)."""
-        return self.network.training_outputs(images)
-
-
-def _local_gradients(forward: nn.Module, enabled: bool) -> AbstractContextManager[None]:
-    """If enabled, accumulate gradients on this rank only: they are exchanged with the last micro-batch."""
-    return forward.no_sync() if enabled and isinstance(forward, DistributedDataParallel) else nullcontext()

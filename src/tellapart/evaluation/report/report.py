@@ -80,7 +80,8 @@ def render(report: Report) -> str:
         few=FEW_TEST_UNITS,
         guessing_log_loss=math.log(len(test["classes"])),
         calibration_notes=report.metadata.get("calibration_notes", ()),
-        training_notes=_training_notes(report.metadata, len(report.history)),
+        phases=_training_phases(report.history, report.metadata.get("selected_epoch")),
+        training_notes=_training_notes(report.metadata, report.history),
         training_curves=plots.training_curves(report.history) if report.history else "",
         confusion=plots.confusion(np.array(test["confusion_matrix"]), tuple(test["classes"])),
         reliability_diagrams=plots.reliability_diagrams(analysis.before, analysis.after),
@@ -94,12 +95,41 @@ def render(report: Report) -> str:
     )
 
 
-def _training_notes(metadata: dict[str, Any], epochs: int) -> list[str]:
+@dataclass(frozen=True)
+class _Phase:
+    """A phase of training: its epochs, its duration in seconds, and the validation accuracy of its best weights."""
+
+    name: str
+    seconds: float
+    accuracy: float
+    is_selected: bool
+
+
+def _training_phases(history: Sequence[dict[str, Any]], selected_epoch: int | None) -> list[_Phase]:
+    """Return the linear probe and fine-tuning; nothing for a training that has only one phase."""
+    probe = [entry for entry in history if entry["epoch"] == 0]
+    epochs = [entry for entry in history if entry["epoch"] > 0]
+    if not probe or not epochs or selected_epoch is None:
+        return []
+    best = max(epochs, key=lambda entry: (entry["epoch"] == selected_epoch, entry["validation_accuracy"]))
+    seconds = epochs[-1]["seconds"] - probe[0]["seconds"]
+    return [
+        _Phase("Linear probe", probe[0]["seconds"], probe[0]["validation_accuracy"], selected_epoch == 0),
+        _Phase(
+            f"Fine-tuning, epoch {best['epoch']} of {epochs[-1]['epoch']}",
+            seconds,
+            best["validation_accuracy"],
+            selected_epoch > 0,
+        ),
+    ]
+
+
+def _training_notes(metadata: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[str]:
     """Return what a reader of the training curves should know, from the recipe of the run."""
     recipe = metadata.get("recipe", {})
     notes, augment = [], recipe.get("augment", {})
     if metadata.get("finished_early"):
-        planned = recipe.get("schedule", {}).get("epochs")
+        epochs, planned = history[-1]["epoch"], recipe.get("schedule", {}).get("epochs")
         of = f" of {planned}" if planned else ""
         notes.append(f"Training was finished early, in epoch {epochs}{of}, with the best weights so far.")
     strengths = [value for name, value in augment.items() if name not in _NOT_STRENGTHS]

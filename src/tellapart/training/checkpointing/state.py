@@ -23,6 +23,7 @@ _SAVED = (
     "sums",
     "best_epoch",
     "selected_epoch",
+    "last_epoch",
     "history",
     "finished_early",
 )
@@ -35,8 +36,8 @@ class State:
     forward: the network's training outputs, wrapped for the ranks and compiled. epoch: the current epoch, from 1;
     batch: its completed batches; sums: over them, loss, correct predictions and images. step: updates of the weights.
     epoch_start: seconds of training before this epoch. probe_seconds: duration of the linear probe. best_epoch: the
-    epoch with the best score. selected_epoch: the epoch whose weights are `best`. finished_early: whether the user
-    ended training before its last epoch.
+    epoch with the best score. selected_epoch: the epoch whose weights are `best`. last_epoch: the epoch that training
+    ends after, once it has stopped improving. finished_early: whether the user ended training before its last epoch.
     """
 
     network: Network
@@ -53,6 +54,7 @@ class State:
     best_score: Score = (-math.inf, 0.0)
     best_epoch: int = 0
     selected_epoch: int = 0
+    last_epoch: int | None = None
     history: History = field(default_factory=list)
     finished_early: bool = False
     _origin: float = field(default_factory=time.monotonic)
