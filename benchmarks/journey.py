@@ -10,7 +10,7 @@ Sets: orl and orl-2 (40 faces with 5 or 2 training images each, the others for t
 (training images of MNIST-5k; 1,000 for testing), digits (1,300). All tools start from the same files in class folders
 and, where they start from weights, from the same published weights of EfficientNet-Lite0. Each runs in a process of its
 own, alternately; its time starts with the process and excludes the tests of peers. Every point of ours is a run that
-ended with a saved, calibrated and tested classifier and its report: one with the defaults, and one per time limit.
+ended with a saved, calibrated and tested classifier and its report: one per preset, and one per time limit.
 fastai has a point per epoch, and logistic (regression on frozen features) a single one; each with its documented
 defaults, and with our best effort for it.
 
@@ -164,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["orl", "orl-2", "mnist-1500", "mnist-4000", "digits"])
     parser.add_argument("--tools", nargs="+", default=["ours", "fastai", "logistic"])
+    parser.add_argument("--presets", nargs="+", default=["quick", "balanced", "best"], help="presets of ours")
     parser.add_argument("--limits", nargs="+", type=int, default=[15, 30, 60, 120], help="time limits of ours, seconds")
     parser.add_argument("--variants", nargs="+", default=["default", "best"])
     parser.add_argument("--repeats", type=int, default=3)
@@ -179,12 +180,12 @@ def main() -> None:
                     title = f"{tool}, {variant}"
                     if tool != "ours":
                         curve = run_peer(tool, folder, variant, seed)
-                    elif variant == "default":
-                        curve = run_ours(folder, [], seed)
                     else:
-                        title = "ours, --max-time"
+                        title = "ours, --preset" if variant == "default" else "ours, --max-time"
+                        presets = [["--preset", preset] for preset in options.presets]
                         limits = [["--max-time", f"{limit}s"] for limit in options.limits]
-                        curve = [point for limit in limits for point in run_ours(folder, limit, seed)]
+                        runs = presets if variant == "default" else limits
+                        curve = sorted(point for choice in runs for point in run_ours(folder, choice, seed))
                     curves.setdefault(title, []).append(curve)
                     print(title, json.dumps(curve), file=sys.stderr, flush=True)
     found: dict[str, Any] = {"set": options.name, "repeats": options.repeats}
