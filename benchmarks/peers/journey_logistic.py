@@ -7,12 +7,14 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from timm_lite0 import fill
+from timm_lite0 import declare_operators, fill
+
+library = declare_operators()
+import timm  # noqa: E402
 
 
 def load(folder: Path) -> tuple[torch.Tensor, list[str]]:
