@@ -152,7 +152,8 @@ def test_interrupted_and_resumed_fine_tuning_gives_the_same_bits(people, small_f
 
 
 def test_a_linear_probe_alone_is_a_finished_run(people, small_file, tmp_path):
-    settings = SMALL | {"model": "mobilenet_v3_small", "weights": str(small_file), "epochs": 0}
+    settings = SMALL | {"model": "mobilenet_v3_small", "weights": str(small_file), "preset": "quick"}
+    del settings["epochs"]
     run = train(people, out=tmp_path / "run", **settings)
     assert [(entry["epoch"], entry["step"]) for entry in run.history] == [(0, 0)]
     published = torch.load(small_file, weights_only=True)
@@ -162,6 +163,9 @@ def test_a_linear_probe_alone_is_a_finished_run(people, small_file, tmp_path):
     assert run.history[0]["validation_accuracy"] == validation
     loaded = load_torch_classifier(run.directory)
     assert (loaded.probabilities(files) == run.classifier.probabilities(files)).all()
+    report = json.loads((run.directory / "report.json").read_text())
+    assert report["robustness"] == []
+    assert "Corruption robustness" not in run.report.read_text()
     assert train(people, out=tmp_path / "run", resume=True, **settings).metrics == run.metrics
 
 

@@ -84,7 +84,7 @@ def analyze_errors(
     """Return the error analysis of the test predictions.
 
     training: training images to find the nearest neighbors among, if available. n_corrupted: number
-    of images for the test of corruption robustness, within limits.
+    of images for the test of corruption robustness, within limits; 0 for no such test.
     """
     return ErrorAnalysis(
         before=uncalibrated_reliability(classifier, test),
@@ -114,6 +114,8 @@ def _slices(dataset: ImageDataset, test: TestPredictions) -> list[Slice]:
 def _robustness(
     classifier: Predictor, test: TestPredictions, n_corrupted: int, progress: Progress
 ) -> list[CorruptionResult]:
+    if not n_corrupted:
+        return []
     limit = int(np.clip(n_corrupted, MIN_CORRUPTED, _MAX_CORRUPTED))
     return corruption_robustness(
         classifier, test.pixels, test.labels, limit=limit, progress=progress, groups=test.groups

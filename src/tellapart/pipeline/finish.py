@@ -44,8 +44,14 @@ def time_budget(prepared: PreparedRun, started: float) -> TimeBudget | None:
     if seconds is None:
         return None
     images = min(len(splits.train), MAX_FEATURES) + 2 * len(splits.validation) + len(splits.test)
-    images += PREDICTIONS_PER_IMAGE * min(len(splits.test), MIN_CORRUPTED)
+    if _has_robustness_test(prepared):
+        images += PREDICTIONS_PER_IMAGE * min(len(splits.test), MIN_CORRUPTED)
     return TimeBudget(seconds, started, images_after=images, seconds_after=_REPORT_SECONDS)
+
+
+def _has_robustness_test(prepared: PreparedRun) -> bool:
+    """Return whether corrupted test images are predicted, which takes longer than all of a quick training."""
+    return prepared.recipe.schedule.preset != "quick"
 
 
 def finish_run(
@@ -147,12 +153,13 @@ def _make_report(
     progress: Progress,
 ) -> Report:
     """Analyze the errors on the test split, and return the content of the report."""
+    n_passes = len(fit_result.train.rows) * len(fit_result.history)
     analysis = analyze_errors(
         calibration.classifier,
         prepared.audit.dataset,
         tested,
         calibration.training_features,
-        round(_CORRUPTED_PER_PASS * len(fit_result.train.rows) * len(fit_result.history)),
+        max(1, round(_CORRUPTED_PER_PASS * n_passes)) if _has_robustness_test(prepared) else 0,
         progress,
     )
     return Report(
